@@ -1,0 +1,34 @@
+"""Racecar training for PyTorch: a mirrored pass with the same weights, and a penalty that keeps features reusable.
+
+The library needs only torch. ``racecar.study`` holds the paper's experiments and needs the ``[study]`` extra.
+"""
+
+from racecar.errors import (
+    ArgumentError,
+    ExportError,
+    IrreversibleError,
+    NonFiniteError,
+    RacecarError,
+    RuleError,
+)
+from racecar.explain import Explanation
+from racecar.module import Racecar
+from racecar.ort import srip
+from racecar.rules import register_reverse
+from racecar.rules.activation import register_activation
+
+__all__ = [
+    "ArgumentError",
+    "Explanation",
+    "ExportError",
+    "IrreversibleError",
+    "NonFiniteError",
+    "Racecar",
+    "RacecarError",
+    "RuleError",
+    "register_activation",
+    "register_reverse",
+    "srip",
+]
+
+__version__ = "0.1.0"

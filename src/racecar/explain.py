@@ -1,0 +1,58 @@
+"""The table of the palindrome as text and as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from racecar.palindrome import Step
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What :meth:`racecar.Racecar.explain` returns; ``str()`` draws it as a table.
+
+    Attributes:
+        steps: one per operation on the path, in forward order.
+        start: where the reverse pass begins (I_r).
+        lambdas: λ_m per compared layer.
+    """
+
+    steps: tuple[Step, ...]
+    start: str
+    lambdas: tuple[float, ...]
+
+    columns = ("layer", "forward", "reverse", "L_m", "compared", "MFLOP", "λ")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells as text, one tuple per step, in the order of ``columns``."""
+        rows = []
+        for step in self.steps:
+            compared = step.compared is not None
+            rows.append(
+                (
+                    step.layer or "(model)",
+                    step.forward,
+                    step.reverse,
+                    "×".join(map(str, step.shape)) if step.mirrored else "",
+                    ("yes" if compared else "no") if step.mirrored else "",
+                    f"{step.flops / 1e6:.3g}" if step.flops else "",
+                    f"{self.lambdas[step.compared]:g}" if step.compared is not None else "",
+                )
+            )
+        return rows
+
+    def __str__(self) -> str:
+        rows: Sequence[Sequence[str]] = [self.columns, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
+        lines = [
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        lines.insert(1, "  ".join("─" * w for w in widths))
+        layers = sum(s.mirrored for s in self.steps)
+        flops = sum(s.flops for s in self.steps)
+        lines.append(
+            f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
+            f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
+        )
+        return "\n".join(lines)

@@ -1,0 +1,598 @@
+"""The palindrome: the forward graph, the same operations backwards with the same weights, and the distances between.
+
+Section 3 of the paper. ``build`` walks from the start I_r back to the network's input, appends the reverse of every
+operation to the forward graph and compares each layer's input L_m with its regenerated twin L'_m.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from racecar.errors import ArgumentError, IrreversibleError, RuleError
+from racecar.forward import ForwardGraph, call_key, module_path
+from racecar.loss import Reduction, half_squared_distance
+from racecar.rules import find_rule
+from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
+from racecar.rules.registry import Rule
+
+aten = torch.ops.aten
+
+Layers = int | str | Sequence[str] | None
+InputRange = Callable[[Tensor], Tensor] | Literal["paper"] | None
+NormStatistics = Literal["separate", "shared"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :class:`racecar.Racecar` was asked for; see there."""
+
+    layers: Layers = None
+    start: str | None = None
+    reduction: Reduction = "mean"
+    input_range: InputRange = None
+    norm_statistics: NormStatistics = "separate"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward operation on the path and its reverse: a row of :meth:`racecar.Racecar.explain`.
+
+    Attributes:
+        layer: the layer's name (module path; ``"#2"`` marks the second use), or the module of another operation.
+        forward: the forward operation, e.g. ``"conv2d 3→64"``.
+        reverse: what the reverse pass does for it.
+        mirrored: whether it is a layer with weights that the reverse pass reuses.
+        compared: the position of λ_m if L_m, this layer's input, is compared; else None.
+        shape: shape of L_m in the example.
+        flops: floating-point operations of the layer for the example, the same in both directions.
+    """
+
+    layer: str
+    forward: str
+    reverse: str
+    mirrored: bool
+    compared: int | None
+    shape: tuple[int, ...]
+    flops: int
+
+
+@dataclass(frozen=True)
+class Palindrome:
+    """A built palindrome.
+
+    Attributes:
+        training: (weights…, inputs…) → (flat outputs, distances [n]): forward, reverse and loss in one program.
+        pairs: (weights…, inputs…) → n pairs (L_m, L'_m).
+        layers: the n compared layers' names, from the network's input on.
+        steps: the table of the palindrome, in forward order.
+        start: the name of the operation whose output is I_r.
+    """
+
+    training: fx.GraphModule
+    pairs: fx.GraphModule
+    layers: tuple[str, ...]
+    steps: tuple[Step, ...]
+    start: str
+
+
+def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> Palindrome:
+    """Mirror an exported forward graph.
+
+    Args:
+        forward: from :func:`racecar.forward.export_forward`; its graph is extended in place.
+        model: the owner of the weights (only shapes and dtypes are read).
+        inputs: the flattened example inputs.
+        options: what to compare and how.
+
+    Raises:
+        ArgumentError: unknown layer or start, or nothing can be mirrored.
+        IrreversibleError: operations without a rule on the path, all of them listed.
+        RuleError: a rule failed or returned a wrong shape.
+    """
+    mirror = _Mirror(forward, model, inputs, options)
+    return mirror.build()
+
+
+def _rule(node: fx.Node) -> Rule | None:
+    return find_rule(node.target) if node.op == "call_function" else None
+
+
+def _tensor_arguments(node: fx.Node) -> list[fx.Node]:
+    """The tensor arguments in the order of the call, repeated ones repeated."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+    return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
+
+
+class _Mirror:
+    """Everything one derivation knows; lives only while it runs."""
+
+    def __init__(
+        self, forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options
+    ) -> None:
+        self.forward, self.graph, self.options = forward, forward.graph, options
+        self.nodes = [n for n in self.graph.nodes if n.op != "output"]
+        self.order = {n: i for i, n in enumerate(self.nodes)}
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._run_example(model, inputs)
+        self.names = self._name_layers()
+        self.steps: dict[fx.Node, Step] = {}
+
+    # --- the forward pass on fake tensors: shapes of the example, no memory, no arithmetic -----------------------
+
+    def _run_example(self, model: nn.Module, inputs: Sequence[Any]) -> None:
+        tensors = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        values = [tensors[name] for name in self.forward.weights] + self.forward.constants
+        with torch.no_grad():
+            for node, value in zip(
+                [*self.forward.weight_nodes, *self.forward.inputs], [*values, *inputs], strict=True
+            ):
+                node.meta["example"] = (
+                    self.fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
+                )
+            for node in self.nodes:
+                if node.op == "call_function":
+                    node.meta["example"] = self._evaluate(node.target, node.args, node.kwargs)
+                elif node.op == "call_module":  # the user's hooks: what they may change keeps its shape
+                    node.meta["example"] = node.args[-1].meta["example"]
+
+    def _evaluate(self, function: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = fx.map_arg((args, kwargs), lambda n: n.meta["example"])
+        with self.fake, torch.no_grad():
+            return function(*args, **kwargs)
+
+    def emit(
+        self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any
+    ) -> fx.Node:
+        """Append a call to the graph and evaluate it on the example."""
+        example = self._evaluate(function, args, kwargs)
+        node = self.graph.create_node("call_function", function, args, kwargs, name=name)
+        node.meta["example"] = example
+        return node
+
+    # --- layers ---------------------------------------------------------------------------------------------------
+
+    def _operand(self, node: fx.Node) -> fx.Node | None:
+        """The data operand of a layer, or None if its weights depend on the input (attention)."""
+        data = [n for n in _tensor_arguments(node) if self.forward.depends_on_input(n)]
+        return data[0] if len(data) == 1 else None
+
+    def _name_layers(self) -> dict[fx.Node, str]:
+        """Name every candidate layer by its module; by the operation where a module calls several."""
+        found = [n for n in self.nodes if (r := _rule(n)) and r.layer and self._operand(n) is not None]
+        per_call: dict[str, int] = {}
+        for n in found:
+            per_call[call_key(n)] = per_call.get(call_key(n), 0) + 1
+        stems = {
+            n: module_path(n)
+            if module_path(n) and per_call[call_key(n)] == 1
+            else ".".join(filter(None, (module_path(n), n.name)))
+            for n in found
+        }
+        names, uses = {}, {}
+        for n in found:
+            uses[stems[n]] = uses.get(stems[n], 0) + 1
+            names[n] = f"{stems[n]}#{uses[stems[n]]}"
+        return {n: name if uses[stems[n]] > 1 else stems[n] for n, name in names.items()}
+
+    def _kind(self, node: fx.Node) -> str:
+        rule = _rule(node)
+        assert rule is not None
+        return str(rule.layer)
+
+    def _default_layers(self) -> list[fx.Node]:
+        convs = [n for n in self.names if self._kind(n) == "conv"]
+        return convs or list(self.names)
+
+    def _chosen(self) -> tuple[list[fx.Node], list[fx.Node]]:
+        """(mirrored layers, compared layers), both in forward order."""
+        layers = self.options.layers
+        if not self.names:
+            raise ArgumentError(
+                "nothing can be mirrored: the model's output does not pass through a linear or convolution layer on "
+                "its way from the input"
+            )
+        if layers is None:
+            chosen = self._default_layers()
+            return chosen, chosen
+        if isinstance(layers, bool) or not isinstance(layers, int | str | Sequence):
+            raise ArgumentError(f"layers must be 'conv', 'all', an integer or names, not {layers!r}")
+        if isinstance(layers, int):
+            mirrored = self._default_layers()
+            if not 1 <= layers <= len(mirrored):
+                raise ArgumentError(
+                    f"layers={layers}: RR^s needs 1 ≤ s ≤ {len(mirrored)}, the number of mirrored layers"
+                )
+            return mirrored, mirrored[:layers]
+        if layers == "all":
+            return list(self.names), list(self.names)
+        if layers == "conv":
+            convs = [n for n in self.names if self._kind(n) == "conv"]
+            if not convs:
+                raise ArgumentError(
+                    "layers='conv', but the model has no convolution: use layers='all' or names"
+                )
+            return convs, convs
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+        if not wanted:
+            raise ArgumentError("layers is empty: name at least one layer, or leave it out")
+        picked = {n for name in wanted for n in self._by_name(name)}
+        chosen = [n for n in self.names if n in picked]
+        return chosen, chosen
+
+    def _by_name(self, name: str) -> list[fx.Node]:
+        """A layer, all uses of a module, or all layers inside a module."""
+        matches = [
+            n
+            for n, known in self.names.items()
+            if name in (known, known.split("#")[0]) or known.startswith(f"{name}.")
+        ]
+        if not matches:
+            known = list(dict.fromkeys(self.names.values()))
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known[:5]
+            raise ArgumentError(f"no layer is called {name!r}; nearest: {', '.join(map(repr, near))}")
+        return matches
+
+    # --- the start I_r --------------------------------------------------------------------------------------------
+
+    def _start(self, mirrored: list[fx.Node]) -> fx.Node:
+        if self.options.start is not None:
+            return self._named_start(self.options.start)
+        node = self._end_of_block(mirrored[-1])
+        if all(n in self._ancestors(node) for n in mirrored):
+            return node
+        # Parallel branches: the first value that all mirrored layers lead to.
+        for candidate in self.nodes[self.order[node] :]:
+            if candidate in self.forward.data and set(mirrored) <= self._ancestors(candidate):
+                return self._end_of_block(candidate)
+        return node
+
+    def _end_of_block(self, node: fx.Node) -> fx.Node:
+        """Follow a layer's output through norm, activation and residual add (Tables 7 to 16: where I_r is)."""
+        while True:
+            users = [u for u in node.users if u in self.forward.data and u.op == "call_function"]
+            if len(node.users) != len(users) or len(users) != 1:
+                return node
+            (user,) = users
+            rule = _rule(user)
+            if rule is None or not (callable(rule.range) or user.target is aten.add.Tensor):
+                return node
+            node = user
+
+    def _named_start(self, name: str) -> fx.Node:
+        for layer in self.names:
+            if self.names[layer] == name:
+                return layer
+        inside = [
+            n for n in self.nodes if n in self.forward.data and (module_path(n) + ".").startswith(f"{name}.")
+        ]
+        if not inside:
+            paths = sorted({module_path(n) for n in self.nodes if n in self.forward.data} - {""})
+            near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4) or paths[:5]
+            raise ArgumentError(
+                f"no module on the path is called {name!r}, so the reverse pass cannot start there; nearest: {', '.join(map(repr, near))}"
+            )
+        return inside[-1]
+
+    def _ancestors(self, node: fx.Node) -> set[fx.Node]:
+        """The node and every data value it is computed from."""
+        seen, stack = {node}, [node]
+        while stack:
+            for n in stack.pop().all_input_nodes:
+                if n in self.forward.data and n not in seen:
+                    seen.add(n)
+                    stack.append(n)
+        return seen
+
+    # --- the walk back --------------------------------------------------------------------------------------------
+
+    def build(self) -> Palindrome:
+        mirrored, compared = self._chosen()
+        start = self._start(mirrored)
+        before = self._ancestors(start)
+        if self.options.layers is None or isinstance(self.options.layers, int):
+            # Heads that branch off (auxiliary classifiers) are not on the way back; explain() shows what is.
+            compared = [n for n in compared if n in before]
+        if outside := [self.names[n] for n in compared if n not in before]:
+            raise ArgumentError(
+                f"layers {', '.join(map(repr, outside))} come after the start of the reverse pass: choose a later start="
+            )
+        if not compared:
+            raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
+        targets = {m: self._operand(m) for m in compared}
+        path = self._path(before, {t for t in targets.values() if t is not None})
+        self._check_rules(path)
+        regenerated = self._walk(start, path, {m: i for i, m in enumerate(compared)})
+
+        pairs = [(targets[m], regenerated[targets[m]]) for m in compared]  # type: ignore[index]
+        distances = [
+            self.emit(half_squared_distance, left, right, self.options.reduction, name=f"distance_{i}")
+            for i, (left, right) in enumerate(pairs)
+        ]
+        stacked = self.emit(torch.stack, distances)
+        steps = tuple(self.steps[n] for n in self.nodes if n in self.steps)
+        return Palindrome(
+            self._module((tuple(self.forward.outputs), stacked)),
+            self._module(tuple(pairs)),
+            tuple(self.names[m] for m in compared),
+            steps,
+            self.names.get(start) or module_path(start) or start.name,
+        )
+
+    def _module(self, output: Any) -> fx.GraphModule:
+        """A program of its own: the forward operations all stay (they may have effects), of the reverse what is used."""
+        used: set[fx.Node] = set(self.nodes)
+        fx.map_arg(output, lambda n: used.add(n) or n)
+        for node in reversed(self.graph.nodes):
+            if node in used:
+                used.update(node.all_input_nodes)
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in self.graph.nodes:
+            if node.op != "output" and node in used:
+                copies[node] = graph.node_copy(node, lambda n: copies[n])
+        graph.output(fx.map_arg(output, lambda n: copies[n]))
+        return fx.GraphModule(self.graph.owning_module or nn.Module(), graph, class_name="Palindrome")
+
+    def _path(self, before: set[fx.Node], targets: set[fx.Node]) -> set[fx.Node]:
+        """What lies between the compared inputs and the start, both included: only this needs rules."""
+        path: set[fx.Node] = set()
+        for node in self.nodes:
+            if node in before and (node in targets or any(a in path for a in node.all_input_nodes)):
+                path.add(node)
+        return path
+
+    def _check_rules(self, path: set[fx.Node]) -> None:
+        missing = []
+        for node in self.nodes:
+            if node not in path or node.op == "placeholder" or node.target is operator.getitem:
+                continue
+            if not any(a in path for a in node.all_input_nodes):
+                continue  # a compared input whose own producer is not walked
+            if node.op == "call_module":
+                continue
+            rule = _rule(node)
+            operands = len([n for n in _tensor_arguments(node) if n in self.forward.data])
+            if rule is None or rule.operands not in (None, operands):
+                several = f" with {operands} operands that depend on the input" if rule is not None else ""
+                missing.append(
+                    f"  {node.target}{several} in module {module_path(node) or '(the model itself)'!r}"
+                )
+        if missing:
+            raise IrreversibleError(
+                "the reverse pass meets operations without a reverse rule:\n"
+                + "\n".join(dict.fromkeys(missing))
+                + "\nRegister a rule with racecar.register_reverse(op, reverse), or choose start= before them."
+            )
+
+    def _walk(
+        self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int]
+    ) -> dict[fx.Node, fx.Node]:
+        """Estimates of every value on the path, from the start back."""
+        incoming: dict[fx.Node, list[Any]] = {start: [start]}
+        raw: set[fx.Node] = set()  # values whose estimate left a layer's adjoint and has no range yet
+        final: dict[fx.Node, fx.Node] = {}
+        for node in reversed(self.nodes):
+            if node not in path:
+                continue
+            estimates = incoming.get(node)
+            if not estimates:
+                raise IrreversibleError(
+                    f"no estimate comes back to {node.name!r} ({node.target}) in module {module_path(node)!r}: what "
+                    "used its value is not known to the reverse pass. Choose an earlier start= or other layers."
+                )
+            if isinstance(estimates[0], dict):  # an operation with several outputs
+                parts = {k: v for part in estimates for k, v in part.items()}
+                count = len(node.meta["example"])
+                estimate: Any = [parts.get(i) for i in range(count)]
+            else:
+                estimate = self._mean(estimates)
+                if node in raw:
+                    estimate = self._into_range(node, estimate)
+                final[node] = estimate
+            if not any(a in path for a in node.all_input_nodes):
+                continue
+            for value, piece in self._reverse(node, estimate, compared.get(node)):
+                if value in path and piece is not None:
+                    incoming.setdefault(value, []).append(piece)
+                    if node in self.names:
+                        raw.add(value)
+        return final
+
+    def _mean(self, estimates: list[fx.Node]) -> fx.Node:
+        if len(estimates) == 1:
+            return estimates[0]
+        total = estimates[0]
+        for other in estimates[1:]:
+            total = self.emit(operator.add, total, other)
+        return self.emit(operator.truediv, total, len(estimates))
+
+    def _reverse(self, node: fx.Node, estimate: Any, position: int | None) -> list[tuple[fx.Node, Any]]:
+        """Apply the reverse rule; pairs of (forward value, its estimate)."""
+        if node.target is operator.getitem:
+            return [(node.args[0], {node.args[1]: estimate})]  # type: ignore[list-item]
+        if node.op == "call_module":  # hooks
+            return [(node.args[-1], estimate)]  # type: ignore[list-item]
+        rule = _rule(node)
+        assert rule is not None
+        arguments = _tensor_arguments(node)
+        data = tuple(n in self.forward.data for n in arguments)
+        kwargs = dict(node.kwargs)
+        if "data" in inspect.signature(rule.reverse).parameters:
+            kwargs["data"] = data
+        where = f"{node.target} in module {module_path(node) or '(the model itself)'!r}"
+        if rule.reverse.__name__ == "unchanged":
+            result = estimate
+        else:
+            try:
+                result = self.emit(rule.reverse, estimate, *node.args, **kwargs)
+            except Exception as error:
+                raise RuleError(
+                    f"the reverse rule {rule.reverse.__name__} of {where} failed: {error}"
+                ) from error
+        example = result.meta["example"]
+        if isinstance(example, tuple | list):
+            if len(example) > len(arguments):
+                raise RuleError(
+                    f"the reverse rule of {where} returned {len(example)} estimates for {len(arguments)} tensors"
+                )
+            pieces = [
+                (value, self.emit(operator.getitem, result, i) if example[i] is not None else None)
+                for i, value in enumerate(arguments[: len(example)])
+                if value in self.forward.data
+            ]
+        else:
+            pieces = [(arguments[data.index(True)], result)]
+        for value, piece in pieces:
+            self._check_shape(value, piece, where)
+        self._describe(node, rule, position)
+        return pieces
+
+    def _check_shape(self, value: fx.Node, piece: fx.Node | None, where: str) -> None:
+        if piece is None:
+            return
+        expected, got = value.meta["example"].shape, getattr(piece.meta["example"], "shape", None)
+        if got != expected:
+            raise RuleError(
+                f"the reverse rule of {where} returned shape {None if got is None else tuple(got)} where the forward "
+                f"operation took {tuple(expected)}"
+            )
+
+    def _into_range(self, node: fx.Node, estimate: fx.Node) -> fx.Node:
+        """Map an estimate to the range of the forward value: the norm and activation that produced it."""
+        if node.op == "placeholder":
+            return self._input_range(estimate)
+        if node.op == "call_module":
+            return self._into_range(node.args[-1], estimate)  # type: ignore[arg-type]
+        rule = _rule(node)
+        if rule is None or rule.range is None or node.target is operator.getitem:
+            return estimate
+        arguments = [n for n in _tensor_arguments(node) if n in self.forward.data]
+        if not arguments:
+            return estimate
+        if rule.range == "through":
+            return self._into_range(arguments[0], estimate)
+        if rule.range == "within":
+            pieces = dict(self._reverse_quietly(node, rule, estimate))
+            mapped = {value: self._into_range(value, piece) for value, piece in pieces.items()}
+            if all(mapped[v] is pieces[v] for v in mapped):
+                return estimate
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped.get(n, n))
+            return self.emit(node.target, *args, **kwargs)  # type: ignore[arg-type]
+        before = self._into_range(arguments[0], estimate)
+        return self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
+
+    def _reverse_quietly(self, node: fx.Node, rule: Rule, estimate: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+        known = self.steps.get(node)
+        pieces = self._reverse(node, estimate, None)
+        if known is None:
+            self.steps.pop(node, None)
+        return pieces
+
+    def _norm(self, function: Any) -> Any:
+        if function is batch_norm_separate and self.options.norm_statistics == "shared":
+            return batch_norm_shared
+        return function
+
+    # --- the network's input --------------------------------------------------------------------------------------
+
+    def _input_range(self, estimate: fx.Node) -> fx.Node:
+        choice = self.options.input_range
+        if choice is None or not estimate.meta["example"].is_floating_point():
+            return estimate
+        if choice == "paper":
+            if any(n.target is aten.batch_norm.default for n in self.nodes):
+                estimate = self.emit(plain_batch_norm, estimate)
+            activation = self._first_activation()
+            if activation is not None:
+                rule = _rule(activation)
+                estimate = self.emit(rule.range, estimate, *activation.args, **activation.kwargs)  # type: ignore[union-attr,arg-type]
+            return estimate
+        owner = self.graph.owning_module = self.graph.owning_module or nn.Module()
+        owner.add_module("input_range", _Call(choice))
+        node = self.graph.call_module("input_range", (estimate,))
+        try:
+            node.meta["example"] = self._evaluate(choice, (estimate,), {})
+        except Exception as error:
+            raise ArgumentError(
+                f"input_range failed on an estimate of shape {tuple(estimate.meta['example'].shape)}: {error}"
+            ) from error
+        if node.meta["example"].shape != estimate.meta["example"].shape:
+            raise ArgumentError("input_range must keep the shape of its argument")
+        return node
+
+    def _first_activation(self) -> fx.Node | None:
+        """The activation after the first mirrored layer (Tables 7, 9, 11, 13: the last step of the reverse pass)."""
+        node: fx.Node | None = next(iter(self.names))
+        while node is not None:
+            users = [u for u in node.users if u in self.forward.data]
+            node = next((u for u in users if (r := _rule(u)) and callable(r.range)), None)
+            if node is not None and not _is_norm(node):
+                return node
+        return None
+
+    # --- words for explain() --------------------------------------------------------------------------------------
+
+    def _describe(self, node: fx.Node, rule: Rule, position: int | None) -> None:
+        name = (
+            str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
+            if node.op == "call_function"
+            else "hook"
+        )
+        name = getattr(node.target, "__name__", name).split(".")[0] if "built-in" in name else name
+        forward, flops, layer = name, 0, self.names.get(node)
+        value = self._operand(node)
+        shape = (
+            tuple((value or node).meta["example"].shape)
+            if isinstance((value or node).meta["example"], Tensor)
+            else ()
+        )
+        if layer is not None and value is not None:
+            weights = [n for n in _tensor_arguments(node) if n is not value]
+            weight = max((w.meta["example"] for w in weights), key=lambda t: t.ndim)
+            transposed = "transpose" in name
+            channel = 1 if self._kind(node) == "conv" else -1
+            taken, given = value.meta["example"], node.meta["example"]
+            forward = f"{name} {taken.shape[channel]}→{given.shape[channel]}"
+            # Every weight is used once per position of the side that is not summed over.
+            side = taken if transposed else given
+            flops = 2 * weight.numel() * (side.numel() // side.shape[channel])
+        reverse = (
+            "(nothing)" if rule.reverse.__name__ == "unchanged" else rule.reverse.__name__.replace("_", " ")
+        )
+        self.steps[node] = Step(
+            layer or module_path(node), forward, reverse, layer is not None, position, shape, flops
+        )
+
+
+def plain_batch_norm(estimate: Tensor) -> Tensor:
+    """Batch norm without parameters: the regenerated input of nets with BN (Table 11)."""
+    return F.batch_norm(estimate, None, None, None, None, True, 0.0, 1e-5)
+
+
+def _is_norm(node: fx.Node) -> bool:
+    return "norm" in str(node.target)
+
+
+class _Call(nn.Module):
+    """A user's function as a module, so that a graph can call it whatever its name."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, estimate: Tensor) -> Tensor:
+        return self.function(estimate)

@@ -1,0 +1,19 @@
+"""Reverse rules: one file per family of operations, each rule in full view. Importing this registers them all."""
+
+from racecar.rules import activation, arithmetic, convolution, identity, linear, normalization, pooling, shape
+from racecar.rules.registry import Rule, find_rule, register_reverse, unchanged
+
+__all__ = [
+    "Rule",
+    "activation",
+    "arithmetic",
+    "convolution",
+    "find_rule",
+    "identity",
+    "linear",
+    "normalization",
+    "pooling",
+    "register_reverse",
+    "shape",
+    "unchanged",
+]

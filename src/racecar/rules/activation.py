@@ -1,0 +1,85 @@
+"""Pointwise activations (and softmax): nothing on the way back; the forward function maps estimates to its range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from racecar.rules.registry import register_reverse, unchanged
+
+aten = torch.ops.aten
+
+
+def register_activation(op: Callable[..., Any]) -> None:
+    """Register a pointwise operation: the estimate of its output is the operation applied to the estimate."""
+
+    def again(estimate: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return op(estimate, *args, **kwargs)
+
+    again.__name__ = again.__qualname__ = f"{str(op).split('.')[1] if '.' in str(op) else op.__name__}_again"
+    register_reverse(op, unchanged, range=again)
+
+
+# Functions that torch.nn.functional writes in several operations; the exported graph is folded back to one call.
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return F.softsign(x)
+
+
+def tanhshrink(x: Tensor) -> Tensor:
+    """x - tanh(x)."""
+    return F.tanhshrink(x)
+
+
+for _op in (
+    aten.abs.default,
+    aten.celu.default,
+    aten.clamp.default,
+    aten.clamp_max.default,
+    aten.clamp_min.default,
+    aten.cos.default,
+    aten.elu.default,
+    aten.erf.default,
+    aten.exp.default,
+    aten.gelu.default,
+    aten.hardshrink.default,
+    aten.hardsigmoid.default,
+    aten.hardswish.default,
+    aten.hardtanh.default,
+    aten.leaky_relu.default,
+    aten.log_sigmoid.default,
+    aten.log_softmax.int,
+    aten.mish.default,
+    aten.pow.Tensor_Scalar,
+    aten.prelu.default,
+    aten.relu.default,
+    aten.relu6.default,
+    aten.selu.default,
+    aten.sigmoid.default,
+    aten.silu.default,
+    aten.sin.default,
+    aten.softmax.int,
+    aten.softplus.default,
+    aten.softshrink.default,
+    aten.sqrt.default,
+    aten.square.default,
+    aten.tanh.default,
+    aten.threshold.default,
+    softsign,
+    tanhshrink,
+):
+    register_activation(_op)
+
+
+def rrelu_again(
+    estimate: Tensor, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *args: object
+) -> Tensor:
+    """The randomised leaky ReLU with its mean slope: the reverse pass draws no random numbers."""
+    return F.leaky_relu(estimate, (lower + upper) / 2)
+
+
+register_reverse(aten.rrelu.default, unchanged, range=rrelu_again)

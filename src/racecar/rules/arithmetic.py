@@ -1,0 +1,81 @@
+"""Sums, differences and scalings. A sum of two activations hands its estimate to both; what does not depend on the
+network's input is a bias (subtracted) or a coefficient (the adjoint multiplies by it once more).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from racecar.rules.registry import register_reverse
+
+aten = torch.ops.aten
+
+
+def _mean_to(estimate: Tensor, x: Tensor) -> Tensor:
+    """Undo broadcasting: an operand that was repeated is estimated by the mean over its copies."""
+    extra = estimate.ndim - x.ndim
+    dims = [
+        *range(extra),
+        *(d + extra for d, s in enumerate(x.shape) if s == 1 and estimate.shape[d + extra] != 1),
+    ]
+    return estimate.mean(dims, keepdim=True).reshape(x.shape) if dims else estimate
+
+
+def _sum_to(estimate: Tensor, x: Tensor) -> Tensor:
+    """The adjoint of broadcasting."""
+    return estimate.sum_to_size(x.shape) if estimate.shape != x.shape else estimate
+
+
+def add_back(estimate: Tensor, a: Any, b: Any, *, alpha: float = 1, data: tuple[bool, ...] = (True,)) -> Any:
+    """a + alpha·b: both activations get the estimate (residual); a bias is subtracted."""
+    if data == (True, True):
+        # An estimate of the sum serves as the estimate of either branch.
+        return _mean_to(estimate, a), _mean_to(estimate, b)
+    if data[0] and isinstance(a, Tensor):
+        return _mean_to(estimate - alpha * b, a)
+    return _mean_to((estimate - a) / alpha, b)
+
+
+def sub_back(estimate: Tensor, a: Any, b: Any, *, alpha: float = 1, data: tuple[bool, ...] = (True,)) -> Any:
+    """a - alpha·b: as a sum, the second branch with its sign."""
+    if data == (True, True):
+        return _mean_to(estimate, a), _mean_to(-estimate, b)
+    if data[0] and isinstance(a, Tensor):
+        return _mean_to(estimate + alpha * b, a)
+    return _mean_to((a - estimate) / alpha, b)
+
+
+def rsub_back(estimate: Tensor, x: Tensor, other: Any, alpha: float = 1) -> Tensor:
+    """other - alpha·x with a constant: solved for x."""
+    return (other - estimate) / alpha
+
+
+def mul_back(estimate: Tensor, a: Any, b: Any, *, data: tuple[bool, ...] = (True,)) -> Tensor:
+    """Scaling by a coefficient: linear, so the adjoint multiplies by the same coefficient."""
+    return _sum_to(estimate * b, a) if data[0] and isinstance(a, Tensor) else _sum_to(estimate * a, b)
+
+
+def div_back(estimate: Tensor, a: Tensor, b: Any, *args: object, **kwargs: object) -> Tensor:
+    """Scaling by 1/b: the adjoint divides by the same coefficient."""
+    return _sum_to(estimate / b, a)
+
+
+def neg_back(estimate: Tensor, x: Tensor) -> Tensor:
+    """-x."""
+    return -estimate
+
+
+for _op in (aten.add.Tensor, aten.add.Scalar):
+    register_reverse(_op, add_back)
+for _op in (aten.sub.Tensor, aten.sub.Scalar):
+    register_reverse(_op, sub_back)
+for _op in (aten.rsub.Scalar, aten.rsub.Tensor):
+    register_reverse(_op, rsub_back, operands=1)
+for _op in (aten.mul.Tensor, aten.mul.Scalar):
+    register_reverse(_op, mul_back, operands=1)
+for _op in (aten.div.Tensor, aten.div.Scalar):
+    register_reverse(_op, div_back, operands=1)
+register_reverse(aten.neg.default, neg_back)

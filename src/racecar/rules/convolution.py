@@ -1,0 +1,103 @@
+"""Convolutions in 1, 2 and 3 dimensions and their transposes: bias subtracted, then the exact adjoint (Figure 1).
+
+The adjoint of a convolution is the transposed convolution with the same kernel, and the other way round. Strided
+convolutions map several input sizes to one output size; the adjoint returns to the forward input's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from racecar.rules.registry import register_reverse
+
+aten = torch.ops.aten
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+Size = int | Sequence[int]
+
+
+def _each(value: Size, dims: int) -> list[int]:
+    """An ATen size argument (an int, or one or ``dims`` ints) as a list of ``dims`` ints."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values
+
+
+def _without_bias(estimate: Tensor, bias: Tensor | None, dims: int) -> Tensor:
+    return estimate if bias is None else estimate - bias.view(-1, *[1] * dims)
+
+
+def conv_adjoint(
+    estimate: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Tensor:
+    """(N, out, *spatial') → (N, in, *spatial): the transposed convolution with the forward kernel."""
+    dims = weight.ndim - 2
+    size, kernel = x.shape[-dims:], weight.shape[2:]
+    stride, dilation = _each(stride, dims), _each(dilation, dims)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    if padding == "same":  # stride is 1; an odd total pads one more at the end, which is cut off below
+        low, high = [r // 2 for r in reach], [r - r // 2 for r in reach]
+    else:
+        low = high = [0] * dims if isinstance(padding, str) else _each(padding, dims)
+    # What the last stride of the forward pass left over, so that the forward input's size comes back.
+    rest = [
+        s - ((o - 1) * t - a - b + r + 1)
+        for s, o, t, a, b, r in zip(size, estimate.shape[-dims:], stride, low, high, reach, strict=True)
+    ]
+    excess = [b - a for a, b in zip(low, high, strict=True)]
+    result = _TRANSPOSED[dims](
+        _without_bias(estimate, bias, dims), weight, None, stride, low, rest, groups, dilation
+    )
+    if any(excess):
+        result = result[(..., *(slice(0, s) for s in size))]
+    return result
+
+
+def conv_transpose_adjoint(
+    estimate: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Tensor:
+    """(N, out, *spatial') → (N, in, *spatial): the convolution with the forward kernel."""
+    dims = weight.ndim - 2
+    result = _CONV[dims](
+        _without_bias(estimate, bias, dims),
+        weight,
+        None,
+        _each(stride, dims),
+        _each(padding, dims),
+        _each(dilation, dims),
+        groups,
+    )
+    # output_padding may exceed the stride where dilation is larger: the surplus has no forward input.
+    return result[(..., *(slice(0, s) for s in x.shape[-dims:]))]
+
+
+for _op in (
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+):
+    register_reverse(_op, conv_adjoint, layer="conv", operands=1)
+for _op in (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input):
+    register_reverse(_op, conv_transpose_adjoint, layer="conv", operands=1)

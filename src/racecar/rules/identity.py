@@ -1,0 +1,32 @@
+"""Operations that the reverse pass walks past: dropout and everything that only copies, casts or renames."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from racecar.rules.registry import register_reverse, unchanged
+
+aten = torch.ops.aten
+
+for _op in (
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+):
+    register_reverse(_op, unchanged, range="through")
+
+
+def cast_back(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """The estimate in the dtype and on the device of the forward input."""
+    return estimate.to(device=x.device, dtype=x.dtype)
+
+
+for _op in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten._to_copy.default):
+    register_reverse(_op, cast_back, range="within")

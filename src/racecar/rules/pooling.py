@@ -1,0 +1,115 @@
+"""Pooling is reversed by nearest-neighbour upsampling, upsampling by max pooling (UP and MP of Tables 7 to 16).
+
+Both return to the forward input's size. The estimate keeps its range of values, so range maps pass through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from racecar.rules.registry import register_reverse
+
+aten = torch.ops.aten
+
+_ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
+
+
+def _resize(estimate: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, *any) → (N, C, *size): nearest where it grows, max where it shrinks."""
+    dims = len(size)
+    batched = estimate if estimate.ndim == dims + 2 else estimate.unsqueeze(0)
+    here = batched.shape[2:]
+    if any(a > b for a, b in zip(here, size, strict=True)):
+        batched = _ADAPTIVE_MAX[dims](batched, [min(a, b) for a, b in zip(here, size, strict=True)])
+    if tuple(batched.shape[2:]) != tuple(size):
+        batched = F.interpolate(batched, size=list(size), mode="nearest")
+    return batched if estimate.ndim == dims + 2 else batched.squeeze(0)
+
+
+def resize1d(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """(N, C, l) → (N, C, L) of the forward input."""
+    return _resize(estimate, x.shape[-1:])
+
+
+def resize2d(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """(N, C, h, w) → (N, C, H, W) of the forward input."""
+    return _resize(estimate, x.shape[-2:])
+
+
+def resize3d(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """(N, C, d, h, w) → (N, C, D, H, W) of the forward input."""
+    return _resize(estimate, x.shape[-3:])
+
+
+_OPS = {
+    resize1d: (
+        aten.max_pool1d.default,
+        aten.avg_pool1d.default,
+        aten.adaptive_avg_pool1d.default,
+        aten.upsample_nearest1d.vec,
+        aten.upsample_linear1d.vec,
+    ),
+    resize2d: (
+        aten.max_pool2d.default,
+        aten.avg_pool2d.default,
+        aten.adaptive_avg_pool2d.default,
+        aten.upsample_nearest2d.vec,
+        aten.upsample_bilinear2d.vec,
+        aten.upsample_bicubic2d.vec,
+    ),
+    resize3d: (
+        aten.max_pool3d.default,
+        aten.avg_pool3d.default,
+        aten.adaptive_avg_pool3d.default,
+        aten.upsample_nearest3d.vec,
+        aten.upsample_trilinear3d.vec,
+    ),
+}
+for _rule, _ops in _OPS.items():
+    for _op in _ops:
+        register_reverse(_op, _rule, range="through")
+
+
+def resize_first1d(
+    estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object
+) -> Tensor | None:
+    """As :func:`resize1d`, for operations that return (values, indices)."""
+    return None if estimate[0] is None else resize1d(estimate[0], x)
+
+
+def resize_first2d(
+    estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object
+) -> Tensor | None:
+    """As :func:`resize2d`, for operations that return (values, indices)."""
+    return None if estimate[0] is None else resize2d(estimate[0], x)
+
+
+def resize_first3d(
+    estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object
+) -> Tensor | None:
+    """As :func:`resize3d`, for operations that return (values, indices)."""
+    return None if estimate[0] is None else resize3d(estimate[0], x)
+
+
+for _rule, _ops in {
+    resize_first1d: (aten.max_pool1d_with_indices.default, aten.adaptive_max_pool1d.default),
+    resize_first2d: (aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default),
+    resize_first3d: (aten.max_pool3d_with_indices.default, aten.adaptive_max_pool3d.default),
+}.items():
+    for _op in _ops:
+        register_reverse(_op, _rule, range="through")
+
+
+@register_reverse(aten.mean.dim, range="through")
+def mean_spread(
+    estimate: Tensor, x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: object
+) -> Tensor:
+    """The mean over some dimensions is handed to every place it was taken from."""
+    if not keepdim:
+        for d in sorted(d % x.ndim for d in (range(x.ndim) if dim is None else dim)):
+            estimate = estimate.unsqueeze(d)
+    return estimate.expand(x.shape)

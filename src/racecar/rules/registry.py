@@ -1,0 +1,94 @@
+"""The public registry of reverse rules, keyed by ATen operation, and the contract a rule keeps.
+
+This file knows no operation. The rules themselves stand beside it, one file per family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Reverse = Callable[..., Any]
+RangeMap = Callable[..., Tensor] | Literal["through", "within"] | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one forward operation appears in the reverse pass (Section 3 of the paper).
+
+    Attributes:
+        reverse: ``reverse(estimate, *args, **kwargs)``, see :func:`register_reverse`.
+        layer: ``"conv"`` or ``"linear"`` if the operation has weights of its own, so that its input is an L_m of
+            Eq. 1; else None.
+        range: how an estimate of the operation's output gets the output's range of values.
+        operands: the number of data operands the rule is right for; None means any.
+    """
+
+    reverse: Reverse
+    layer: Literal["conv", "linear"] | None = None
+    range: RangeMap = None
+    operands: int | None = None
+
+
+_RULES: dict[Callable[..., Any], Rule] = {}
+
+
+def register_reverse(
+    op: Callable[..., Any],
+    reverse: Reverse | None = None,
+    *,
+    layer: Literal["conv", "linear"] | None = None,
+    range: RangeMap = None,
+    operands: int | None = None,
+) -> Any:
+    """Give a forward operation its place in the reverse pass. Also usable as a decorator.
+
+    Args:
+        op: the operation as the exported graph has it, e.g. ``torch.ops.aten.relu.default`` or the overload of a
+            custom operation (``torch.library``).
+        reverse: ``reverse(estimate, *args, **kwargs)``. ``args`` and ``kwargs`` are those of the forward call, its
+            tensors with their forward values. ``estimate`` has the shape of the forward output. Returns the estimate
+            of the data operand, or a tuple with one estimate (or None: not known) per tensor argument, in order;
+            each has the shape of the forward tensor. A rule with a parameter ``data`` is told, as a tuple of bools,
+            which tensor arguments depend on the network's input. If the forward operation returns a tuple,
+            ``estimate`` is a list with None where nothing came back.
+        layer: ``"conv"`` or ``"linear"`` for operations with weights of their own: their input is compared (Eq. 1)
+            and what ``reverse`` returns is mapped to the range of that input.
+        range: how to map an estimate to the range of this operation's output: a function
+            ``range(estimate, *args, **kwargs)`` for activations and norms, ``"through"`` for operations that keep
+            range and layout (pooling, dropout), ``"within"`` for those that only move values (reshape, cat), None for
+            those that end the block (weights, sums).
+        operands: refuse the operation unless it has this many data operands.
+
+    Example:
+        >>> import torch, racecar
+        >>> @racecar.register_reverse(torch.ops.aten.flip.default, range="within")
+        ... def flip(estimate, x, dims):
+        ...     return estimate.flip(dims)
+    """
+    if reverse is None:
+        return lambda function: register_reverse(op, function, layer=layer, range=range, operands=operands)
+    if not callable(op) or isinstance(op, type):
+        raise TypeError(
+            f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}"
+        )
+    if isinstance(op, torch._ops.OpOverloadPacket):
+        raise TypeError(
+            f"{op} has several overloads ({', '.join(op.overloads())}): name one, e.g. {op}.default"
+        )
+    _RULES[op] = Rule(reverse, layer, range, operands)
+    return reverse
+
+
+def find_rule(op: object) -> Rule | None:
+    """The rule of an operation, or None."""
+    return _RULES.get(op)  # type: ignore[call-overload]
+
+
+def unchanged(estimate: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """The reverse of activations, norms, dropout and identities: nothing on the way back."""
+    return estimate

@@ -3,6 +3,7 @@
 The library needs only torch. ``racecar.study`` holds the paper's experiments and needs the ``[study]`` extra.
 """
 
+from racecar.ensemble import Ensemble
 from racecar.errors import (
     ArgumentError,
     ExportError,
@@ -19,6 +20,7 @@ from racecar.rules.activation import register_activation
 
 __all__ = [
     "ArgumentError",
+    "Ensemble",
     "Explanation",
     "ExportError",
     "IrreversibleError",

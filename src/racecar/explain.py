@@ -49,10 +49,13 @@ class Explanation:
             "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
         ]
         lines.insert(1, "  ".join("─" * w for w in widths))
+        return "\n".join([*lines, self.footer()])
+
+    def footer(self) -> str:
+        """One sentence: start, layers, cost."""
         layers = sum(s.mirrored for s in self.steps)
         flops = sum(s.flops for s in self.steps)
-        lines.append(
+        return (
             f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
             f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
         )
-        return "\n".join(lines)

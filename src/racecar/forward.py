@@ -11,16 +11,50 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+from torch.export import Dim
 from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
 from racecar.rules.activation import softsign, tanhshrink
 
 aten = torch.ops.aten
+
+
+class Shapes:
+    """What the model's Python code asked of its inputs' shapes while it was traced (``if x.shape[-1] > 8``)."""
+
+    def __init__(self, values: list[Any]) -> None:
+        dims = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
+        symbolic = [d.node for sizes in dims for d in sizes if isinstance(d, torch.SymInt)]
+        self.guards = [g.expr for g in symbolic[0].shape_env.guards] if symbolic else []
+        self.dims = [
+            [d.node.expr if isinstance(d, torch.SymInt) else sympy.Integer(d) for d in sizes]
+            for sizes in dims
+        ]
+
+    def allow(self, leaves: list[Any]) -> bool:
+        """Whether flattened inputs of these shapes would have been traced to the same graph."""
+        known: dict[Any, Any] = {}
+        for dims, leaf in zip(self.dims, leaves, strict=True):
+            sizes = leaf.shape if isinstance(leaf, Tensor) else ()
+            if len(sizes) != len(dims):
+                return False
+            for dim, size in zip(dims, sizes, strict=True):
+                if dim.is_Symbol and dim not in known:
+                    known[dim] = sympy.Integer(size)
+                elif dim.xreplace(known) != size:
+                    return False
+        # A guard on a symbol that is no dimension of its own is one of the fixed dimensions compared above.
+        return all(g.xreplace(known) for g in self.guards if g.free_symbols <= known.keys())
 
 
 @dataclass
@@ -33,7 +67,7 @@ class ForwardGraph:
         constants: tensors written literally in the model's forward, by placeholder position after the weights.
         inputs: placeholders of the flattened user inputs.
         in_spec / out_spec: how inputs and outputs nest.
-        values: a meta tensor (shape, dtype, device of the example) per node.
+        shapes: which other shapes of the inputs take the same path through the model's Python code.
     """
 
     graph: fx.Graph
@@ -44,6 +78,7 @@ class ForwardGraph:
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     outputs: list[Any]
+    shapes: Shapes
     data: set[fx.Node] = field(default_factory=set)
 
     def depends_on_input(self, value: object) -> bool:
@@ -86,19 +121,24 @@ def export_forward(
     """
     _check_devices(model, args, kwargs)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, dict(kwargs)))
-    args, kwargs = _at_least_two(args, kwargs)
     hooked = _hooked_modules(model)
     with _pristine(model, training):
         try:
             shapes = torch.export.ShapesCollection()
             for leaf in pytree.tree_leaves((args, kwargs)):
                 if isinstance(leaf, Tensor):
-                    shapes[leaf] = dict.fromkeys(range(leaf.ndim), torch.export.Dim.AUTO)
+                    # A size of 1 is always traced as a constant; to ask for more is only answered by a warning.
+                    shapes[leaf] = {
+                        d: Dim.AUTO if size > 1 else Dim.STATIC for d, size in enumerate(leaf.shape)
+                    }
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
+            sizes = ", ".join(
+                str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+            )
             reason = str(error).strip().split("\n")[0]
             raise ExportError(
-                f"torch.export could not trace {type(model).__name__}: {reason}\n"
+                f"torch.export could not trace {type(model).__name__} with inputs of shape {sizes}: {reason}\n"
                 "racecar needs a model whose forward runs under torch.export(strict=False); a branch on the values "
                 "of a tensor is the usual cause. The whole reason is above, as this error's cause."
             ) from error
@@ -129,20 +169,28 @@ def _check_devices(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
                 )
 
 
-def _at_least_two(args: Any, kwargs: Any) -> Any:
-    """Double a batch of one: export would take a size of 1 for a constant."""
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
-    if any(t.shape[0] != 1 for t in tensors):
-        return args, kwargs
-    return pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.ndim else t, (args, kwargs))
+def at_least_two(leaves: list[Any]) -> list[Any]:
+    """Double a batch of one: export would take a size of 1 for a constant, and batch norm refuses it."""
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
+    if not tensors or any(t.shape[0] != 1 for t in tensors):
+        return leaves
+    return [torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim else leaf for leaf in leaves]
 
 
+_WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 def _hooked_modules(model: nn.Module) -> dict[str, nn.Module]:
     hooked = {}
     for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _WEIGHT_HOOKS):
+                raise ArgumentError(
+                    f"module {name or type(module).__name__!r} computes its weight in a hook ({type(hook).__name__} of "
+                    "torch.nn.utils), which the exported graph cannot run: use torch.nn.utils.parametrizations for "
+                    "weight_norm and spectral_norm, and torch.nn.utils.prune.remove after pruning"
+                )
         if module._backward_hooks or module._backward_pre_hooks:
             raise ArgumentError(
                 f"module {name or type(module).__name__!r} has backward hooks, which the exported graph cannot run: "
@@ -185,6 +233,7 @@ def _no_autocast() -> Iterator[None]:
 
 def _lift(program: torch.export.ExportedProgram) -> ForwardGraph:
     """Split the lifted graph's placeholders into weights, literal constants and user inputs."""
+    _inline_regions(program.graph_module)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(program.graph_module.graph, copies)
@@ -218,7 +267,50 @@ def _lift(program: torch.export.ExportedProgram) -> ForwardGraph:
         program.call_spec.in_spec,
         program.call_spec.out_spec,
         outputs,
+        Shapes([node.meta.get("val") for node in inputs]),
     )
+
+
+def set_grad(mode: bool) -> bool:
+    """Switch autograd on or off as the model's own ``torch.no_grad`` does; the mode before, to go back to."""
+    previous = torch.is_grad_enabled()
+    torch.set_grad_enabled(mode)
+    return previous
+
+
+_REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
+
+
+def _inline_regions(module: fx.GraphModule) -> None:
+    """Export makes a sub-graph of every ``with torch.no_grad()`` and ``torch.autocast`` in a forward: undo that."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        settings = _REGIONS.get(getattr(node.target, "__name__", ""))
+        if node.op != "call_function" or settings is None:
+            continue
+        mode, body, operands = node.args[:settings], node.args[settings], node.args[settings + 1 :]
+        inner = getattr(module, body.target)
+        _inline_regions(inner)
+        places = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        copies = dict(zip(places, operands, strict=True))
+        enter, leave = (set_grad, set_grad) if settings == 1 else (_enter_autocast, _exit_autocast)
+        with graph.inserting_before(node):
+            token = graph.call_function(enter, mode)
+            results = graph.graph_copy(inner.graph, copies)
+            graph.call_function(leave, (token,))
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])  # every user is a getitem
+            graph.erase_node(user)
+        graph.erase_node(node)
+        if not body.users:
+            graph.erase_node(body)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            users = ", ".join(str(u.target) for u in node.users)
+            raise ExportError(
+                f"the model's forward holds a graph of its own ({users}), which racecar cannot mirror: write it without "
+                "torch.cond, torch.while_loop and the like"
+            )
 
 
 def _drop_checks(graph: fx.Graph) -> None:
@@ -241,16 +333,24 @@ def _out_of_place(forward: ForwardGraph) -> None:
     """Replace ``relu_`` by ``relu`` and so on: L_m must survive until it is compared. Buffers keep their updates."""
     state = set(forward.weight_nodes)
     order = {node: i for i, node in enumerate(forward.graph.nodes)}
+    owner: dict[fx.Node, fx.Node] = {}  # whose memory a view shows
+    shown: dict[fx.Node, list[fx.Node]] = {}
     for node in list(forward.graph.nodes):
         schema = _schema(node)
-        if schema is None or not schema.is_mutable or not node.args or node.args[0] in state:
+        first = node.args[0] if node.args else None
+        if schema is None or not isinstance(first, fx.Node):
+            continue
+        if _is_view(node):
+            owner[node] = owner.get(first, first)
+            shown.setdefault(owner[node], []).append(node)
+        base = owner.get(first, first)
+        if not schema.is_mutable or base in state:
             continue
         name, overload = str(node.target).removeprefix("aten.").rsplit(".", 1)
-        target = node.args[0]
-        if not name.endswith("_") or not isinstance(target, fx.Node):
+        if not name.endswith("_"):
             continue  # e.g. batch_norm: declared or not, it changes buffers only
-        views = [target] if _is_view(target) else [u for u in target.users if _is_view(u)]
-        later = [u for v in views for u in (v.args[0], v) for u in u.users if order[u] > order[node]]
+        # Of the changed tensor itself the exported graph goes on with the result.
+        later = [u for v in (base, *shown.get(base, ())) for u in v.users if order[u] > order[node]]
         if later:
             raise ExportError(
                 f"{node.target} at {module_path(node) or 'the model'} changes a view in place and the change is read "
@@ -325,12 +425,13 @@ class _Hooks(nn.Module):
 def _keep_hooks(forward: ForwardGraph, hooked: Mapping[str, nn.Module]) -> None:
     """Call the user's forward hooks where the module was called: the graph itself runs no module."""
     graph = forward.graph
+    # Outer modules come before those inside, so that their hooks run around those of the inner ones.
     calls: dict[str, tuple[str, list[fx.Node]]] = {}
+    if "" in hooked:
+        calls["<root>"] = ("", [n for n in graph.nodes if n.op == "call_function"])
     for node in graph.nodes:
         for key, path in _stack(node):
             calls.setdefault(key, (path, []))[1].append(node)
-    if "" in hooked:
-        calls["<root>"] = ("", [n for n in graph.nodes if n.op == "call_function"])
     root = graph.owning_module = nn.Module() if graph.owning_module is None else graph.owning_module
     seen = set()
     for number, (path, nodes) in enumerate(calls.values()):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from racecar.errors import ArgumentError, NonFiniteError
 from racecar.explain import Explanation
-from racecar.forward import export_forward
+from racecar.forward import Shapes, at_least_two, export_forward
 from racecar.loss import Reduction
 from racecar.palindrome import InputRange, Layers, NormStatistics, Options, Palindrome, build
 
@@ -72,32 +75,35 @@ class Racecar(nn.Module):
     ) -> None:
         super().__init__()
         _check_choices(model, reduction, input_range, norm_statistics)
-        args, kwargs = _as_call(example_inputs)
         self.model = model
+        self._order = _parameter_names(model)
+        args, kwargs = self._positional(*_as_call(example_inputs))
         self._options = Options(layers, start, reduction, input_range, norm_statistics)
-        self._palindromes: dict[bool, tuple[Any, _Program]] = {}
+        self._palindromes: dict[bool, tuple[_Configuration, list[_Program]]] = {}
         self._pending: Tensor | None = None
         palindrome = self._program(args, kwargs, training=True).palindrome
         self.register_buffer(
             "lambdas", _check_weight(weight, len(palindrome.layers), model), persistent=False
         )
-        self.train(model.training)
+        self.training = model.training  # train() would change the modes of submodules that the user has set
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the compared layers, from the network's input on: one λ_m each."""
-        return self._palindromes[True][1].palindrome.layers
+        return self.program.palindrome.layers
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Training: (the model's output, the penalty, a scalar). Evaluation: the model's output.
 
         Raises:
             NonFiniteError: the penalty of a layer is infinite or NaN. On an accelerator this is reported one call
-                later, so that it need not be waited for; under ``torch.compile`` it is not checked.
+                later, so that it need not be waited for; under ``torch.compile`` it is not checked, and neither is
+                whether the model's modes, hooks or sizes ask for another palindrome than at the last plain call.
         """
         if not self.training:
             return self.model(*args, **kwargs)
-        program = self._program(args, kwargs, training=True)
+        args, kwargs = self._positional(args, kwargs)
+        program = self._program(args, kwargs, training=self.model.training)
         output, distances = program.train(self.model, args, kwargs)
         terms = self.lambdas * distances
         if not torch.compiler.is_compiling():
@@ -107,27 +113,71 @@ class Racecar(nn.Module):
     def reconstruct(self, *args: Any, **kwargs: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Regenerate: layer name → (L_m, L'_m), the layer's input in the forward pass and in the reverse pass.
 
-        Runs in the model's current mode and changes nothing, running statistics included. The first entry holds the
-        input I and the regenerated input I' of Figures 5 and 8.
+        Runs in the model's current mode and changes nothing, running statistics and random state included. The first
+        entry holds the input I and the regenerated input I' of Figures 5 and 8.
         """
-        program = self._program(args, kwargs, training=self.training)
-        return dict(zip(program.palindrome.layers, program.pairs(self.model, args, kwargs), strict=True))
+        args, kwargs = self._positional(args, kwargs)
+        program = self._program(args, kwargs, training=self.model.training)
+        device = self.lambdas.device
+        accelerated = [] if device.type == "cpu" else [device]
+        with torch.random.fork_rng(accelerated, device_type=device.type if accelerated else "cuda"):
+            pairs = program.pairs(self.model, args, kwargs)
+        return dict(zip(program.palindrome.layers, pairs, strict=True))
 
     def explain(self) -> Explanation:
         """The table of the palindrome: layer, forward, reverse, compared or not, FLOPs, λ. ``print`` it."""
-        palindrome = self._palindromes[True][1].palindrome
+        palindrome = self.program.palindrome
         return Explanation(palindrome.steps, palindrome.start, tuple(self.lambdas.tolist()))
 
+    @property
+    def program(self) -> _Program:
+        """The training program and the names of the weights it reads (for :mod:`racecar.ensemble`)."""
+        return self._palindromes[True][1][0]
+
+    def reweighted(self, weight: Weight) -> Racecar:
+        """The same palindrome of the same model with other λ, without deriving it again."""
+        other = copy.copy(self)
+        other._buffers = {"lambdas": _check_weight(weight, len(self.layers), self.model)}
+        return other
+
     def _program(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool) -> _Program:
-        """The program for the model's present configuration; derived anew when that has changed."""
+        """The program for the model's present configuration and these inputs; derived when there is none yet."""
         known = self._palindromes.get(training)
         if known is not None and torch.compiler.is_compiling():
-            return known[1]
-        state = _configuration(self.model)
-        if known is None or known[0] != state:
-            program = _Program.derive(self.model, args, kwargs, self._options, training=training)
-            self._palindromes[training] = known = (state, program)
-        return known[1]
+            return known[1][0]
+        programs = known[1] if known is not None and known[0].holds(self.model) else []
+        for program in programs:
+            if program.fits(args, kwargs):
+                return program
+        program = _Program.derive(self.model, args, kwargs, self._options, training=training)
+        layers, lambdas = program.palindrome.layers, self._buffers.get("lambdas")
+        if lambdas is not None and len(layers) != len(lambdas):
+            raise ArgumentError(
+                f"the model has changed: it now has {len(layers)} compared layers ({', '.join(map(repr, layers))}) for "
+                f"{len(lambdas)} λ: make a new Racecar"
+            )
+        self._palindromes[training] = (_Configuration(self.model), [*programs, program])
+        return program
+
+    def _positional(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """The same call in one spelling: as many positional arguments as possible, the rest sorted."""
+        if not kwargs:
+            return args, kwargs
+        placed, rest = list(args), dict(kwargs)
+        for name in self._order[len(args) :]:
+            if name not in rest:
+                break
+            placed.append(rest.pop(name))
+        return tuple(placed), {name: rest[name] for name in sorted(rest)}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Racecar:
+        lambdas = self.lambdas
+        super()._apply(fn, recurse)
+        if self.lambdas.dtype in (torch.float16, torch.bfloat16):  # λ may be as small as 1e-9
+            self.lambdas = lambdas.to(self.lambdas.device)
+        return self
 
     def _check_finite(self, terms: Tensor) -> None:
         previous, self._pending = (terms, None) if terms.device.type == "cpu" else (self._pending, terms)
@@ -140,7 +190,7 @@ class Racecar(nn.Module):
         ]
         raise NonFiniteError(
             f"the racecar penalty is not finite at layer {', '.join(map(repr, bad)) or '(their sum)'}: the reverse "
-            "pass grew without bound. Lower weight= or the learning rate, or compare fewer layers."
+            "pass grew without bound, unless the input or the weights were not finite before. Lower weight= or the learning rate, or compare fewer layers."
         )
 
     def extra_repr(self) -> str:
@@ -152,13 +202,34 @@ class _Program:
     """A palindrome bound to the names of the weights it reads from the model at every call."""
 
     def __init__(
-        self, palindrome: Palindrome, weights: list[str], constants: list[Tensor], specs: Any
+        self,
+        palindrome: Palindrome,
+        weights: list[str],
+        constants: list[Tensor],
+        specs: Any,
+        shapes: Shapes,
+        leaves: list[Any],
     ) -> None:
-        self.palindrome, self.constants = palindrome, constants
+        self.palindrome, self.constants, self.shapes = palindrome, constants, shapes
+        self.fixed, self.seen = _fixed(leaves), {_sizes(leaves)}
+        self.names = weights
         self.owners = [name.rpartition(".")[::2] for name in weights]
         self.in_spec, self.out_spec = specs
-        # The usual case, one tensor out, is spared the pytree.
+        # The usual cases, some tensors in and one out, are spared the pytree.
         self.single = self.out_spec.is_leaf()
+        plain = self.in_spec == pytree.tree_structure(((0,) * self.in_spec.num_leaves, {}))
+        self.plain = self.in_spec.num_leaves if plain else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Program:
+        other = memo[id(self)] = copy.copy(self)  # tree specs cannot be copied without a warning
+        other.palindrome = copy.deepcopy(self.palindrome, memo)
+        other.constants = copy.deepcopy(self.constants, memo)
+        other.seen = set(self.seen)
+        return other
+
+    def nest(self, outputs: Sequence[Any]) -> Any:
+        """The flat outputs in the model's own structure."""
+        return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.out_spec)
 
     @classmethod
     def derive(
@@ -170,20 +241,37 @@ class _Program:
         *,
         training: bool,
     ) -> _Program:
-        forward = export_forward(model, args, kwargs, training=training)
-        leaves = pytree.tree_leaves((args, dict(kwargs)))
-        palindrome = build(forward, model, leaves, options)
-        return cls(palindrome, forward.weights, forward.constants, (forward.in_spec, forward.out_spec))
+        leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
+        enough = at_least_two(leaves)
+        forward = export_forward(model, *pytree.tree_unflatten(enough, in_spec), training=training)
+        palindrome = build(forward, model, enough, options)
+        if enough is not leaves:
+            steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
+            palindrome = replace(palindrome, steps=steps)
+        for program in (palindrome.forward, palindrome.training, palindrome.pairs):
+            for node in program.graph.nodes:  # fake and symbolic tensors keep the tracer alive and cannot be copied
+                example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
+                node.meta = {"example": example}
+        specs = in_spec, forward.out_spec
+        return cls(palindrome, forward.weights, forward.constants, specs, forward.shapes, leaves)
+
+    def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the model's Python code would do with these inputs what it did with the example."""
+        leaves = self._inputs(args, kwargs)
+        if self.fixed != _fixed(leaves):
+            return False
+        if (sizes := _sizes(leaves)) not in self.seen and self.shapes.allow(leaves):
+            self.seen.add(sizes)
+        return sizes in self.seen
 
     def _inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-        if not kwargs and all(isinstance(a, Tensor) for a in args):
-            leaves = list(args)
-        else:
-            leaves = pytree.tree_leaves((args, dict(kwargs)))
-        if len(leaves) != self.in_spec.num_leaves:
+        if self.plain == len(args) and not kwargs and all(isinstance(a, Tensor) for a in args):
+            return list(args)
+        leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+        if spec != self.in_spec:
             raise ArgumentError(
-                f"called with {len(leaves)} inputs, but the example had {self.in_spec.num_leaves}: call with the same "
-                "arguments as example_inputs"
+                f"called with {_described(spec)}, but example_inputs had {_described(self.in_spec)}: call with the same "
+                "arguments, nested in the same way"
             )
         return leaves
 
@@ -191,21 +279,82 @@ class _Program:
         return [getattr(model.get_submodule(path), name) for path, name in self.owners]
 
     def train(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Tensor]:
-        outputs, distances = self.palindrome.training(
-            *self.weights(model), *self.constants, *self._inputs(args, kwargs)
-        )
-        return (outputs[0] if self.single else pytree.tree_unflatten(outputs, self.out_spec)), distances
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
+            outputs, distances = self.palindrome.training(
+                *self.weights(model), *self.constants, *self._inputs(args, kwargs)
+            )
+        return self.nest(outputs), distances
 
     def pairs(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         weights = [w if isinstance(w, nn.Parameter) else w.clone() for w in self.weights(model)]
-        return self.palindrome.pairs(*weights, *self.constants, *self._inputs(args, kwargs))
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            return self.palindrome.pairs(*weights, *self.constants, *self._inputs(args, kwargs))
 
 
-def _configuration(model: nn.Module) -> Any:
+def _fixed(leaves: Sequence[Any]) -> list[Any]:
+    """What the graph holds as constants: dtypes, and inputs that are no tensors (numbers and flags)."""
+    return [leaf.dtype if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
+
+
+def _sizes(leaves: Sequence[Any]) -> tuple[torch.Size, ...]:
+    return tuple(leaf.shape for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _only_shape(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _halved(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0] // 2, *shape[1:]) if shape else shape
+
+
+def _described(spec: pytree.TreeSpec) -> str:
+    """The arguments of a call in words."""
+    args, kwargs = spec.children()
+    words = [f"{args.num_children} positional argument{'s' * (args.num_children != 1)}"]
+    if kwargs.num_children:
+        words.append(f"keywords {', '.join(map(repr, kwargs.context))}")
+    if spec.num_leaves != args.num_children + kwargs.num_children:
+        words.append(f"{spec.num_leaves} values inside")
+    return ", ".join(words)
+
+
+class _Configuration:
     """What the exported graph depends on and a user may change between two calls."""
-    return tuple(
-        (id(m), m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()
-    ), next((p.device for p in model.parameters()), None)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = self._modules(model)
+        # Dropout.p, BatchNorm.momentum, … and parameters that are not there, such as a bias.
+        self.settings = [
+            (m, name, value)
+            for m in model.modules()
+            if type(m).__module__.startswith("torch.nn.")
+            for name, value in [*m.__dict__.items(), *m._parameters.items()]
+            if name[0] != "_" and name != "training" and isinstance(value, float | int | str | tuple | None)
+        ]
+
+    @staticmethod
+    def _modules(model: nn.Module) -> Any:
+        return tuple(
+            (m, m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()
+        ), next(((p.device, p.dtype) for p in model.parameters()), None)
+
+    def holds(self, model: nn.Module) -> bool:
+        return self.modules == self._modules(model) and all(
+            (now := getattr(m, name, _MISSING)) is value or now == value for m, name, value in self.settings
+        )
+
+
+_MISSING = object()
+
+
+def _parameter_names(model: nn.Module) -> list[str]:
+    """The names of the model's arguments that can be given by position."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -244,7 +393,7 @@ def _check_weight(weight: Weight, count: int, model: nn.Module) -> Tensor:
         values = values.repeat(count)
     if values.shape != (count,):
         raise ArgumentError(
-            f"weight has {tuple(values.shape)} values, but {count} layers are compared: one λ each"
+            f"weight has {' × '.join(map(str, values.shape))} values, but {count} layers are compared: one λ each"
         )
     if not torch.isfinite(values).all() or (values < 0).any():
         raise ArgumentError(f"weight must be finite and not negative, not {weight!r}")

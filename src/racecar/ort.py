@@ -8,24 +8,24 @@ from torch import Tensor, nn
 from racecar.errors import ArgumentError
 
 
-def spectral_distance(weight: Tensor, *, iterations: int = 2, start: Tensor | None = None) -> Tensor:
-    """σ(WᵀW − I), estimated by power iteration (a lower bound that grows with ``iterations``).
+def spectral_distance(matrix: Tensor, start: Tensor, *, iterations: int = 2) -> Tensor:
+    """σ(WᵀW − I), estimated by power iteration: a lower bound that grows with ``iterations``.
+
+    WᵀW is never formed: a step costs two products with W. Several matrices can be padded with zeros to one size and
+    stacked; where ``start`` is zero in the padding too, each result is that of the matrix alone.
 
     Args:
-        weight: (out, …): a kernel is reshaped as out × (in·k·k).
+        matrix: (…, out, in).
+        start: (…, in), the vector to start from, e.g. random.
         iterations: applications of WᵀW − I before the last; Bansal et al. use 2.
-        start: (in·k·k) vector to start from; random if None.
 
     Returns:
-        A scalar. The matrix WᵀW is never formed: a step costs two products with W.
+        (…), differentiable with respect to ``matrix``.
     """
-    matrix = weight.reshape(weight.shape[0], -1)
-    if start is None:
-        start = torch.randn(matrix.shape[1], dtype=weight.dtype, device=weight.device)
-    vector = nn.functional.normalize(start, dim=0, eps=1e-12)
+    vector = start.unsqueeze(-1)
     for _ in range(iterations):
-        vector = nn.functional.normalize(_apply(matrix, vector), dim=0, eps=1e-12)
-    return _apply(matrix, vector).norm()
+        vector = nn.functional.normalize(_apply(matrix, vector), dim=-2, eps=1e-12)
+    return _apply(matrix, vector).norm(dim=(-2, -1)) / vector.norm(dim=(-2, -1))
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -57,9 +57,9 @@ def srip(
     terms = []
     for parameter in model.parameters():
         if parameter.ndim >= 2:
-            size = parameter[0].numel()
-            start = torch.randn(size, dtype=parameter.dtype, device=parameter.device, generator=generator)
-            terms.append(spectral_distance(parameter, iterations=iterations, start=start))
+            matrix = parameter.flatten(1)
+            start = torch.randn(matrix.shape[1], dtype=matrix.dtype, device=matrix.device, generator=generator)
+            terms.append(spectral_distance(matrix, start, iterations=iterations))
     if not terms:
         raise ArgumentError("srip: the model has no parameter with two or more dimensions")
     total = torch.stack(terms)

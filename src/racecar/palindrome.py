@@ -71,6 +71,7 @@ class Palindrome:
     """A built palindrome.
 
     Attributes:
+        forward: (weights…, inputs…) → (flat outputs, n compared inputs L_m): the forward pass alone.
         training: (weights…, inputs…) → (flat outputs, distances [n]): forward, reverse and loss in one program.
         pairs: (weights…, inputs…) → n pairs (L_m, L'_m).
         layers: the n compared layers' names, from the network's input on.
@@ -78,6 +79,7 @@ class Palindrome:
         start: the name of the operation whose output is I_r.
     """
 
+    forward: fx.GraphModule
     training: fx.GraphModule
     pairs: fx.GraphModule
     layers: tuple[str, ...]
@@ -325,6 +327,7 @@ class _Mirror:
         stacked = self.emit(torch.stack, distances)
         steps = tuple(self.steps[n] for n in self.nodes if n in self.steps)
         return Palindrome(
+            self._module((tuple(self.forward.outputs), tuple(left for left, _ in pairs))),
             self._module((tuple(self.forward.outputs), stacked)),
             self._module(tuple(pairs)),
             tuple(self.names[m] for m in compared),
@@ -486,11 +489,15 @@ class _Mirror:
         if rule.range == "through":
             return self._into_range(arguments[0], estimate)
         if rule.range == "within":
-            pieces = dict(self._reverse_quietly(node, rule, estimate))
-            mapped = {value: self._into_range(value, piece) for value, piece in pieces.items()}
-            if all(mapped[v] is pieces[v] for v in mapped):
+            pieces = self._reverse_quietly(node, rule, estimate)
+            mapped: dict[fx.Node, list[fx.Node]] = {}  # per use: cat may take one value twice
+            for value, piece in pieces:
+                mapped.setdefault(value, []).append(self._into_range(value, piece))
+            if all(piece in mapped[value] for value, piece in pieces):
                 return estimate
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped.get(n, n))
+            args, kwargs = fx.map_arg(
+                (node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n
+            )
             return self.emit(node.target, *args, **kwargs)  # type: ignore[arg-type]
         before = self._into_range(arguments[0], estimate)
         return self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
@@ -564,7 +571,7 @@ class _Mirror:
             weights = [n for n in _tensor_arguments(node) if n is not value]
             weight = max((w.meta["example"] for w in weights), key=lambda t: t.ndim)
             transposed = "transpose" in name
-            channel = 1 if self._kind(node) == "conv" else -1
+            channel = 1 - weight.ndim if self._kind(node) == "conv" else -1
             taken, given = value.meta["example"], node.meta["example"]
             forward = f"{name} {taken.shape[channel]}→{given.shape[channel]}"
             # Every weight is used once per position of the side that is not summed over.

@@ -75,9 +75,7 @@ for _op in (
     register_activation(_op)
 
 
-def rrelu_again(
-    estimate: Tensor, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *args: object
-) -> Tensor:
+def rrelu_again(estimate: Tensor, x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, *args: object) -> Tensor:
     """The randomised leaky ReLU with its mean slope: the reverse pass draws no random numbers."""
     return F.leaky_relu(estimate, (lower + upper) / 2)
 

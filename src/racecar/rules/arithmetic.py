@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import register_reverse
+from racecar.rules.registry import only_for, register_reverse
 
 aten = torch.ops.aten
 
@@ -58,8 +58,9 @@ def mul_back(estimate: Tensor, a: Any, b: Any, *, data: tuple[bool, ...] = (True
     return _sum_to(estimate * b, a) if data[0] and isinstance(a, Tensor) else _sum_to(estimate * a, b)
 
 
-def div_back(estimate: Tensor, a: Tensor, b: Any, *args: object, **kwargs: object) -> Tensor:
+def div_back(estimate: Tensor, a: Tensor, b: Any, *, data: tuple[bool, ...] = (True,)) -> Tensor:
     """Scaling by 1/b: the adjoint divides by the same coefficient."""
+    only_for(data[0])
     return _sum_to(estimate / b, a)
 
 

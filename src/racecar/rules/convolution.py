@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import register_reverse
+from racecar.rules.registry import only_for, register_reverse
 
 aten = torch.ops.aten
 
@@ -40,8 +40,11 @@ def conv_adjoint(
     padding: Size | str = 0,
     dilation: Size = 1,
     groups: int = 1,
+    *,
+    data: tuple[bool, ...] = (True,),
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the transposed convolution with the forward kernel."""
+    only_for(data[0])
     dims = weight.ndim - 2
     size, kernel = x.shape[-dims:], weight.shape[2:]
     stride, dilation = _each(stride, dims), _each(dilation, dims)
@@ -56,9 +59,7 @@ def conv_adjoint(
         for s, o, t, a, b, r in zip(size, estimate.shape[-dims:], stride, low, high, reach, strict=True)
     ]
     excess = [b - a for a, b in zip(low, high, strict=True)]
-    result = _TRANSPOSED[dims](
-        _without_bias(estimate, bias, dims), weight, None, stride, low, rest, groups, dilation
-    )
+    result = _TRANSPOSED[dims](_without_bias(estimate, bias, dims), weight, None, stride, low, rest, groups, dilation)
     if any(excess):
         result = result[(..., *(slice(0, s) for s in size))]
     return result
@@ -74,8 +75,11 @@ def conv_transpose_adjoint(
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
+    *,
+    data: tuple[bool, ...] = (True,),
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the convolution with the forward kernel."""
+    only_for(data[0])
     dims = weight.ndim - 2
     result = _CONV[dims](
         _without_bias(estimate, bias, dims),

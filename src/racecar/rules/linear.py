@@ -5,34 +5,52 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import register_reverse
+from racecar.rules.registry import only_for, register_reverse
 
 aten = torch.ops.aten
 
 
 @register_reverse(aten.linear.default, layer="linear", operands=1)
-def linear_adjoint(estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear_adjoint(
+    estimate: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    data: tuple[bool, ...] = (True,),
+) -> Tensor:
     """(…, out) → (…, in): (y - b) W."""
+    only_for(data[0])
     return (estimate if bias is None else estimate - bias) @ weight
 
 
 @register_reverse(aten.addmm.default, layer="linear", operands=1)
 def addmm_adjoint(
-    estimate: Tensor, bias: Tensor, x: Tensor, weight: Tensor, *, beta: float = 1, alpha: float = 1
+    estimate: Tensor,
+    bias: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    data: tuple[bool, ...] = (False, True),
 ) -> Tensor:
     """(rows, out) → (rows, in), for bias·beta + alpha·(x @ weight) with data in x."""
+    only_for(data[1])
     return alpha * ((estimate - beta * bias) @ weight.mT)
 
 
 def matmul_adjoint(estimate: Tensor, a: Tensor, b: Tensor, data: tuple[bool, bool] = (True, False)) -> Tensor:
-    """The adjoint of ``a @ b`` towards the operand that carries data; leading dimensions as in forward."""
-    if data[0]:
-        if b.ndim == 1:
-            return estimate.unsqueeze(-1) * b
-        return estimate @ b.mT
+    """The adjoint of ``a @ b`` towards the operand that carries data, summed over where that was broadcast."""
+    # A vector takes part as a row on the left and as a column on the right.
+    left, right = (a if a.ndim > 1 else a.unsqueeze(0)), (b if b.ndim > 1 else b.unsqueeze(1))
+    if b.ndim == 1:
+        estimate = estimate.unsqueeze(-1)
     if a.ndim == 1:
-        return a.unsqueeze(-1) * estimate.unsqueeze(-2)
-    return a.mT @ estimate if b.ndim > 1 else a.mT @ estimate.unsqueeze(-1)
+        estimate = estimate.unsqueeze(-2)
+    if data[0]:
+        return (estimate @ right.mT).sum_to_size(left.shape).reshape(a.shape)
+    return (left.mT @ estimate).sum_to_size(right.shape).reshape(b.shape)
 
 
 for _op in (aten.matmul.default, aten.mm.default, aten.bmm.default):

@@ -74,23 +74,17 @@ for _rule, _ops in _OPS.items():
         register_reverse(_op, _rule, range="through")
 
 
-def resize_first1d(
-    estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object
-) -> Tensor | None:
+def resize_first1d(estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object) -> Tensor | None:
     """As :func:`resize1d`, for operations that return (values, indices)."""
     return None if estimate[0] is None else resize1d(estimate[0], x)
 
 
-def resize_first2d(
-    estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object
-) -> Tensor | None:
+def resize_first2d(estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object) -> Tensor | None:
     """As :func:`resize2d`, for operations that return (values, indices)."""
     return None if estimate[0] is None else resize2d(estimate[0], x)
 
 
-def resize_first3d(
-    estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object
-) -> Tensor | None:
+def resize_first3d(estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object) -> Tensor | None:
     """As :func:`resize3d`, for operations that return (values, indices)."""
     return None if estimate[0] is None else resize3d(estimate[0], x)
 

@@ -73,13 +73,9 @@ def register_reverse(
     if reverse is None:
         return lambda function: register_reverse(op, function, layer=layer, range=range, operands=operands)
     if not callable(op) or isinstance(op, type):
-        raise TypeError(
-            f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}"
-        )
+        raise TypeError(f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}")
     if isinstance(op, torch._ops.OpOverloadPacket):
-        raise TypeError(
-            f"{op} has several overloads ({', '.join(op.overloads())}): name one, e.g. {op}.default"
-        )
+        raise TypeError(f"{op} has several overloads ({', '.join(op.overloads())}): name one, e.g. {op}.default")
     _RULES[op] = Rule(reverse, layer, range, operands)
     return reverse
 
@@ -92,3 +88,9 @@ def find_rule(op: object) -> Rule | None:
 def unchanged(estimate: Tensor, *args: object, **kwargs: object) -> Tensor:
     """The reverse of activations, norms, dropout and identities: nothing on the way back."""
     return estimate
+
+
+def only_for(usual: bool) -> None:
+    """Refuse an operation whose data stands where its rule takes weights: ``F.linear(weights, data)``."""
+    if not usual:
+        raise NotImplementedError("the network's input reaches it in place of its weights")

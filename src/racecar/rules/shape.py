@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,10 +57,13 @@ for _op in (aten.t.default, aten.numpy_T.default, aten.mT.default):
     register_reverse(_op, matrix_transpose_back, range="within")
 
 
-@register_reverse(aten.movedim.intlist, range="within")
-def movedim_back(estimate: Tensor, x: Tensor, source: Sequence[int], destination: Sequence[int]) -> Tensor:
+def movedim_back(estimate: Tensor, x: Tensor, source: Any, destination: Any) -> Tensor:
     """Dimensions moved back where they came from."""
-    return estimate.movedim(tuple(destination), tuple(source))
+    return estimate.movedim(destination, source)
+
+
+for _op in (aten.movedim.int, aten.movedim.intlist):
+    register_reverse(_op, movedim_back, range="within")
 
 
 @register_reverse(aten.cat.default, range="within")
@@ -112,9 +116,5 @@ def pixel_unshuffle_back(estimate: Tensor, x: Tensor, downscale_factor: int) -> 
 
 @register_reverse(aten.pad.default, range="through")
 def pad_back(estimate: Tensor, x: Tensor, pad: Sequence[int], *args: object, **kwargs: object) -> Tensor:
-    """The padding cut off, whatever it was filled with."""
-    index: list[slice] = []
-    for d in range(x.ndim):
-        before = pad[2 * (x.ndim - 1 - d)] if 2 * (x.ndim - 1 - d) < len(pad) else 0
-        index.append(slice(before, before + x.shape[d]))
-    return estimate[tuple(index)]
+    """The padding cut off, whatever it was filled with; what a negative padding cut off comes back as zeros."""
+    return F.pad(estimate, [-p for p in pad])

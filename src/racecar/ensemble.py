@@ -1,0 +1,311 @@
+"""Many networks of one architecture in one program: stacked weights, the palindrome under ``vmap``, one λ vector each.
+
+Members differ in weights (seeds), in λ (Std is λ = 0) and in data; each ends with the weights it would have if it were
+trained alone. Worth it for small networks, where the overhead of each operation is what costs time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from racecar.errors import ArgumentError
+from racecar.module import Racecar, Weight
+from racecar.rules.linear import linear_adjoint
+
+aten = torch.ops.aten
+
+Criterion = Callable[..., Tensor]
+Regulariser = Callable[..., Tensor]
+
+
+class Ensemble(nn.Module):
+    """Train M networks of one architecture together.
+
+    Args:
+        models: M modules of one class and shape; their weights are copied and stacked.
+        example_inputs: for one member, as for :class:`racecar.Racecar`.
+        weights: λ per member: M numbers or M sequences of one λ_m per compared layer. Members whose λ are all zero
+            run no reverse pass. None: no member does.
+        options: ``layers``, ``start``, ``reduction``, ``input_range``, ``norm_statistics`` of :class:`racecar.Racecar`.
+
+    Attributes:
+        stacked: name → parameter [M, …]. Give ``ensemble.parameters()`` to an optimiser that works element by element
+            (SGD, Adam, …): it then treats every member as if it were alone.
+
+    Raises:
+        ArgumentError: no members, members of different shapes, wrong λ, or buffers that training would change.
+
+    Example:
+        >>> import torch, racecar
+        >>> nets = [torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh()) for _ in range(5)]
+        >>> ensemble = racecar.Ensemble(nets, torch.randn(8, 4), weights=[0.0, 0.0, 0.1, 0.1, 0.1])
+        >>> step = ensemble.gradients(torch.nn.functional.cross_entropy)
+        >>> losses = step(torch.randn(5, 8, 4), torch.zeros(5, 8, dtype=torch.long))
+        >>> losses.shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        example_inputs: Any,
+        *,
+        weights: Sequence[Weight] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if not models:
+            raise ArgumentError("an ensemble needs at least one model")
+        first = models[0]
+        _check_alike(models)
+        weights = [0.0] * len(models) if weights is None else weights
+        if len(weights) != len(models):
+            raise ArgumentError(f"weights has {len(weights)} entries for {len(models)} models: one λ (or list) each")
+        rr = Racecar(first, example_inputs, weight=0.0, **options)
+        lambdas = []
+        for member, weight in enumerate(weights):
+            try:
+                lambdas.append(rr.reweighted(weight).lambdas)
+            except ArgumentError as error:
+                raise ArgumentError(f"member {member}: {error}") from error
+        self._program = rr.program
+        self.layers = rr.layers
+        self.size = len(models)
+        self.register_buffer("lambdas", torch.stack(lambdas), persistent=False)
+        self._names = {name: name.replace(".", "/") for name, _ in first.named_parameters()}
+        for name, key in self._names.items():
+            stack = torch.stack([m.get_parameter(name).detach() for m in models])
+            self.register_parameter(key, nn.Parameter(stack, requires_grad=first.get_parameter(name).requires_grad))
+        for name, buffer in first.named_buffers():
+            self._names[name] = name.replace(".", "/")
+            del buffer
+            self.register_buffer(self._names[name], torch.stack([m.get_buffer(name) for m in models]))
+        for module in (self._program.palindrome.forward, self._program.palindrome.training):
+            _batch_last(module)
+
+    lambdas: Tensor
+
+    @property
+    def stacked(self) -> dict[str, Tensor]:
+        """Parameter and buffer name in the model → tensor [M, …]."""
+        return {name: getattr(self, key) for name, key in self._names.items()}
+
+    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+        """(outputs [M, batch, …], penalties [M]) for inputs x [M, batch, …]."""
+        weights = [self.stacked[name] for name in self._program.names]
+        outputs, distances = torch.func.vmap(self._train_one)(weights, x)
+        return outputs, (self.lambdas * distances).sum(1)
+
+    def activations(self, x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+        """(outputs, inputs L_m of the compared layers), each [M, batch, …], for inputs x [M, batch, …].
+
+        The forward pass alone, without gradients. ``x.expand(M, …)`` gives all members the same inputs.
+        """
+        weights = [self.stacked[name] for name in self._program.names]
+        with torch.no_grad():
+            return torch.func.vmap(self._forward_one)(weights, x)
+
+    def state_dict_of(self, member: int) -> dict[str, Tensor]:
+        """A copy of one member's weights, to be loaded into the plain model."""
+        return {name: tensor[member].detach().clone() for name, tensor in self.stacked.items()}
+
+    def gradients(self, criterion: Criterion, regulariser: Regulariser | None = None) -> GradientProgram:
+        """A program that computes every member's loss and fills the gradients: see :class:`GradientProgram`."""
+        return GradientProgram(self, criterion, regulariser)
+
+    def _train_one(self, weights: list[Tensor], x: Tensor) -> tuple[Any, Tensor]:
+        outputs, distances = self._program.palindrome.training(*weights, *self._program.constants, x)
+        return self._program.nest(outputs), distances
+
+    def _forward_one(self, weights: list[Tensor], x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
+        outputs, inputs = self._program.palindrome.forward(*weights, *self._program.constants, x)
+        return self._program.nest(outputs), inputs
+
+
+class GradientProgram:
+    """losses = program(x, *targets): every member's loss, and its gradient in ``ensemble.parameters()``.
+
+    Forward, reverse and backward pass of all members are traced once per input shape into one flat list of ATen
+    operations: no autograd, no ``vmap`` and no compiler at run time.
+
+    Args:
+        ensemble: the members.
+        criterion: ``criterion(output, *targets) → scalar`` for one member, as in ordinary training.
+        regulariser: ``regulariser(stacked parameters, *extras) → [M]``, added to the losses (e.g. SRIP with β per
+            member); ``extras`` are given at each call.
+    """
+
+    def __init__(self, ensemble: Ensemble, criterion: Criterion, regulariser: Regulariser | None) -> None:
+        self.ensemble, self.criterion, self.regulariser = ensemble, criterion, regulariser
+        self._programs: dict[Any, fx.GraphModule] = {}
+        self._trained = [n for n, t in ensemble.stacked.items() if isinstance(t, nn.Parameter) and t.requires_grad]
+        self._fixed = [n for n in ensemble.stacked if n not in self._trained]
+        self._parameters = [ensemble.stacked[n] for n in self._trained]
+
+    def __call__(self, x: Tensor, *targets: Tensor, extras: Sequence[Tensor] = ()) -> Tensor:
+        """x [M, batch, …] and targets [M, …] → losses [M]. Overwrites ``.grad``."""
+        stacked = self.ensemble.stacked
+        arguments = (
+            [stacked[n].detach() for n in self._trained],
+            [stacked[n] for n in self._fixed],
+            self.ensemble.lambdas,
+            x,
+            targets,
+            list(extras),
+        )
+        key = tuple((t.shape, t.stride(), t.dtype, t.device) for t in (x, *targets, *extras))
+        with torch.no_grad():
+            if key not in self._programs:
+                self._programs[key] = _flatten(self._gradient, arguments)
+            gradients, losses = self._programs[key](*arguments)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return losses
+
+    def _gradient(self, *arguments: Any) -> Any:
+        return torch.func.grad(self._total, has_aux=True)(*arguments)
+
+    def _total(
+        self,
+        trained: list[Tensor],
+        fixed: list[Tensor],
+        lambdas: Tensor,
+        x: Tensor,
+        targets: tuple[Tensor, ...],
+        extras: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of the members' losses: as no member sees another's weights, its gradient is theirs."""
+        ensemble, names = self.ensemble, self.ensemble._program.names
+        stacked = dict(zip(self._trained + self._fixed, trained + fixed, strict=True))
+        weights = [stacked[name] for name in names]
+        mirrored = (ensemble.lambdas != 0).any(1).tolist()
+        count = sum(mirrored)
+        if count == 0:
+            outputs, _ = torch.func.vmap(ensemble._forward_one)(weights, x)
+            losses = torch.func.vmap(self.criterion)(outputs, *targets)
+        elif count == ensemble.size or mirrored != sorted(mirrored, reverse=True):
+            outputs, distances = torch.func.vmap(ensemble._train_one)(weights, x)
+            losses = torch.func.vmap(self.criterion)(outputs, *targets) + (lambdas * distances).sum(1)
+        else:  # the members with λ come first: the others need no reverse pass
+            outputs, distances = torch.func.vmap(ensemble._train_one)([w[:count] for w in weights], x[:count])
+            plain, _ = torch.func.vmap(ensemble._forward_one)([w[count:] for w in weights], x[count:])
+            outputs = pytree.tree_map(lambda a, b: torch.cat([a, b]), outputs, plain)
+            losses = torch.func.vmap(self.criterion)(outputs, *targets)
+            losses = losses + nn.functional.pad((lambdas[:count] * distances).sum(1), (0, ensemble.size - count))
+        if self.regulariser is not None:
+            losses = losses + self.regulariser(stacked, *extras)
+        return losses.sum(), losses
+
+
+def _check_alike(models: Sequence[nn.Module]) -> None:
+    def shape(model: nn.Module) -> dict[str, Any]:
+        return {n: (tuple(t.shape), t.dtype, t.device) for n, t in model.state_dict().items()}
+
+    for i, model in enumerate(models):
+        if type(model) is not type(models[0]) or shape(model) != shape(models[0]):
+            raise ArgumentError(f"model {i} differs from model 0 in class or in the shapes of its weights")
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats and module.training:
+                raise ArgumentError(
+                    f"module {name!r} keeps running statistics, which an ensemble cannot update member by member: use "
+                    "track_running_stats=False or another normalisation"
+                )
+
+
+# --- flat programs ----------------------------------------------------------------------------------------------------
+
+
+def linear_batch_last(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` for x [batch, in], laid out so that the batch is contiguous.
+
+    With a handful of units and stacked weights the products are up to ten times faster that way (measured: MKL, 25
+    members, 512 samples, 12 to 3 units).
+    """
+    result = weight @ x.t()
+    return (result if bias is None else result + bias.unsqueeze(1)).t()
+
+
+def linear_adjoint_batch_last(
+    estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: object
+) -> Tensor:
+    """``linear_adjoint`` for estimate [batch, out], laid out so that the batch is contiguous."""
+    estimate = estimate.t()
+    return (weight.t() @ (estimate if bias is None else estimate - bias.unsqueeze(1))).t()
+
+
+def _batch_last(module: fx.GraphModule) -> None:
+    """Use the layouts above where inputs are matrices."""
+    swap = {aten.linear.default: linear_batch_last, linear_adjoint: linear_adjoint_batch_last}
+    for node in module.graph.nodes:
+        if node.target in swap and node.args[0].meta["example"].ndim == 2:
+            node.target = swap[node.target]
+    module.recompile()
+
+
+def _flatten(function: Callable[..., Any], arguments: tuple[Any, ...]) -> fx.GraphModule:
+    """Trace to ATen operations, then drop those that do nothing or the same again."""
+    module = make_fx(lambda *a: function(*a))(*arguments)
+    known: dict[Any, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+            continue
+        key = (node.target, repr(node.args), repr(node.kwargs))
+        same = _undone(node) or known.setdefault(key, node)
+        if same is not node:
+            node.replace_all_uses_with(same)
+            module.graph.erase_node(node)
+    _cheaper_tanh(module.graph)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+_NO_CHANGE = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.expand.default,
+    aten.slice.Tensor,
+    aten.detach.default,
+    aten.clone.default,
+}
+
+
+def _undone(node: fx.Node) -> fx.Node | None:
+    """The node whose value this one only repeats: a view of the same shape, a transpose undone."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if node.target is aten.transpose.int and source.target is aten.transpose.int:
+        dims = node.meta["val"].ndim
+        if {d % dims for d in node.args[1:]} == {d % dims for d in source.args[1:]}:  # type: ignore[operator]
+            return source.args[0]  # type: ignore[return-value]
+    if node.target in _NO_CHANGE:
+        before, after = source.meta["val"], node.meta["val"]
+        if (before.shape, before.stride()) == (after.shape, after.stride()):
+            return source
+    return None
+
+
+def _cheaper_tanh(graph: fx.Graph) -> None:
+    """tanh x = 2σ(2x) − 1 in single precision on the CPU, where torch's tanh takes seven times as long as its sigmoid.
+
+    The absolute error stays at the rounding of single precision, 1.2e-7.
+    """
+    for node in list(graph.nodes):
+        if node.target is not aten.tanh.default:
+            continue
+        value = node.meta["val"]
+        if value.dtype is not torch.float32 or value.device.type != "cpu":
+            continue
+        with graph.inserting_before(node):
+            result = graph.call_function(aten.mul.Tensor, (node.args[0], 2.0))
+            for function, *rest in ((aten.sigmoid_.default,), (aten.mul_.Tensor, 2.0), (aten.sub_.Tensor, 1.0)):
+                result = graph.call_function(function, (result, *rest))
+        node.replace_all_uses_with(result)
+        graph.erase_node(node)

@@ -112,9 +112,7 @@ class KeyValues:
     def html(self, at: str = "") -> str:
         """Return a `<details>` with one line for each key."""
         pairs = list(_flat(self.mapping))
-        lines = "\n".join(
-            f"<div><dt>{_escape(key)}</dt><dd>{_value(value)}</dd></div>" for key, value in pairs
-        )
+        lines = "\n".join(f"<div><dt>{_escape(key)}</dt><dd>{_value(value)}</dd></div>" for key, value in pairs)
         body = f"<dl>\n{lines}\n</dl>" if pairs else '<p class="muted">empty</p>'
         count = f"{len(pairs)} {'entry' if len(pairs) == 1 else 'entries'}"
         return (
@@ -217,8 +215,7 @@ class Table:
         for number, row in enumerate(self.rows, start=1):
             if not isinstance(row, Group) and len(row) != len(self.columns):
                 raise ValueError(
-                    f"row {number} of the table {self.caption!r} has {len(row)} cells"
-                    f" for {len(self.columns)} columns"
+                    f"row {number} of the table {self.caption!r} has {len(row)} cells for {len(self.columns)} columns"
                 )
 
     def html(self, at: str = "") -> str:
@@ -295,7 +292,7 @@ def _number(value: object, digits: int | None) -> str:
         real = float(value)
         if not math.isfinite(real):
             return {math.inf: "∞", -math.inf: "−∞"}.get(real, "nan")
-        return f"{real:.4g}".replace("-", "−") if digits is None else f"{real:.{digits}f}".replace("-", "−")
+        return f"{real:{'.4g' if digits is None else f'z.{digits}f'}}".replace("-", "−")  # z: no "−0.00"
     if isinstance(value, numbers.Integral):
         return str(value).replace("-", "−")
     return str(value)
@@ -498,9 +495,7 @@ class Verdicts:
         if not self.items:
             return '<p class="muted">no claims</p>'
         counts = [(outcome, sum(item.outcome == outcome for item in self.items)) for outcome in _OUTCOMES]
-        tally = "\n".join(
-            f"<li>{_badge(outcome, f'{count} {outcome}')}</li>" for outcome, count in counts if count
-        )
+        tally = "\n".join(f"<li>{_badge(outcome, f'{count} {outcome}')}</li>" for outcome, count in counts if count)
         entries = "\n".join(
             f'<li>\n<div class="outcome">{_badge(item.outcome, item.outcome)}</div>\n<div>'
             f'<p class="claim">{_inline(item.claim)} <span class="where">{_escape(item.where)}</span></p>'
@@ -542,9 +537,7 @@ class Section:
 def _render(blocks: Sequence[Block], at: str, level: int) -> str:
     # A slug has no dot, so "section.number" is an address that no other section can have.
     return "\n".join(
-        block.html(f"{at}.{i}", level=min(level, 6))
-        if isinstance(block, Section)
-        else block.html(f"{at}.{i}")
+        block.html(f"{at}.{i}", level=min(level, 6)) if isinstance(block, Section) else block.html(f"{at}.{i}")
         for i, block in enumerate(blocks, start=1)
     )
 

@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each sets up all it needs in .venv.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo quick test lint results clean
+
+demo: $(VENV)/.installed
+	$(BIN)/racecar study mutual-information --preset paper --protocol paper
+	$(BIN)/racecar study mutual-information --preset paper --protocol sound
+	@echo "Open runs/mutual-information-paper-paper/report.html and runs/mutual-information-paper-sound/report.html"
+
+quick: $(VENV)/.installed
+	$(BIN)/racecar study mutual-information --preset quick
+
+test: lint
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Measure again what README.md and results/ cite.
+results: demo
+	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
+	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
+	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("racecar needs Python 3.11 or newer: make PYTHON=python3.12") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,231 @@
+"""The ``racecar`` command: ``study``, ``report`` and ``explain``. One clear line for every error of the user's."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+
+import racecar
+from racecar.study.mutual_information import experiment as mutual_information
+from racecar.study.mutual_information.config import PRESETS, Config
+from racecar.study.mutual_information.report import page, write_results
+from racecar.study.report import write
+from racecar.study.runs import StudyError
+from racecar.study.workers import Advance, Stop, Stopper, run_shares
+
+console = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 2 wrong input, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser, leaves = _parser()
+    _apply_preset(leaves["mutual-information"], arguments)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "study":
+            return _study(leaves["mutual-information"], options.study["mutual-information"])
+        if options.command == "report":
+            return _report(options.report.runs, options.report.results)
+        return _explain(**options.explain.as_dict())
+    except (StudyError, racecar.RacecarError, ValueError, OSError) as error:
+        print(f"racecar: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("racecar: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> tuple[jsonargparse.ArgumentParser, dict[str, jsonargparse.ArgumentParser]]:
+    parser = jsonargparse.ArgumentParser(prog="racecar", description="Racecar training: studies, reports, palindromes.")
+    commands = parser.add_subcommands(dest="command")
+
+    study = jsonargparse.ArgumentParser(description="Run one of the paper's experiments; the same command resumes it.")
+    commands.add_subcommand("study", study)
+    experiments = study.add_subcommands(dest="experiment")
+    mutual = jsonargparse.ArgumentParser(description="Section 4: the 12-bit task, Tables 1 and 2, Figures 2, 3, 4, 14.")
+    mutual.add_argument("--config", action="config", help="YAML file with any of the options below")
+    mutual.add_argument("--preset", type=Literal["paper", "quick"], default="paper", help="quick: under 20 seconds")
+    mutual.add_argument(
+        "--out", type=str, default=None, help="folder (default: runs/mutual-information-PRESET-PROTOCOL)"
+    )
+    mutual.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
+    mutual.add_argument("--variants", nargs="+", type=str, default=Config().variants, help="e.g. Std Ort RR1 RR6")
+    mutual.add_class_arguments(Config, skip={"variants"})
+    experiments.add_subcommand("mutual-information", mutual)
+
+    report = jsonargparse.ArgumentParser(description="Write report.html from the finished runs of studies.")
+    report.add_argument("runs", nargs="+", type=str, help="study folders, or a folder that holds some")
+    report.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (SVG)")
+    commands.add_subcommand("report", report)
+
+    explain = jsonargparse.ArgumentParser(description="Print the palindrome of a model.")
+    explain.add_argument("model", type=str, help="timm:NAME, torchvision:NAME or module:NAME of a class or function")
+    explain.add_argument("--input", type=str, default="3,224,224", help="shape of one sample, e.g. 3,32,32")
+    explain.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
+    explain.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
+    commands.add_subcommand("explain", explain)
+    return parser, {"mutual-information": mutual}
+
+
+def _apply_preset(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """A preset changes defaults, so that a configuration file and options still win over it."""
+    for i, argument in enumerate(arguments):
+        name = argument.removeprefix("--preset=") if argument.startswith("--preset=") else None
+        if argument == "--preset" and i + 1 < len(arguments):
+            name = arguments[i + 1]
+        if name in PRESETS:
+            parser.set_defaults(PRESETS[name])
+
+
+# --- study ------------------------------------------------------------------------------------------------------------
+
+
+def _study(parser: jsonargparse.ArgumentParser, options: jsonargparse.Namespace) -> int:
+    names = {f.name for f in dataclasses.fields(Config)}
+    config = Config(**{k: v for k, v in parser.instantiate_classes(options).as_dict().items() if k in names})
+    folder = Path(options.out or f"runs/mutual-information-{options.preset}-{config.protocol}")
+    if options.workers is not None and options.workers < 1:
+        raise StudyError(f"--workers must be at least 1, not {options.workers}")
+    workers = options.workers or min(2, os.cpu_count() or 1)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    study = mutual_information.open_study(folder, config)
+    mutual_information.remember(study, config)
+    shares = [
+        (folder, dataclasses.replace(config, variants=names)) for names in mutual_information.parts(config, workers)
+    ]
+    started = time.monotonic()
+    total, done = mutual_information.total_epochs(study, config)
+    complete = True
+    if done < total:
+        with (
+            Stopper() as stop,
+            _progress(f"{len(mutual_information.runs_of(config))} networks", total, done) as advance,
+        ):
+            complete = run_shares(_train, shares, advance, stop)
+        study.add_seconds(time.monotonic() - started)
+    path = _write_report(folder)
+    if not complete:
+        print("racecar: stopped; what is done is kept and the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"report: {path}")
+    return 0
+
+
+def _train(share: tuple[Path, Config], advance: Advance, stop: Stop) -> bool:
+    folder, config = share
+    return mutual_information.run_study(
+        mutual_information.open_study(folder, config), config, advance=advance, stop=stop
+    )
+
+
+@contextmanager
+def _progress(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(label, total=total, completed=done)
+        yield lambda n: progress.update(task, advance=n)
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def _report(names: Sequence[str], results: str | None) -> int:
+    for name in names:
+        for folder in _studies(Path(name)):
+            print(f"report: {_write_report(folder)}")
+            if results is not None:
+                for path in write_results(*mutual_information.reopen(folder), Path(results)):
+                    print(f"results: {path}")
+    return 0
+
+
+def _studies(folder: Path) -> list[Path]:
+    """The folder itself, or the studies directly inside it."""
+    if not folder.is_dir():
+        raise StudyError(f"{folder} is not a folder: give the --out of a study")
+    found = [p.parent for p in sorted([folder / "study.json", *folder.glob("*/study.json")]) if p.exists()]
+    if not found:
+        raise StudyError(f"{folder} holds no study (no study.json there or one level below)")
+    return found
+
+
+def _write_report(folder: Path) -> Path:
+    study, config = mutual_information.reopen(folder)
+    return write(page(study, config), folder / "report.html")
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+def _explain(model: str, input: str, layers: str | None, start: str | None) -> int:
+    try:
+        shape = [int(n) for n in input.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--input {input!r} is not a shape: use numbers with commas, e.g. 3,32,32") from error
+    chosen: Any = layers
+    if layers is not None and layers.isdigit():
+        chosen = int(layers)
+    elif layers is not None and layers not in ("conv", "all"):
+        chosen = layers.split(",")
+    rr = racecar.Racecar(_model(model), torch.zeros(2, *shape), layers=chosen, start=start)
+    explanation = rr.explain()
+    table = Table(title=f"The palindrome of {model}")
+    for column in explanation.columns:
+        table.add_column(column, overflow="fold")
+    for step, row in zip(explanation.steps, explanation.rows(), strict=True):
+        table.add_row(*row, style="" if step.mirrored else "dim")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print(explanation.footer())
+    return 0
+
+
+def _model(name: str) -> nn.Module:
+    """Build a model from timm:NAME, torchvision:NAME or module:NAME, with random weights."""
+    source, separator, what = name.partition(":")
+    if not separator:
+        raise ValueError(f"{name!r} is not a model: use timm:NAME, torchvision:NAME or module:NAME")
+    if source in ("timm", "torchvision"):
+        try:
+            library = importlib.import_module("timm" if source == "timm" else "torchvision.models")
+        except ImportError as error:
+            raise ValueError(f"{name}: {source} is not installed (pip install {source})") from error
+        make = library.create_model if source == "timm" else library.get_model
+        try:
+            return make(what)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{source} has no model {what!r}: {error}") from error
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(source), what)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    built = found if isinstance(found, nn.Module) else found()
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{name} is not a torch.nn.Module but {type(built).__name__}")
+    return built
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What can be chosen in the 12-bit study, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from racecar.study.mutual_information.data import Protocol
+from racecar.study.protocol import Variant
+
+
+@dataclass(frozen=True)
+class Training:
+    """Hyper-parameters of Table 8, and what the paper leaves open (see the ablation in results/).
+
+    Attributes:
+        epochs: of phase I and of phase II.
+        epochs_b: of ``Std_B`` from scratch.
+        batch_size: 512 (Table 8).
+        remainder: the 205 patterns left over in an epoch make a last, smaller batch (``"kept"``) or are ``"dropped"``.
+        learning_rate: of Adam.
+        weight: λ_1 to λ_6, with the loss summed over batch and units.
+        ort_weight: β of Eq. 2 (not given in the paper).
+        ort_squared: σ² as the authors' code has it, instead of the σ of Eq. 2.
+        initialisation: ``"glorot"`` uniform with zero biases (the authors' code), ``"truncated"`` normal with
+            deviation 1/√fan-in and zero biases (Shwartz-Ziv & Tishby's code) or ``"torch"``.
+        softmax: applied ``"once"``, inside the cross entropy, or ``"twice"`` as in the authors' code.
+        coding: of the input bits, ``"01"`` or ``"pm1"``.
+        order: of the training patterns, ``"fixed"`` (as IDNNs) or ``"shuffled"`` in every epoch.
+        optimiser: in phase II ``"fresh"`` or ``"carried"`` over from phase I with the weights.
+        epsilon: of Adam.
+    """
+
+    epochs: int = 2000
+    epochs_b: int = 4000
+    batch_size: int = 512
+    remainder: Literal["kept", "dropped"] = "kept"
+    learning_rate: float = 4e-4
+    weight: float = 1e-2
+    ort_weight: float = 1e-2
+    ort_squared: bool = False
+    initialisation: Literal["glorot", "truncated", "torch"] = "truncated"
+    softmax: Literal["once", "twice"] = "twice"
+    coding: Literal["01", "pm1"] = "01"
+    order: Literal["fixed", "shuffled"] = "shuffled"
+    optimiser: Literal["fresh", "carried"] = "fresh"
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "epochs_b", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("weight", "ort_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole study.
+
+    Attributes:
+        protocol: split and metric: ``"paper"`` or ``"sound"``, see :mod:`.data`.
+        variants: of phase I.
+        seeds: how many, counted from 0.
+        snapshots: points per information-plane line, from the first to the last epoch.
+        training: hyper-parameters.
+    """
+
+    protocol: Protocol = "paper"
+    variants: list[str] = field(default_factory=lambda: ["Std", "Ort", "RR1", "RR6"])
+    seeds: int = 5
+    snapshots: int = 40
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, not {self.seeds}")
+        if self.snapshots < 2:
+            raise ValueError(f"snapshots must be at least 2, not {self.snapshots}")
+        if not self.variants:
+            raise ValueError("variants is empty: name at least one, e.g. Std")
+        for name in self.variants:
+            if (depth := Variant.parse(name).depth) > 6:
+                raise ValueError(f"RR{depth}: the network of Table 7 has 6 layers")
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {},
+    "quick": {"seeds": 2, "snapshots": 12, "training.epochs": 60, "training.epochs_b": 120},
+}

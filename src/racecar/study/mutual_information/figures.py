@@ -1,0 +1,133 @@
+"""Figures 2, 3, 4 and 14: mutual-information planes, black (first epoch) to yellow (last), as the paper draws them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+
+# The paper's colours: black for the first epoch, yellow for the last.
+EPOCHS = LinearSegmentedColormap.from_list("epochs", ["#000000", "#5b1a4a", "#c1443c", "#f59a23", "#ffe94a"])
+FAMILY = {"Std": "#e0b000", "RR": "#3a9a4a", "Ort": "#2f6fb5"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One model's plane.
+
+    Attributes:
+        title: the model, e.g. ``"RR^6_A"``.
+        epochs: [points].
+        information: I(X;L) and I(L;Y) in bits, [points, 6 layers, 2].
+        accuracy: of the last epoch.
+    """
+
+    title: str
+    epochs: Sequence[int]
+    information: np.ndarray
+    accuracy: float
+
+
+def math_title(model: str) -> str:
+    """``RR^6_AB`` as a formula for matplotlib."""
+    name, _, phase = model.partition("_")
+    base, _, depth = name.partition("^")
+    return rf"$\mathrm{{{base}}}^{{{depth}}}_{{{phase}}}$" if depth else rf"$\mathrm{{{base}}}_{{{phase}}}$"
+
+
+def planes(panels: Sequence[Panel], *, label_layers: bool = False) -> str:
+    """A row of planes as SVG: x is I(X;L), y is I(L;Y); the final I(X;L_6) stands above each panel.
+
+    Args:
+        panels: up to five.
+        label_layers: write L_1 to L_6 at the end points (Figure 14).
+    """
+    width = 3.1 if len(panels) > 1 else 4.6
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(width * len(panels) + 0.9, width + 0.45), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        epochs = np.asarray(panel.epochs, dtype=float)
+        # Epochs are measured evenly on a logarithmic scale, and coloured so.
+        shade = np.log1p(epochs) / max(np.log1p(epochs[-1]), 1e-9)
+        for layer in range(panel.information.shape[1]):
+            x, y = panel.information[:, layer, 0], panel.information[:, layer, 1]
+            axis.plot(x, y, color="#999999", linewidth=0.5, alpha=0.6, zorder=1)
+            axis.scatter(
+                x, y, c=shade, cmap=EPOCHS, vmin=0, vmax=1, s=17, linewidths=0.25, edgecolors="#333333", zorder=2
+            )
+            axis.scatter(x[-1:], y[-1:], color="#ffe94a", s=48, linewidths=0.8, edgecolors="black", zorder=3)
+            if label_layers:
+                axis.annotate(
+                    f"$L_{layer + 1}$", (x[-1], y[-1]), xytext=(6, -11), textcoords="offset points", fontsize=9
+                )
+        last = panel.information[-1, -1, 0]
+        axis.set_title(
+            f"{math_title(panel.title)}   accuracy {panel.accuracy:.3f}\n$I(X;L_6)$ = {last:.2f} bits", fontsize=10
+        )
+        axis.set_xlabel("$I(X;L)$ in bits")
+        axis.grid(color="#dddddd", linewidth=0.5, zorder=0)
+        axis.set_xlim(-0.4, 12.4)
+        axis.set_ylim(-0.04, 1.04)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("$I(L;Y)$ in bits")
+    figure.tight_layout(rect=(0, 0, 1 - 0.75 / figure.get_size_inches()[0], 1))
+    last_epoch = max(int(p.epochs[-1]) for p in panels)
+    box = axes[0][-1].get_position()
+    bar = figure.add_axes(
+        (box.x1 + 0.14 / figure.get_size_inches()[0], box.y0, 0.1 / figure.get_size_inches()[0], box.height)
+    )
+    scale = figure.colorbar(ScalarMappable(Normalize(0, 1), EPOCHS), cax=bar)
+    marks = [e for e in (0, 10, 100, 1000) if e < 0.6 * last_epoch] + [last_epoch]
+    scale.set_ticks([float(np.log1p(m) / np.log1p(last_epoch)) for m in marks], labels=[str(m) for m in marks])
+    scale.set_label("epoch", fontsize=9)
+    return _svg(figure)
+
+
+def accuracies(models: Sequence[tuple[str, str, Sequence[float], Sequence[float]]], constant: float) -> str:
+    """Accuracy per model: every run as a dot, mean and standard deviation as a bar, the paper's mean as a diamond.
+
+    Args:
+        models: (name, family, this study's runs, the paper's runs).
+        constant: the better constant predictor, a dashed line.
+    """
+    figure, axis = plt.subplots(figsize=(max(4.5, 0.72 * len(models) + 1.2), 3.3))
+    for i, (_, family, ours, theirs) in enumerate(models):
+        if len(ours):
+            spread = float(np.std(ours, ddof=1)) if len(ours) > 1 else 0.0
+            axis.bar(
+                i, float(np.mean(ours)), 0.62, color=FAMILY[family], yerr=spread, capsize=3, ecolor="#444444", zorder=2
+            )
+            offsets = np.linspace(-0.18, 0.18, len(ours)) if len(ours) > 1 else np.zeros(1)
+            axis.scatter(i + offsets, ours, s=12, color="white", edgecolors="black", linewidths=0.7, zorder=3)
+        if len(theirs):
+            axis.scatter([i + 0.38], [float(np.mean(theirs))], marker="D", s=26, color="#b03060", zorder=4)
+    axis.scatter([], [], marker="D", s=26, color="#b03060", label="paper's mean")
+    axis.axhline(
+        constant, color="#666666", linestyle="--", linewidth=1, label=f"best constant answer, {constant:.3f}", zorder=1
+    )
+    axis.set_xticks(range(len(models)), [math_title(m[0]) for m in models], fontsize=10)
+    axis.set_ylim(0, 1.03)
+    axis.set_ylabel("test accuracy")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
+    figure.tight_layout()
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # A fixed salt and no date: the same data gives the same file.
+    with plt.rc_context({"svg.hashsalt": "racecar"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return buffer.getvalue()

@@ -1,0 +1,243 @@
+"""The page of the 12-bit study: Tables 1 and 2 beside the paper's, Figures 2, 3, 4 and 14, verdicts, provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from racecar.study.mutual_information import figures, paper
+from racecar.study.mutual_information.config import Config
+from racecar.study.mutual_information.data import constant_predictor
+from racecar.study.mutual_information.results import Results
+from racecar.study.protocol import Variant
+from racecar.study.report import (
+    Block,
+    Cell,
+    Column,
+    Command,
+    Figure,
+    Group,
+    KeyValues,
+    Page,
+    Section,
+    Table,
+    Text,
+    Verdicts,
+)
+from racecar.study.runs import Study, write_text
+from racecar.study.statistics import Summary, summarise
+
+_PHASES = (
+    ("Phase I, task A", "A"),
+    ("Phase II, task A again", "AA"),
+    ("Phase II, transfer to task B", "AB"),
+    ("Task B from scratch", "B"),
+)
+
+
+def page(study: Study, config: Config) -> Page:
+    """Build the report from what is finished; missing runs say so."""
+    results = Results.load(study, config)
+    about = study.about()
+    finished = len(results.metrics)
+    subtitle = (
+        f"The 12-bit task of Shwartz-Ziv & Tishby. Protocol **{config.protocol}**: {_PROTOCOL[config.protocol]} "
+        f"{finished} networks trained in {about['seconds']:.0f} s."
+    )
+    return Page(
+        f"Racecar training and mutual information ({config.protocol} protocol)",
+        subtitle,
+        [
+            Section("Accuracy", _accuracy(results), lead="Tables 1 and 2 of the paper, run by run."),
+            Section(
+                "Mutual-information planes",
+                _planes(results),
+                lead="Every dot is a layer's output at one epoch, black at the first and yellow at the last, over "
+                "all 4096 patterns, 30 bins on [−1, 1]. The panel shows the run with the median accuracy.",
+            ),
+            Section(
+                "How it was run",
+                [
+                    Command(about["command"]),
+                    KeyValues({**asdict(config)}, "Configuration", open=True),
+                    KeyValues(about["environment"], "Environment"),
+                ],
+            ),
+        ],
+        summary_blocks=[Verdicts(results.verdicts())],
+        command=about["command"],
+    )
+
+
+_PROTOCOL = {
+    "paper": "published data in file order (first 3277 train, last 819 test), accuracy as the mean over batches of "
+    "512 and 307.",
+    "sound": "shuffled, stratified split per seed, accuracy per sample.",
+}
+
+
+def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
+    """The numbers as Markdown and the planes as SVG, with the command, hardware and versions they come from."""
+    results, about = Results.load(study, config), study.about()
+    environment = about["environment"]
+    stem = f"{study.about()['experiment']}-{config.protocol}"
+    lines = [
+        f"# 12-bit study, {config.protocol} protocol",
+        "",
+        f"`{about['command']}`",
+        "",
+        f"{_PROTOCOL[config.protocol]} {environment['processor']}, torch {environment['torch']}, Python "
+        f"{environment['python']}, revision {environment['revision']}; {len(results.metrics)} networks in "
+        f"{about['seconds']:.0f} s. n = {config.seeds} seeds (0 to {config.seeds - 1}).",
+        "",
+        "| model | mean ± sd | 95 % CI | runs by seed | paper, mean ± sd of 5 | final I(X;L_6), bits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model in results.models:
+        values, theirs = results.accuracies(model), paper.ACCURACY.get(model)
+        if not values:
+            lines.append(f"| {model} | not run | | | {_spread(summarise(theirs)) if theirs else '—'} | |")
+            continue
+        ours = summarise(values)
+        interval = f"{ours.low:.3f} – {ours.high:.3f}" if ours.n > 1 else "n = 1"
+        runs = " ".join(f"{v:.3f}" for v in values)
+        information = _spread(summarise(results.information(model)))
+        lines.append(
+            f"| {model} | {_spread(ours)} | {interval} | {runs} | {_spread(summarise(theirs)) if theirs else '—'} | "
+            f"{information} |"
+        )
+    for answer in (0, 1):
+        lines.append(f"| always y = {answer} | {constant_predictor(config.protocol, answer):.4f} | | | | |")
+    lines += ["", "| claim of the paper | where | verdict | evidence |", "|---|---|---|---|"]
+    lines += [f"| {v.claim} | {v.where} | {v.outcome} | {v.evidence} |" for v in results.verdicts()]
+    text = "\n".join(lines) + "\n"
+    written = [folder / f"{stem}.md"]
+    write_text(written[0], text)
+    for number, _, panels in _figure_panels(results):
+        if panels:
+            path = folder / f"{stem}-figure-{number}.svg"
+            write_text(path, figures.planes(panels))
+            written.append(path)
+    return written
+
+
+def _figure_panels(results: Results) -> list[tuple[int, str, list[figures.Panel]]]:
+    """Figures 2, 3 and 4: (number, words, panels)."""
+    found = []
+    for number, phase, words in (
+        (2, "A", "after phase I"),
+        (3, "AA", "continued training on task A"),
+        (4, "AB", "transfer to task B, and B from scratch"),
+    ):
+        names = [m for m in results.models if m.endswith(f"_{phase}") or (phase == "AB" and m.endswith("_B"))]
+        found.append((number, words, [p for m in names if (p := results.panel(m)) is not None]))
+    return found
+
+
+def _accuracy(results: Results) -> list[Block]:
+    seeds = results.config.seeds
+    columns = [
+        Column("model"),
+        Column("mean ± sd", numeric=True),
+        Column("95 % CI", numeric=True),
+        *(Column(f"seed {s}", digits=3) for s in range(seeds)),
+        Column("paper, mean ± sd", numeric=True),
+    ]
+    rows: list[Any] = []
+    for heading, phase in _PHASES:
+        models = [m for m in results.models if m.endswith(f"_{phase}")]
+        if not models:
+            continue
+        rows.append(Group(heading))
+        rows += [_row(results, m, seeds) for m in models]
+    rows.append(Group("Constant answer"))
+    for answer in (0, 1):
+        value = constant_predictor(results.config.protocol, answer)
+        rows.append([f"always y = {answer}", f"{value:.4f}", None, *[Cell("") for _ in range(seeds)], Cell("")])
+    for row in rows[-2:]:
+        row[2] = Cell("")
+    note = (
+        "95 % CI: Student's t over seeds. The paper reports five runs. On task B the labels, and so the constant "
+        "answers, are exchanged."
+    )
+    drawn = [
+        (m, Variant.parse(m.split("_")[0]).family, results.accuracies(m), paper.ACCURACY.get(m, ()))
+        for m in results.models
+    ]
+    caption = (
+        "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's mean; dashed: the best "
+        "constant answer."
+    )
+    return [
+        Table(columns, rows, "Test accuracy at the last epoch.", note),
+        Figure(figures.accuracies(drawn, results.best_constant()), caption, "Bar chart of test accuracy per model"),
+    ]
+
+
+def _row(results: Results, model: str, seeds: int) -> list[object]:
+    values = results.accuracies(model)
+    ours = summarise(values)
+    theirs = summarise(paper.ACCURACY[model]) if model in paper.ACCURACY else None
+    padded: list[object] = [*values, *[None] * (seeds - len(values))]
+    family = Variant.parse(model.split("_")[0]).family.lower()
+    if not values:
+        return [Cell(model, variant=family), None, None, *padded, _spread(theirs)]
+    return [
+        Cell(model, variant=family),
+        Cell(_spread(ours), emphasis=True, bar=ours.mean),
+        f"{ours.low:.3f} – {ours.high:.3f}" if ours.n > 1 else Cell("n = 1"),
+        *padded,
+        _spread(theirs),
+    ]
+
+
+def _spread(summary: Summary | None) -> str:
+    if summary is None:
+        return "—"
+    return f"{summary.mean:.3f} ± {summary.sd:.3f}" if not math.isnan(summary.sd) else f"{summary.mean:.3f}"
+
+
+def _planes(results: Results) -> list[Block]:
+    blocks: list[Block] = []
+    for number, words, panels in _figure_panels(results):
+        if not panels:
+            blocks.append(Text(f"Figure {number} ({words}): not run."))
+            continue
+        ends = "; ".join(f"{p.title} {p.information[-1, -1, 0]:.2f}" for p in panels)
+        blocks.append(
+            Figure(
+                figures.planes(panels),
+                f"**Figure {number}**, {words}. Final I(X;L_6) in bits: {ends}.",
+                f"Mutual-information planes of {', '.join(p.title for p in panels)}",
+            )
+        )
+    blocks.append(_information_table(results))
+    std = results.panel("Std_A")
+    if std is not None:
+        blocks.append(
+            Figure(
+                figures.planes([std], label_layers=True),
+                "**Figure 14**, Std_A with its layers named.",
+                "Mutual-information plane of Std_A with layers L_1 to L_6 labelled",
+            )
+        )
+    return blocks
+
+
+def _information_table(results: Results) -> Table:
+    rows: list[Sequence[object]] = []
+    for model in results.models:
+        if not results.accuracies(model):
+            rows.append([model, *[None] * 6])
+            continue
+        cells = []
+        for layer in range(6):
+            s = summarise(results.information(model, layer))
+            cells.append(Cell(f"{s.mean:.2f}", detail="" if math.isnan(s.sd) else f"± {s.sd:.2f}"))
+        family = Variant.parse(model.split("_")[0]).family.lower()
+        rows.append([Cell(model, variant=family), *cells])
+    columns: list[str | Column] = ["model", *(Column(f"L_{m}", numeric=True) for m in range(1, 7))]
+    return Table(columns, rows, "Final I(X;L) in bits, mean and standard deviation over seeds.", "At most 12 bits.")

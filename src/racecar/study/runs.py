@@ -1,0 +1,265 @@
+"""A study on disk: configuration, environment, one folder per finished run, and what an interrupted one has reached.
+
+    OUT/study.json                    configuration, command, environment
+    OUT/runs/RR6_AB/seed-3/           model.safetensors (the plain model), run.json (metrics)
+    OUT/progress-*.safetensors        state of the runs in training, replaced at every save
+    OUT/report.html
+
+Every file is written under a temporary name and renamed, so a killed process leaves the old file or the new one.
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from racecar.study.protocol import Run
+
+
+class StudyError(Exception):
+    """Something about a study's folder or arguments is wrong; the message is for the user."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+
+    Raises:
+        StudyError: the folder or the disk refuses; the old file is still there.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(f"cannot write {path}: {error}. What was there before is unchanged.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        StudyError: missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be read: {error}. Delete it to redo what it held.") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors atomically."""
+    content = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
+    write_atomically(path, lambda p: save_file(content, p, dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        StudyError: missing, truncated or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(f"{path} cannot be read: {error}. Delete it to redo what it held.") from error
+
+
+def environment() -> dict[str, str]:
+    """Hardware and versions, for the report."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "processor": _processor()}
+    found["threads"] = str(torch.get_num_threads())
+    found["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    for package in ("torch", "numpy", "racecar-training"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["revision"] = _revision()
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _revision() -> str:
+    """The code's git revision, with ``+`` if files were changed."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return revision + ("+" if changed else "")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of runs in training.
+
+    Attributes:
+        tensors: anything the experiment needs to go on, by name.
+        about: anything else that is JSON.
+    """
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+class Study:
+    """A study's folder.
+
+    Args:
+        folder: created if needed.
+        name: the experiment, e.g. ``"mutual-information"``.
+        config: what defines the runs; a folder holds runs of one configuration.
+
+    Raises:
+        StudyError: the folder belongs to another experiment or configuration, or cannot be written.
+    """
+
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        config = json.loads(json.dumps(config))
+        path = folder / "study.json"
+        if path.exists():
+            known = read_json(path)
+            if known.get("experiment") != name:
+                raise StudyError(f"{folder} holds the study {known.get('experiment')!r}: choose another --out")
+            if known["config"] != config:
+                there, now = _flat(known["config"]), _flat(config)
+                differing = sorted(k for k in there.keys() | now.keys() if there.get(k) != now.get(k))
+                changes = ", ".join(f"{k}: {there.get(k)} there, {now.get(k)} now" for k in differing)
+                raise StudyError(f"{folder} holds runs of another configuration ({changes}): choose another --out")
+        else:
+            if folder.exists() and any(folder.iterdir()):
+                raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
+            write_json(
+                path,
+                {
+                    "experiment": name,
+                    "config": config,
+                    "command": " ".join(["racecar", *sys.argv[1:]]),
+                    "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "environment": environment(),
+                    "seconds": 0.0,
+                },
+            )
+
+    def about(self) -> dict[str, Any]:
+        """The content of study.json."""
+        return read_json(self.folder / "study.json")
+
+    def note(self, **content: Any) -> None:
+        """Keep something about the study beside its configuration."""
+        about = self.about()
+        if any(about.get(k) != v for k, v in content.items()):
+            write_json(self.folder / "study.json", about | content)
+
+    def add_seconds(self, seconds: float) -> None:
+        """Add to the wall-clock time that was spent on training, over all sessions."""
+        self.note(seconds=round(self.about()["seconds"] + seconds, 1))
+
+    def path(self, run: Run) -> Path:
+        """The run's folder."""
+        return self.folder / "runs" / run.key
+
+    def finished(self, run: Run) -> bool:
+        """Whether the run is done: run.json is written last."""
+        return (self.path(run) / "run.json").exists()
+
+    def finish(self, run: Run, model: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
+        """Keep a run's weights and metrics."""
+        write_tensors(self.path(run) / "model.safetensors", model, {"model": run.model, "seed": str(run.seed)})
+        write_json(self.path(run) / "run.json", {"model": run.model, "seed": run.seed, **metrics})
+
+    def metrics(self, run: Run) -> dict[str, Any] | None:
+        """The metrics of a finished run, else None."""
+        return read_json(self.path(run) / "run.json") if self.finished(run) else None
+
+    def weights(self, run: Run) -> dict[str, Tensor]:
+        """The weights of a finished run."""
+        return read_tensors(self.path(run) / "model.safetensors")
+
+    def save_progress(self, slot: str, progress: Progress) -> None:
+        """Replace the saved state of the runs that one process trains; ``slot`` names the process's share."""
+        path = self.folder / f"progress-{slot}.safetensors"
+        write_tensors(path, progress.tensors, {"about": json.dumps(progress.about)})
+
+    def load_progress(self) -> list[Progress]:
+        """All saved states; a damaged one counts as none (its runs start again)."""
+        found = []
+        for path in sorted(self.folder.glob("progress-*.safetensors")):
+            try:
+                tensors = read_tensors(path)
+                with safe_open(path, "pt") as file:
+                    found.append(Progress(tensors, json.loads(file.metadata()["about"])))
+            except (StudyError, KeyError, TypeError, ValueError, SafetensorError):
+                continue
+        return found
+
+    def drop_progress(self, slot: str) -> None:
+        """Forget a saved state: its runs are finished."""
+        (self.folder / f"progress-{slot}.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,192 @@
+"""The study's engine against a plain training loop, and against itself when interrupted."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import mutual_info_score
+
+import racecar
+from racecar.study.mutual_information.config import Config, Training
+from racecar.study.mutual_information.data import labels, patterns, split
+from racecar.study.mutual_information.experiment import open_study, parts, run_study, runs_of, total_epochs
+from racecar.study.mutual_information.network import WIDTHS, initialised, network
+from racecar.study.mutual_information.training import snapshot_epochs
+from racecar.study.protocol import Run, Variant
+
+TINY = Config(
+    seeds=2,
+    snapshots=3,
+    variants=["Std", "Ort", "RR1", "RR6"],
+    training=Training(epochs=3, epochs_b=4, order="shuffled"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "tiny"
+    assert run_study(open_study(folder, TINY), TINY)
+    return folder
+
+
+def test_network_of_table_7() -> None:
+    assert sum(p.numel() for p in network().parameters()) == 294
+
+
+@pytest.mark.parametrize("scheme", ["glorot", "truncated", "torch"])
+def test_initialisation_is_seeded_and_scaled(scheme) -> None:
+    a, b, c = (initialised(scheme, seed).state_dict() for seed in (0, 0, 1))
+    assert all(a[k].equal(b[k]) for k in a)
+    assert not a["fc1.weight"].equal(c["fc1.weight"])
+    many = torch.cat([initialised(scheme, s).fc1.weight.flatten() for s in range(60)])
+    deviation = {"glorot": (6 / 22) ** 0.5 / 3**0.5, "truncated": 0.88 / 12**0.5, "torch": (1 / 12) ** 0.5 / 3**0.5}
+    assert many.std().item() == pytest.approx(deviation[scheme], rel=0.05)
+
+
+def plain_loop(run: Run, start: dict, config: Config) -> dict:
+    """One run trained by itself, as anyone would write it."""
+    training = config.training
+    net = network()
+    net.load_state_dict(start)
+    depth = run.variant.depth if run.phase == "A" else 0
+    weight = [training.weight] * depth + [0.0] * (6 - depth)
+    rr = racecar.Racecar(net, torch.zeros(2, 12), layers="all", weight=weight, reduction="sum", input_range="paper")
+    adam = torch.optim.Adam(net.parameters(), lr=training.learning_rate)
+    y = labels() if run.task == "A" else 1 - labels()
+    for epoch in range(training.epochs_b if run.phase == "B" else training.epochs):
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + epoch)
+        train = split(config.protocol, run.seed).train
+        for batch in train[torch.randperm(len(train), generator=generator)].split(training.batch_size):
+            adam.zero_grad()
+            output, penalty = rr(patterns()[batch])
+            loss = F.cross_entropy(F.softmax(output, 1), y[batch])
+            (loss + penalty).backward()
+            adam.step()
+    return net.state_dict()
+
+
+@pytest.mark.parametrize("key", ["RR6_A/seed-1", "RR1_A/seed-0", "Std_A/seed-0", "Std_B/seed-1", "RR6_AB/seed-0"])
+def test_runs_end_where_a_plain_loop_ends(finished: Path, key: str) -> None:
+    run = Run.parse(key)
+    study = open_study(finished, TINY)
+    start = initialised("truncated", run.seed).state_dict() if run.source is None else study.weights(run.source)
+    expected = plain_loop(run, start, dataclasses.replace(TINY))
+    for name, value in study.weights(run).items():
+        # Single precision: the orders of summation differ.
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
+
+
+def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
+    study = open_study(finished, TINY)
+    for variant in ("Std", "Ort", "RR1", "RR6"):
+        source, aa, ab = (study.weights(Run(Variant(variant), p, 0)) for p in ("A", "AA", "AB"))
+        for later in (aa, ab):
+            moved = max(float((later[k] - source[k]).abs().max()) for k in source)
+            # Adam moves a weight by about the learning rate per step, never more than a few times that.
+            assert 0 < moved < 3 * 21 * TINY.training.learning_rate
+        assert not aa["fc6.weight"].equal(ab["fc6.weight"])
+
+
+def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path: Path) -> None:
+    config = Config(
+        seeds=1, snapshots=2, variants=["Std", "Ort"], training=Training(epochs=40, epochs_b=1, ort_weight=1.0)
+    )
+    study = open_study(tmp_path / "s", config)
+    assert run_study(study, config)
+
+    def distance(variant: str) -> float:
+        weights = study.weights(Run(Variant(variant), "A", 0))
+        matrices = [weights[f"fc{m}.weight"] for m in range(1, 7)]
+        return float(sum(torch.linalg.matrix_norm(w.T @ w - torch.eye(w.shape[1]), 2) for w in matrices))
+
+    assert distance("Ort") < distance("Std")
+
+
+def test_information_of_the_last_snapshot_agrees_with_scikit_learn(finished: Path) -> None:
+    study = open_study(finished, TINY)
+    run = Run(Variant("RR6"), "A", 1)
+    net = network()
+    net.load_state_dict(study.weights(run))
+    found = study.metrics(run)["history"][-1]["information"]
+    value = patterns()
+    for layer in range(6):
+        value = net[2 * layer + 1](net[2 * layer](value))
+        codes = ((value.double() + 1) * 15).floor().clamp(0, 29).long()
+        ids = torch.unique(codes, dim=0, return_inverse=True)[1].numpy()
+        about_x = mutual_info_score(range(4096), ids) / torch.tensor(2.0).log().item()
+        about_y = mutual_info_score(labels().numpy(), ids) / torch.tensor(2.0).log().item()
+        assert found[layer] == pytest.approx([about_x, about_y], abs=2e-3)
+
+
+def test_history_holds_every_snapshot(finished: Path) -> None:
+    study = open_study(finished, TINY)
+    for run in runs_of(TINY):
+        history = study.metrics(run)["history"]
+        epochs = TINY.training.epochs_b if run.phase == "B" else TINY.training.epochs
+        assert [p["epoch"] for p in history] == snapshot_epochs(epochs, TINY.snapshots)
+        assert all(len(p["information"]) == len(WIDTHS) - 1 for p in history)
+    assert snapshot_epochs(2000, 40)[0] == 0
+    assert snapshot_epochs(2000, 40)[-1] == 2000
+
+
+def test_stopped_and_resumed_ends_with_the_same_weights(finished: Path, tmp_path: Path) -> None:
+    study = open_study(tmp_path / "s", TINY)
+    asked = 0
+    sessions = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 3 == 0
+
+    while not run_study(study, TINY, stop=stop):
+        sessions += 1
+        total, done = total_epochs(study, TINY)
+        assert 0 < done < total
+        assert sessions < 20
+    assert sessions >= 2
+    reference = open_study(finished, TINY)
+    for run in runs_of(TINY):
+        torch.testing.assert_close(study.weights(run), reference.weights(run), rtol=0, atol=0)
+        assert study.metrics(run) == reference.metrics(run)
+    assert not list((tmp_path / "s").glob("progress*"))
+
+
+def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, variants=["Std"], seeds=1)
+    study = open_study(tmp_path / "s", config)
+    assert run_study(study, config)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "runs").rglob("*.safetensors")}
+    trained: list[int] = []
+    more = dataclasses.replace(config, seeds=2)
+    assert run_study(study, more, advance=trained.append)
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert sum(trained) == 3 + 4 + 3 + 3
+    assert run_study(study, more, advance=lambda n: pytest.fail("nothing is left to train"))
+
+
+def test_variants_are_divided_among_processes() -> None:
+    for workers in range(1, 7):
+        shares = parts(Config(), workers)
+        assert sorted(v for share in shares for v in share) == ["Ort", "RR1", "RR6", "Std"]
+        assert len(shares) == min(workers, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Config(seeds=0), "seeds must be at least 1"),
+        (lambda: Config(variants=[]), "variants is empty"),
+        (lambda: Config(variants=["RR7"]), "6 layers"),
+        (lambda: Config(variants=["Foo"]), "no variant 'Foo'"),
+        (lambda: Config(snapshots=1), "snapshots"),
+        (lambda: Training(epochs=0), "epochs must be at least 1"),
+        (lambda: Training(learning_rate=0.0), "learning_rate must be positive"),
+        (lambda: Training(weight=float("nan")), "weight must not be negative"),
+    ],
+)
+def test_wrong_configurations(make, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()

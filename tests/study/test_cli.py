@@ -1,0 +1,163 @@
+"""The command as a user runs it: a process of its own, killed, interrupted, resumed, misused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = ["--training.epochs", "30", "--training.epochs_b", "30", "--seeds", "1", "--snapshots", "2"]
+
+
+def racecar(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "racecar.study.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+
+
+def study(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return racecar("study", "mutual-information", *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    result = study("--out", "s", "--variants", "Std", "RR6", *TINY, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "report: s/report.html" in result.stdout
+    return folder
+
+
+def test_the_report_shows_this_study_beside_the_paper(done: Path) -> None:
+    html = (done / "s" / "report.html").read_text()
+    accuracy = json.loads((done / "s" / "runs" / "RR6_AB" / "seed-0" / "run.json").read_text())["accuracy"]
+    assert f"{accuracy:.3f}" in html
+    for expected in ("0.997 ± 0.003", "0.1361", "RR^6_AB", "Figure 4", "undecided"):
+        assert expected in html
+    assert html.count("<svg") >= 5
+    assert "http://" not in html.replace("http://www.w3.org", "")
+
+
+def test_report_command_on_a_study_and_on_a_folder_of_studies(done: Path) -> None:
+    (done / "s" / "report.html").unlink()
+    for target in ("s", "."):
+        result = racecar("report", target, cwd=done)
+        assert result.returncode == 0, result.stderr
+        assert (done / "s" / "report.html").exists()
+
+
+def test_report_writes_results_with_their_command(done: Path) -> None:
+    result = racecar("report", "s", "--results", "out", cwd=done)
+    assert result.returncode == 0, result.stderr
+    (table,) = (done / "out").glob("*.md")
+    text = table.read_text()
+    assert "racecar study mutual-information" in text
+    assert "RR^6_AB" in text
+    assert "n = 1" in text
+
+
+def test_missing_runs_are_said_to_be_not_run(done: Path) -> None:
+    run = done / "s" / "runs" / "RR6_AA" / "seed-0" / "run.json"
+    content = run.read_bytes()
+    run.unlink()
+    try:
+        assert racecar("report", "s", cwd=done).returncode == 0
+        assert "not run" in (done / "s" / "report.html").read_text()
+    finally:
+        run.write_bytes(content)
+
+
+def test_same_command_again_trains_nothing(done: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (done / "s" / "runs").rglob("*")}
+    assert study("--out", "s", "--variants", "Std", "RR6", *TINY, cwd=done).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in (done / "s" / "runs").rglob("*")} == before
+
+
+def test_yaml_configuration_and_override(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "seeds: 1\nsnapshots: 2\nvariants: [Std]\ntraining: {epochs: 1, epochs_b: 1, weight: 0.5}\n"
+    )
+    result = study("--config", "c.yaml", "--training.weight", "0.25", "--out", "s", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    about = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert about["config"]["training"]["weight"] == 0.25
+    assert about["config"]["training"]["epochs"] == 1
+    assert about["variants"] == ["Std"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_or_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    arguments = ["--out", "s", "--variants", "Std", "RR6", "--workers", "2", "--seeds", "1", "--snapshots", "2",
+                 "--training.epochs", "400", "--training.epochs_b", "1"]  # fmt: skip
+    command = [sys.executable, "-m", "racecar.study.cli", "study", "mutual-information", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    limit = time.monotonic() + 120
+    while not list((tmp_path / "s").glob("runs/*_A/*/run.json")):
+        assert time.monotonic() < limit, "phase I took too long"
+        time.sleep(0.05)
+    if number == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130, errors
+        assert "the same command goes on from here" in errors
+        assert "Traceback" not in errors
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).returncode == 0:
+        assert time.monotonic() < limit, "training processes outlive their parent"
+        time.sleep(0.1)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "runs").rglob("run.json")}
+    assert not list((tmp_path / "s" / "runs").rglob(".*"))
+    result = study(*arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
+    assert len(list((tmp_path / "s" / "runs").rglob("run.json"))) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study", "mutual-information", "--sedes", "3"], "sedes"),
+        (["study", "mutual-information", "--protocol", "mine"], "protocol"),
+        (["study", "mutual-information", "--preset", "fast"], "preset"),
+        (["study", "mutual-information", "--training.epochs", "many"], "epochs"),
+        (["study", "mutual-information", "--variants", "RR9"], "6 layers"),
+        (["study", "mutual-information", "--seeds", "0"], "seeds must be at least 1"),
+        (["study", "mutual-information", "--workers", "0"], "workers must be at least 1"),
+        (["study", "mutual-information", "--config", "missing.yaml"], "missing.yaml"),
+        (["report", "nowhere"], "nowhere is not a folder"),
+        (["report", "."], "holds no study"),
+        (["explain", "resnet"], "is not a model"),
+        (["explain", "no.such.module:Net"], "no.such.module"),
+        (["explain", "torch.nn:Linear", "--input", "a"], "not a shape"),
+        ([], "command"),
+    ],
+)
+def test_misuse_is_one_clear_error(tmp_path: Path, arguments, words) -> None:
+    result = racecar(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_typo_in_yaml_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("training: {epoch: 3}\n")
+    result = study("--config", "c.yaml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "epoch" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_explain_prints_the_palindrome(tmp_path: Path) -> None:
+    result = racecar(
+        "explain", "racecar.study.mutual_information.network:network", "--input", "12", "--layers", "2", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    for expected in ("fc1", "linear 12→10", "linear adjoint", "yes", "no"):
+        assert expected in result.stdout

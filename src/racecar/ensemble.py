@@ -251,9 +251,10 @@ def _batch_last(module: fx.GraphModule) -> None:
 def _flatten(function: Callable[..., Any], arguments: tuple[Any, ...]) -> fx.GraphModule:
     """Trace to ATen operations, then drop those that do nothing or the same again."""
     module = make_fx(lambda *a: function(*a))(*arguments)
+    changed = _changed_in_place(module.graph)
     known: dict[Any, fx.Node] = {}
     for node in list(module.graph.nodes):
-        if not isinstance(node.target, torch._ops.OpOverload) or node.target._schema.is_mutable:
+        if not isinstance(node.target, torch._ops.OpOverload) or node in changed:
             continue
         key = (node.target, repr(node.args), repr(node.kwargs))
         same = _undone(node) or known.setdefault(key, node)
@@ -264,6 +265,27 @@ def _flatten(function: Callable[..., Any], arguments: tuple[Any, ...]) -> fx.Gra
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _changed_in_place(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose memory some operation writes to, views included: equal ones must stay apart."""
+    calls = [n for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
+    alias: dict[fx.Node, list[fx.Node]] = {}
+    changed: list[fx.Node] = []
+    for node in calls:
+        schema = node.target._schema  # type: ignore[union-attr]
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            if argument.alias_info is not None and isinstance(value, fx.Node):
+                alias.setdefault(node, []).append(value)
+                alias.setdefault(value, []).append(node)
+                changed += [node, value] if argument.alias_info.is_write else []
+    found = set(changed)
+    while changed:
+        for other in alias.get(changed.pop(), []):
+            if other not in found:
+                found.add(other)
+                changed.append(other)
+    return found
 
 
 _NO_CHANGE = {

@@ -26,7 +26,7 @@ class Explanation:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The cells as text, one tuple per step, in the order of ``columns``."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for step in self.steps:
             compared = step.compared is not None
             rows.append(

@@ -7,6 +7,7 @@ up by name at every call, then the flattened example inputs; it holds no tensor 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,12 +34,11 @@ class Shapes:
     """What the model's Python code asked of its inputs' shapes while it was traced (``if x.shape[-1] > 8``)."""
 
     def __init__(self, values: list[Any]) -> None:
-        dims = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
-        symbolic = [d.node for sizes in dims for d in sizes if isinstance(d, torch.SymInt)]
+        dims: list[list[Any]] = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
+        symbolic: list[Any] = [d.node for sizes in dims for d in sizes if isinstance(d, torch.SymInt)]
         self.guards = [g.expr for g in symbolic[0].shape_env.guards] if symbolic else []
         self.dims = [
-            [d.node.expr if isinstance(d, torch.SymInt) else sympy.Integer(d) for d in sizes]
-            for sizes in dims
+            [d.node.expr if isinstance(d, torch.SymInt) else sympy.Integer(d) for d in sizes] for sizes in dims
         ]
 
     def allow(self, leaves: list[Any]) -> bool:
@@ -80,6 +80,7 @@ class ForwardGraph:
     outputs: list[Any]
     shapes: Shapes
     data: set[fx.Node] = field(default_factory=set)
+    root: nn.Module = field(default_factory=nn.Module)
 
     def depends_on_input(self, value: object) -> bool:
         """Whether a graph value changes with the network's input."""
@@ -124,23 +125,27 @@ def export_forward(
     hooked = _hooked_modules(model)
     with _pristine(model, training):
         try:
-            shapes = torch.export.ShapesCollection()
-            for leaf in pytree.tree_leaves((args, kwargs)):
-                if isinstance(leaf, Tensor):
-                    # A size of 1 is always traced as a constant; to ask for more is only answered by a warning.
-                    shapes[leaf] = {
-                        d: Dim.AUTO if size > 1 else Dim.STATIC for d, size in enumerate(leaf.shape)
-                    }
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            try:
+                program = _trace(model, args, kwargs, dims=None)
+            except Exception as error:
+                if _DATA_DEPENDENT in str(error):
+                    raise
+                # The algebra of sizes may be too much for the tracer (some strides on some sizes): vary the batch
+                # alone, and derive anew for other sizes.
+                program = _trace(model, args, kwargs, dims=1)
         except Exception as error:
-            sizes = ", ".join(
-                str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+            sizes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            hint = (
+                "The forward branches on the values of a tensor, which a graph cannot do: use torch.where, or move the "
+                "branch out of the model."
+                if _DATA_DEPENDENT in str(error)
+                else "Check that the model itself runs on such inputs; racecar needs a forward that "
+                "torch.export(strict=False) can trace."
             )
-            reason = str(error).strip().split("\n")[0]
             raise ExportError(
                 f"torch.export could not trace {type(model).__name__} with inputs of shape {sizes}: {reason}\n"
-                "racecar needs a model whose forward runs under torch.export(strict=False); a branch on the values "
-                "of a tensor is the usual cause. The whole reason is above, as this error's cause."
+                f"{hint} The whole reason is above, as this error's cause."
             ) from error
     forward = _lift(program)
     _drop_checks(forward.graph)
@@ -152,12 +157,27 @@ def export_forward(
     return forward
 
 
+_DATA_DEPENDENT = "data-dependent"
+
+
+def _trace(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> torch.export.ExportedProgram:
+    """Export with the first ``dims`` dimensions of every input (None: all) free to change."""
+    shapes = torch.export.ShapesCollection()
+    for leaf in pytree.tree_leaves((args, kwargs)):
+        if isinstance(leaf, Tensor):
+            # A size of 1 is always traced as a constant; to ask for more is only answered by a warning.
+            free = [size > 1 and (dims is None or d < dims) for d, size in enumerate(leaf.shape)]
+            shapes[leaf] = {d: Dim.AUTO if f else Dim.STATIC for d, f in enumerate(free)}
+    with warnings.catch_warnings():
+        # An RNN puts its own parameters into a list at every call.
+        warnings.filterwarnings("ignore", r"The tensor attributes self\.\S*_flat_weights", UserWarning)
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+
+
 def _check_devices(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     if not leaves:
-        raise ArgumentError(
-            "example_inputs holds no tensor: give a tensor, a tuple of arguments or a dict of keywords"
-        )
+        raise ArgumentError("example_inputs holds no tensor: give a tensor, a tuple of arguments or a dict of keywords")
     places = {p.device for p in model.parameters()}
     if len(places) == 1:
         (place,) = places
@@ -296,7 +316,7 @@ def _inline_regions(module: fx.GraphModule) -> None:
         enter, leave = (set_grad, set_grad) if settings == 1 else (_enter_autocast, _exit_autocast)
         with graph.inserting_before(node):
             token = graph.call_function(enter, mode)
-            results = graph.graph_copy(inner.graph, copies)
+            results: Any = graph.graph_copy(inner.graph, copies)
             graph.call_function(leave, (token,))
         for user in list(node.users):
             user.replace_all_uses_with(results[user.args[1]])  # every user is a getitem
@@ -308,8 +328,8 @@ def _inline_regions(module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             users = ", ".join(str(u.target) for u in node.users)
             raise ExportError(
-                f"the model's forward holds a graph of its own ({users}), which racecar cannot mirror: write it without "
-                "torch.cond, torch.while_loop and the like"
+                f"the model's forward holds a graph of its own ({users}), which racecar cannot mirror: write it "
+                "without torch.cond, torch.while_loop and the like"
             )
 
 
@@ -374,9 +394,7 @@ def _fold_activations(graph: fx.Graph) -> None:
             fold = softsign if isinstance(inner, fx.Node) and inner.target is aten.abs.default else None
         else:
             inner = other
-            fold = (
-                tanhshrink if node.target is aten.sub.Tensor and other.target is aten.tanh.default else None
-            )
+            fold = tanhshrink if node.target is aten.sub.Tensor and other.target is aten.tanh.default else None
         if fold is None or not isinstance(inner, fx.Node) or inner.args[0] is not first:
             continue
         node.target, node.args = fold, (first,)
@@ -407,7 +425,7 @@ class _Hooks(nn.Module):
         module: nn.Module = self.__dict__["module"]
         if self.kind == "pre":
             for key, hook in list(module._forward_pre_hooks.items()):
-                extra = ({},) if key in module._forward_pre_hooks_with_kwargs else ()
+                extra: tuple[Any, ...] = ({},) if key in module._forward_pre_hooks_with_kwargs else ()
                 result = hook(module, (inputs,), *extra)
                 if result is not None:
                     result = result[0] if extra else result
@@ -432,7 +450,7 @@ def _keep_hooks(forward: ForwardGraph, hooked: Mapping[str, nn.Module]) -> None:
     for node in graph.nodes:
         for key, path in _stack(node):
             calls.setdefault(key, (path, []))[1].append(node)
-    root = graph.owning_module = nn.Module() if graph.owning_module is None else graph.owning_module
+    root = forward.root
     seen = set()
     for number, (path, nodes) in enumerate(calls.values()):
         if path not in hooked:
@@ -440,9 +458,7 @@ def _keep_hooks(forward: ForwardGraph, hooked: Mapping[str, nn.Module]) -> None:
         seen.add(path)
         inside = set(nodes)
         entering = list(
-            dict.fromkeys(
-                a for n in nodes for a in n.all_input_nodes if a in forward.data and a not in inside
-            )
+            dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a in forward.data and a not in inside)
         )
         leaving = [n for n in nodes if n in forward.data and any(u not in inside for u in n.users)]
         if len(entering) != 1 or len(leaving) != 1:
@@ -470,6 +486,6 @@ def _keep_hooks(forward: ForwardGraph, hooked: Mapping[str, nn.Module]) -> None:
             forward.data.add(changed)
     if missing := sorted(set(hooked) - seen):
         raise ArgumentError(
-            f"module {missing[0] or 'the model'!r} has forward hooks but no operation of its own in the exported graph, "
-            "so they would never run: remove the hook or hook a neighbouring module"
+            f"module {missing[0] or 'the model'!r} has forward hooks but no operation of its own in the exported "
+            "graph, so they would never run: remove the hook or hook a neighbouring module"
         )

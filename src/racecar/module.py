@@ -76,15 +76,14 @@ class Racecar(nn.Module):
         super().__init__()
         _check_choices(model, reduction, input_range, norm_statistics)
         self.model = model
-        self._order = _parameter_names(model)
-        args, kwargs = self._positional(*_as_call(example_inputs))
+        args, kwargs = _as_call(example_inputs)
+        self._order = _parameter_names(model, args, kwargs)
+        args, kwargs = self._positional(args, kwargs)
         self._options = Options(layers, start, reduction, input_range, norm_statistics)
         self._palindromes: dict[bool, tuple[_Configuration, list[_Program]]] = {}
         self._pending: Tensor | None = None
         palindrome = self._program(args, kwargs, training=True).palindrome
-        self.register_buffer(
-            "lambdas", _check_weight(weight, len(palindrome.layers), model), persistent=False
-        )
+        self.register_buffer("lambdas", _check_weight(weight, len(palindrome.layers), model), persistent=False)
         self.training = model.training  # train() would change the modes of submodules that the user has set
 
     @property
@@ -159,9 +158,7 @@ class Racecar(nn.Module):
         self._palindromes[training] = (_Configuration(self.model), [*programs, program])
         return program
 
-    def _positional(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same call in one spelling: as many positional arguments as possible, the rest sorted."""
         if not kwargs:
             return args, kwargs
@@ -183,14 +180,11 @@ class Racecar(nn.Module):
         previous, self._pending = (terms, None) if terms.device.type == "cpu" else (self._pending, terms)
         if previous is None or math.isfinite(previous.sum()):
             return
-        bad = [
-            name
-            for name, value in zip(self.layers, previous.tolist(), strict=True)
-            if not math.isfinite(value)
-        ]
+        bad = [name for name, value in zip(self.layers, previous.tolist(), strict=True) if not math.isfinite(value)]
         raise NonFiniteError(
             f"the racecar penalty is not finite at layer {', '.join(map(repr, bad)) or '(their sum)'}: the reverse "
-            "pass grew without bound, unless the input or the weights were not finite before. Lower weight= or the learning rate, or compare fewer layers."
+            "pass grew without bound, unless the input or the weights were not finite before. Lower weight= or the "
+            "learning rate, or compare fewer layers."
         )
 
     def extra_repr(self) -> str:
@@ -270,8 +264,8 @@ class _Program:
         leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
         if spec != self.in_spec:
             raise ArgumentError(
-                f"called with {_described(spec)}, but example_inputs had {_described(self.in_spec)}: call with the same "
-                "arguments, nested in the same way"
+                f"called with {_described(spec)}, but example_inputs had {_described(self.in_spec)}: call with the "
+                "same arguments, nested in the same way"
             )
         return leaves
 
@@ -335,9 +329,9 @@ class _Configuration:
 
     @staticmethod
     def _modules(model: nn.Module) -> Any:
-        return tuple(
-            (m, m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()
-        ), next(((p.device, p.dtype) for p in model.parameters()), None)
+        return tuple((m, m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()), next(
+            ((p.device, p.dtype) for p in model.parameters()), None
+        )
 
     def holds(self, model: nn.Module) -> bool:
         return self.modules == self._modules(model) and all(
@@ -348,13 +342,17 @@ class _Configuration:
 _MISSING = object()
 
 
-def _parameter_names(model: nn.Module) -> list[str]:
+def _parameter_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
     """The names of the model's arguments that can be given by position."""
     try:
-        parameters = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
+        signature = inspect.signature(model.forward)
+    except (TypeError, ValueError):  # written in C++
         return []
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(f"example_inputs do not fit {type(model).__name__}.forward{signature}: {error}") from error
+    return [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _as_call(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -386,9 +384,7 @@ def _check_weight(weight: Weight, count: int, model: nn.Module) -> Tensor:
     try:
         values = torch.as_tensor(weight, dtype=dtype).detach().to(like.device)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ArgumentError(
-            f"weight must be a number or one number per compared layer, not {weight!r}"
-        ) from error
+        raise ArgumentError(f"weight must be a number or one number per compared layer, not {weight!r}") from error
     if values.ndim == 0:
         values = values.repeat(count)
     if values.shape != (count,):

@@ -25,7 +25,7 @@ def spectral_distance(matrix: Tensor, start: Tensor, *, iterations: int = 2) -> 
     vector = start.unsqueeze(-1)
     for _ in range(iterations):
         vector = nn.functional.normalize(_apply(matrix, vector), dim=-2, eps=1e-12)
-    return _apply(matrix, vector).norm(dim=(-2, -1)) / vector.norm(dim=(-2, -1))
+    return _apply(matrix, vector).norm(dim=(-2, -1)) / vector.norm(dim=(-2, -1)).clamp_min(1e-12)
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -109,10 +109,21 @@ def _rule(node: fx.Node) -> Rule | None:
     return find_rule(node.target) if node.op == "call_function" else None
 
 
+def _nodes_in(value: Any) -> list[fx.Node]:
+    """Every node in a nest of arguments, repeated ones repeated."""
+    found: list[fx.Node] = []
+
+    def note(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(value, note)
+    return found
+
+
 def _tensor_arguments(node: fx.Node) -> list[fx.Node]:
     """The tensor arguments in the order of the call, repeated ones repeated."""
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n) or n)
+    found = _nodes_in((node.args, node.kwargs))
     return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
 
 
@@ -184,7 +195,8 @@ class _Mirror:
             else ".".join(filter(None, (module_path(n), n.name)))
             for n in found
         }
-        names, uses = {}, {}
+        names: dict[fx.Node, str] = {}
+        uses: dict[str, int] = {}
         for n in found:
             uses[stems[n]] = uses.get(stems[n], 0) + 1
             names[n] = f"{stems[n]}#{uses[stems[n]]}"
@@ -338,7 +350,7 @@ class _Mirror:
     def _module(self, output: Any) -> fx.GraphModule:
         """A program of its own: the forward operations all stay (they may have effects), of the reverse what is used."""
         used: set[fx.Node] = set(self.nodes)
-        fx.map_arg(output, lambda n: used.add(n) or n)
+        used.update(_nodes_in(output))
         for node in reversed(self.graph.nodes):
             if node in used:
                 used.update(node.all_input_nodes)
@@ -348,7 +360,7 @@ class _Mirror:
             if node.op != "output" and node in used:
                 copies[node] = graph.node_copy(node, lambda n: copies[n])
         graph.output(fx.map_arg(output, lambda n: copies[n]))
-        return fx.GraphModule(self.graph.owning_module or nn.Module(), graph, class_name="Palindrome")
+        return fx.GraphModule(self.forward.root, graph, class_name="Palindrome")
 
     def _path(self, before: set[fx.Node], targets: set[fx.Node]) -> set[fx.Node]:
         """What lies between the compared inputs and the start, both included: only this needs rules."""
@@ -433,7 +445,7 @@ class _Mirror:
         assert rule is not None
         arguments = _tensor_arguments(node)
         data = tuple(n in self.forward.data for n in arguments)
-        kwargs = dict(node.kwargs)
+        kwargs: dict[str, Any] = dict(node.kwargs)
         if "data" in inspect.signature(rule.reverse).parameters:
             kwargs["data"] = data
         where = f"{node.target} in module {module_path(node) or '(the model itself)'!r}"
@@ -528,8 +540,7 @@ class _Mirror:
                 rule = _rule(activation)
                 estimate = self.emit(rule.range, estimate, *activation.args, **activation.kwargs)  # type: ignore[union-attr,arg-type]
             return estimate
-        owner = self.graph.owning_module = self.graph.owning_module or nn.Module()
-        owner.add_module("input_range", _Call(choice))
+        self.forward.root.add_module("input_range", _Call(choice))
         node = self.graph.call_module("input_range", (estimate,))
         try:
             node.meta["example"] = self._evaluate(choice, (estimate,), {})

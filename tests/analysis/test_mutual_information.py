@@ -85,9 +85,7 @@ class TestBins:
 
 class TestPatternIds:
     @settings(deadline=None)
-    @given(
-        st.integers(1, 6).flatmap(lambda u: st.lists(st.lists(few_ints, min_size=u, max_size=u), min_size=1))
-    )
+    @given(st.integers(1, 6).flatmap(lambda u: st.lists(st.lists(few_ints, min_size=u, max_size=u), min_size=1)))
     def test_same_id_exactly_for_same_row(self, rows):
         codes = torch.tensor(rows)
         assert_same_partition(pattern_ids(codes), codes)

@@ -135,7 +135,8 @@ def test_interrupted_or_killed_it_goes_on(tmp_path: Path, number: signal.Signals
         (["explain", "resnet"], "is not a model"),
         (["explain", "no.such.module:Net"], "no.such.module"),
         (["explain", "torch.nn:Linear", "--input", "a"], "not a shape"),
-        ([], "command"),
+        ([], "no command"),
+        (["study", "mutual"], "no command 'study mutual'"),
     ],
 )
 def test_misuse_is_one_clear_error(tmp_path: Path, arguments, words) -> None:

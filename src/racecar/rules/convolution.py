@@ -31,6 +31,13 @@ def _without_bias(estimate: Tensor, bias: Tensor | None, dims: int) -> Tensor:
     return estimate if bias is None else estimate - bias.view(-1, *[1] * dims)
 
 
+def _cut(result: Tensor, size: Sequence[int]) -> Tensor:
+    """The leading part of the last dimensions."""
+    for dim, length in enumerate(size, start=-len(size)):
+        result = result.narrow(dim, 0, length)
+    return result
+
+
 def conv_adjoint(
     estimate: Tensor,
     x: Tensor,
@@ -61,7 +68,7 @@ def conv_adjoint(
     excess = [b - a for a, b in zip(low, high, strict=True)]
     result = _TRANSPOSED[dims](_without_bias(estimate, bias, dims), weight, None, stride, low, rest, groups, dilation)
     if any(excess):
-        result = result[(..., *(slice(0, s) for s in size))]
+        result = _cut(result, size)
     return result
 
 
@@ -91,7 +98,7 @@ def conv_transpose_adjoint(
         groups,
     )
     # output_padding may exceed the stride where dilation is larger: the surplus has no forward input.
-    return result[(..., *(slice(0, s) for s in x.shape[-dims:]))]
+    return _cut(result, x.shape[-dims:])
 
 
 for _op in (

@@ -89,13 +89,13 @@ def resize_first3d(estimate: list[Tensor | None], x: Tensor, *args: object, **kw
     return None if estimate[0] is None else resize3d(estimate[0], x)
 
 
-for _rule, _ops in {
+for _first, _ops in {
     resize_first1d: (aten.max_pool1d_with_indices.default, aten.adaptive_max_pool1d.default),
     resize_first2d: (aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default),
     resize_first3d: (aten.max_pool3d_with_indices.default, aten.adaptive_max_pool3d.default),
 }.items():
     for _op in _ops:
-        register_reverse(_op, _rule, range="through")
+        register_reverse(_op, _first, range="through")
 
 
 @register_reverse(aten.mean.dim, range="through")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+R = TypeVar("R", bound=Callable[..., Any])
 Reverse = Callable[..., Any]
 RangeMap = Callable[..., Tensor] | Literal["through", "within"] | None
 
@@ -37,6 +38,24 @@ class Rule:
 _RULES: dict[Callable[..., Any], Rule] = {}
 
 
+@overload
+def register_reverse(
+    op: Callable[..., Any],
+    reverse: R,
+    *,
+    layer: Literal["conv", "linear"] | None = None,
+    range: RangeMap = None,
+    operands: int | None = None,
+) -> R: ...
+@overload
+def register_reverse(
+    op: Callable[..., Any],
+    reverse: None = None,
+    *,
+    layer: Literal["conv", "linear"] | None = None,
+    range: RangeMap = None,
+    operands: int | None = None,
+) -> Callable[[R], R]: ...
 def register_reverse(
     op: Callable[..., Any],
     reverse: Reverse | None = None,

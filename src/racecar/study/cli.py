@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
 import torch
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -32,16 +32,32 @@ console = Console(stderr=True)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 done, 2 wrong input, 130 interrupted)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser, leaves = _parser()
-    _apply_preset(leaves["mutual-information"], arguments)
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[tuple[str, ...], tuple[Callable[[], ArgumentParser], Callable[..., int]]] = {
+        ("study", "mutual-information"): (_mutual_information_parser, _study),
+        ("report",): (_report_parser, _report),
+        ("explain",): (_explain_parser, _explain),
+    }
+    for name, (make, run) in commands.items():
+        if tuple(words[: len(name)]) == name:
+            parser = make()
+            parser.prog = " ".join(("racecar", *name))
+            parser.usage = f"{parser.prog} [options]; --help lists them"
+            _apply_preset(parser, words)
+            options = parser.parse_args(words[len(name) :])
+            return _guarded(lambda: run(parser, options))  # noqa: B023
+    known = "".join(f"\n  racecar {' '.join(name):24} {make().description}" for name, (make, _) in commands.items())
+    if words in (["-h"], ["--help"]):
+        print(f"usage:{known}\n\nEvery command has --help.")
+        return 0
+    print(f"racecar: no command {' '.join(words) or '(none given)'!r}; there are{known}", file=sys.stderr)
+    return 2
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Errors of the user's as one line."""
     try:
-        if options.command == "study":
-            return _study(leaves["mutual-information"], options.study["mutual-information"])
-        if options.command == "report":
-            return _report(options.report.runs, options.report.results)
-        return _explain(**options.explain.as_dict())
+        return run()
     except (StudyError, racecar.RacecarError, ValueError, OSError) as error:
         print(f"racecar: {error}", file=sys.stderr)
         return 2
@@ -50,52 +66,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> tuple[jsonargparse.ArgumentParser, dict[str, jsonargparse.ArgumentParser]]:
-    parser = jsonargparse.ArgumentParser(prog="racecar", description="Racecar training: studies, reports, palindromes.")
-    commands = parser.add_subcommands(dest="command")
-
-    study = jsonargparse.ArgumentParser(description="Run one of the paper's experiments; the same command resumes it.")
-    commands.add_subcommand("study", study)
-    experiments = study.add_subcommands(dest="experiment")
-    mutual = jsonargparse.ArgumentParser(description="Section 4: the 12-bit task, Tables 1 and 2, Figures 2, 3, 4, 14.")
-    mutual.add_argument("--config", action="config", help="YAML file with any of the options below")
-    mutual.add_argument("--preset", type=Literal["paper", "quick"], default="paper", help="quick: under 20 seconds")
-    mutual.add_argument(
+def _mutual_information_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="the 12-bit task: Tables 1 and 2, Figures 2, 3, 4, 14 (Section 4)")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument("--preset", type=Literal["paper", "quick"], default="paper", help="quick: under 20 seconds")
+    parser.add_argument(
         "--out", type=str, default=None, help="folder (default: runs/mutual-information-PRESET-PROTOCOL)"
     )
-    mutual.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
-    mutual.add_argument("--variants", nargs="+", type=str, default=Config().variants, help="e.g. Std Ort RR1 RR6")
-    mutual.add_class_arguments(Config, skip={"variants"})
-    experiments.add_subcommand("mutual-information", mutual)
-
-    report = jsonargparse.ArgumentParser(description="Write report.html from the finished runs of studies.")
-    report.add_argument("runs", nargs="+", type=str, help="study folders, or a folder that holds some")
-    report.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (SVG)")
-    commands.add_subcommand("report", report)
-
-    explain = jsonargparse.ArgumentParser(description="Print the palindrome of a model.")
-    explain.add_argument("model", type=str, help="timm:NAME, torchvision:NAME or module:NAME of a class or function")
-    explain.add_argument("--input", type=str, default="3,224,224", help="shape of one sample, e.g. 3,32,32")
-    explain.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
-    explain.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
-    commands.add_subcommand("explain", explain)
-    return parser, {"mutual-information": mutual}
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
+    parser.add_argument("--variants", nargs="+", type=str, default=Config().variants, help="e.g. Std Ort RR1 RR6")
+    parser.add_class_arguments(Config, skip={"variants"})
+    return parser
 
 
-def _apply_preset(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> None:
+def _report_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="write report.html from the finished runs of studies")
+    parser.add_argument("runs", nargs="+", type=str, help="study folders, or a folder that holds some")
+    parser.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (SVG)")
+    return parser
+
+
+def _explain_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="print the palindrome of a model")
+    parser.add_argument("model", type=str, help="timm:NAME, torchvision:NAME or module:NAME of a class or function")
+    parser.add_argument("--input", type=str, default="3,224,224", help="shape of one sample, e.g. 3,32,32")
+    parser.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
+    parser.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
+    return parser
+
+
+def _apply_preset(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """A preset changes defaults, so that a configuration file and options still win over it."""
     for i, argument in enumerate(arguments):
         name = argument.removeprefix("--preset=") if argument.startswith("--preset=") else None
         if argument == "--preset" and i + 1 < len(arguments):
             name = arguments[i + 1]
-        if name in PRESETS:
+        if name in PRESETS and parser.get_defaults().get("preset") is not None:
             parser.set_defaults(PRESETS[name])
 
 
 # --- study ------------------------------------------------------------------------------------------------------------
 
 
-def _study(parser: jsonargparse.ArgumentParser, options: jsonargparse.Namespace) -> int:
+def _study(parser: ArgumentParser, options: Namespace) -> int:
     names = {f.name for f in dataclasses.fields(Config)}
     config = Config(**{k: v for k, v in parser.instantiate_classes(options).as_dict().items() if k in names})
     folder = Path(options.out or f"runs/mutual-information-{options.preset}-{config.protocol}")
@@ -151,12 +164,12 @@ def _progress(label: str, total: int, done: int) -> Iterator[Callable[[int], Non
 # --- report -----------------------------------------------------------------------------------------------------------
 
 
-def _report(names: Sequence[str], results: str | None) -> int:
-    for name in names:
+def _report(parser: ArgumentParser, options: Namespace) -> int:
+    for name in options.runs:
         for folder in _studies(Path(name)):
             print(f"report: {_write_report(folder)}")
-            if results is not None:
-                for path in write_results(*mutual_information.reopen(folder), Path(results)):
+            if options.results is not None:
+                for path in write_results(*mutual_information.reopen(folder), Path(options.results)):
                     print(f"results: {path}")
     return 0
 
@@ -179,17 +192,18 @@ def _write_report(folder: Path) -> Path:
 # --- explain ----------------------------------------------------------------------------------------------------------
 
 
-def _explain(model: str, input: str, layers: str | None, start: str | None) -> int:
+def _explain(parser: ArgumentParser, options: Namespace) -> int:
+    model, layers = options.model, options.layers
     try:
-        shape = [int(n) for n in input.split(",")]
+        shape = [int(n) for n in options.input.split(",")]
     except ValueError as error:
-        raise ValueError(f"--input {input!r} is not a shape: use numbers with commas, e.g. 3,32,32") from error
+        raise ValueError(f"--input {options.input!r} is not a shape: use numbers with commas, e.g. 3,32,32") from error
     chosen: Any = layers
     if layers is not None and layers.isdigit():
         chosen = int(layers)
     elif layers is not None and layers not in ("conv", "all"):
         chosen = layers.split(",")
-    rr = racecar.Racecar(_model(model), torch.zeros(2, *shape), layers=chosen, start=start)
+    rr = racecar.Racecar(_model(model), torch.zeros(2, *shape), layers=chosen, start=options.start)
     explanation = rr.explain()
     table = Table(title=f"The palindrome of {model}")
     for column in explanation.columns:

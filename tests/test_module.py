@@ -194,6 +194,16 @@ def test_hooks_may_come_and_go() -> None:
     assert calls == [4, 3, "other", "other"]
 
 
+def test_a_copy_runs_the_hooks_of_its_own_modules() -> None:
+    model, seen = perceptron(), []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(module))
+    rr = racecar.Racecar(model, vectors())
+    twin = copy.deepcopy(rr)
+    twin(vectors())
+    rr(vectors())
+    assert [id(module) for module in seen] == [id(twin.model[0]), id(model[0])]
+
+
 def test_a_hook_that_changes_the_output_is_in_the_palindrome() -> None:
     model = perceptron()
     model[0].register_forward_hook(lambda module, args, output: output + 1.0)
@@ -438,7 +448,7 @@ def test_lambdas_act_in_place_and_per_layer() -> None:
 def test_lambdas_keep_their_precision_in_half() -> None:
     rr = racecar.Racecar(perceptron(), vectors(), weight=1e-9).half()
     assert next(rr.parameters()).dtype == torch.float16
-    assert torch.allclose(rr.lambdas.double(), torch.tensor(1e-9, dtype=torch.float64), rtol=1e-6)
+    assert torch.allclose(rr.lambdas.double(), torch.tensor(1e-9, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 def test_reweighted_shares_the_model_and_not_the_lambdas() -> None:

@@ -375,15 +375,28 @@ def batch_norm_of_one() -> nn.Module:
 
 @_animal(_vectors(), mirrored=("b.weight",))
 class NoGradBackbone(nn.Module):
-    """A part of the forward pass under ``torch.no_grad``, another in a precision of its own."""
+    """A part of the forward pass under ``torch.no_grad``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = torch.tanh(self.a(x))
+        return self.b(x)
+
+
+@_animal(_vectors(), mirrored=("b.weight",))
+class OwnPrecision(nn.Module):
+    """A part of the forward pass in a precision of its own, whatever the autocast around it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 7), nn.Linear(7, 8), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            x = torch.tanh(self.a(x))
+        x = torch.tanh(self.a(x))
         with torch.autocast("cpu", enabled=False):
             x = torch.tanh(self.b(x.to(self.b.weight.dtype)))
         return self.c(x)
@@ -411,19 +424,30 @@ class Queue(nn.Module):
 
 
 @_animal(_images(9), mirrored=("a.weight", "b.weight"))
-class ShapeDependent(nn.Module):
-    """``if`` on a size, and a size that becomes a number: other batches take other paths."""
+class ShapeBranch(nn.Module):
+    """``if`` on a size: other batches take another path."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        n = x.shape[0]
         x = torch.tanh(self.a(x))
-        if n > 4:
+        if x.shape[0] > 4:
             x = F.max_pool2d(x, 2)
-        return self.b(x).sum((0, 2, 3)) / float(n)
+        return self.b(x).mean((2, 3))
+
+
+@_animal(_vectors())
+class SizeAsNumber(nn.Module):
+    """A size that becomes a number in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x))) / float(x.shape[0])
 
 
 @_animal(lambda n: (torch.randn(n, 7, 6),), layers=["a"], mirrored=("a.weight",))

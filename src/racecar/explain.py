@@ -45,9 +45,7 @@ class Explanation:
     def __str__(self) -> str:
         rows: Sequence[Sequence[str]] = [self.columns, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.insert(1, "  ".join("─" * w for w in widths))
         return "\n".join([*lines, self.footer()])
 

@@ -130,9 +130,7 @@ def _tensor_arguments(node: fx.Node) -> list[fx.Node]:
 class _Mirror:
     """Everything one derivation knows; lives only while it runs."""
 
-    def __init__(
-        self, forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options
-    ) -> None:
+    def __init__(self, forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> None:
         self.forward, self.graph, self.options = forward, forward.graph, options
         self.nodes = [n for n in self.graph.nodes if n.op != "output"]
         self.order = {n: i for i, n in enumerate(self.nodes)}
@@ -150,12 +148,8 @@ class _Mirror:
         }
         values = [tensors[name] for name in self.forward.weights] + self.forward.constants
         with torch.no_grad():
-            for node, value in zip(
-                [*self.forward.weight_nodes, *self.forward.inputs], [*values, *inputs], strict=True
-            ):
-                node.meta["example"] = (
-                    self.fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
-                )
+            for node, value in zip([*self.forward.weight_nodes, *self.forward.inputs], [*values, *inputs], strict=True):
+                node.meta["example"] = self.fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
             for node in self.nodes:
                 if node.op == "call_function":
                     node.meta["example"] = self._evaluate(node.target, node.args, node.kwargs)
@@ -167,9 +161,7 @@ class _Mirror:
         with self.fake, torch.no_grad():
             return function(*args, **kwargs)
 
-    def emit(
-        self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any
-    ) -> fx.Node:
+    def emit(self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any) -> fx.Node:
         """Append a call to the graph and evaluate it on the example."""
         example = self._evaluate(function, args, kwargs)
         node = self.graph.create_node("call_function", function, args, kwargs, name=name)
@@ -236,9 +228,7 @@ class _Mirror:
         if layers == "conv":
             convs = [n for n in self.names if self._kind(n) == "conv"]
             if not convs:
-                raise ArgumentError(
-                    "layers='conv', but the model has no convolution: use layers='all' or names"
-                )
+                raise ArgumentError("layers='conv', but the model has no convolution: use layers='all' or names")
             return convs, convs
         wanted = [layers] if isinstance(layers, str) else list(layers)
         if not wanted:
@@ -250,9 +240,7 @@ class _Mirror:
     def _by_name(self, name: str) -> list[fx.Node]:
         """A layer, all uses of a module, or all layers inside a module."""
         matches = [
-            n
-            for n, known in self.names.items()
-            if name in (known, known.split("#")[0]) or known.startswith(f"{name}.")
+            n for n, known in self.names.items() if name in (known, known.split("#")[0]) or known.startswith(f"{name}.")
         ]
         if not matches:
             known = list(dict.fromkeys(self.names.values()))
@@ -290,14 +278,13 @@ class _Mirror:
         for layer in self.names:
             if self.names[layer] == name:
                 return layer
-        inside = [
-            n for n in self.nodes if n in self.forward.data and (module_path(n) + ".").startswith(f"{name}.")
-        ]
+        inside = [n for n in self.nodes if n in self.forward.data and (module_path(n) + ".").startswith(f"{name}.")]
         if not inside:
             paths = sorted({module_path(n) for n in self.nodes if n in self.forward.data} - {""})
             near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4) or paths[:5]
             raise ArgumentError(
-                f"no module on the path is called {name!r}, so the reverse pass cannot start there; nearest: {', '.join(map(repr, near))}"
+                f"no module on the path is called {name!r}, so the reverse pass cannot start there; "
+                f"nearest: {', '.join(map(repr, near))}"
             )
         return inside[-1]
 
@@ -322,7 +309,8 @@ class _Mirror:
             compared = [n for n in compared if n in before]
         if outside := [self.names[n] for n in compared if n not in before]:
             raise ArgumentError(
-                f"layers {', '.join(map(repr, outside))} come after the start of the reverse pass: choose a later start="
+                f"layers {', '.join(map(repr, outside))} come after the start of the reverse pass: "
+                "choose a later start="
             )
         if not compared:
             raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
@@ -348,7 +336,7 @@ class _Mirror:
         )
 
     def _module(self, output: Any) -> fx.GraphModule:
-        """A program of its own: the forward operations all stay (they may have effects), of the reverse what is used."""
+        """A program of its own: all forward operations (they may have effects), of the reverse what is used."""
         used: set[fx.Node] = set(self.nodes)
         used.update(_nodes_in(output))
         for node in reversed(self.graph.nodes):
@@ -383,9 +371,7 @@ class _Mirror:
             operands = len([n for n in _tensor_arguments(node) if n in self.forward.data])
             if rule is None or rule.operands not in (None, operands):
                 several = f" with {operands} operands that depend on the input" if rule is not None else ""
-                missing.append(
-                    f"  {node.target}{several} in module {module_path(node) or '(the model itself)'!r}"
-                )
+                missing.append(f"  {node.target}{several} in module {module_path(node) or '(the model itself)'!r}")
         if missing:
             raise IrreversibleError(
                 "the reverse pass meets operations without a reverse rule:\n"
@@ -393,9 +379,7 @@ class _Mirror:
                 + "\nRegister a rule with racecar.register_reverse(op, reverse), or choose start= before them."
             )
 
-    def _walk(
-        self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int]
-    ) -> dict[fx.Node, fx.Node]:
+    def _walk(self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int]) -> dict[fx.Node, fx.Node]:
         """Estimates of every value on the path, from the start back."""
         incoming: dict[fx.Node, list[Any]] = {start: [start]}
         raw: set[fx.Node] = set()  # values whose estimate left a layer's adjoint and has no range yet
@@ -455,9 +439,7 @@ class _Mirror:
             try:
                 result = self.emit(rule.reverse, estimate, *node.args, **kwargs)
             except Exception as error:
-                raise RuleError(
-                    f"the reverse rule {rule.reverse.__name__} of {where} failed: {error}"
-                ) from error
+                raise RuleError(f"the reverse rule {rule.reverse.__name__} of {where} failed: {error}") from error
         example = result.meta["example"]
         if isinstance(example, tuple | list):
             if len(example) > len(arguments):
@@ -507,9 +489,7 @@ class _Mirror:
                 mapped.setdefault(value, []).append(self._into_range(value, piece))
             if all(piece in mapped[value] for value, piece in pieces):
                 return estimate
-            args, kwargs = fx.map_arg(
-                (node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n
-            )
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
             return self.emit(node.target, *args, **kwargs)  # type: ignore[arg-type]
         before = self._into_range(arguments[0], estimate)
         return self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
@@ -566,17 +546,13 @@ class _Mirror:
 
     def _describe(self, node: fx.Node, rule: Rule, position: int | None) -> None:
         name = (
-            str(node.target).removeprefix("aten.").split(".")[0].rstrip("_")
-            if node.op == "call_function"
-            else "hook"
+            str(node.target).removeprefix("aten.").split(".")[0].rstrip("_") if node.op == "call_function" else "hook"
         )
         name = getattr(node.target, "__name__", name).split(".")[0] if "built-in" in name else name
         forward, flops, layer = name, 0, self.names.get(node)
         value = self._operand(node)
         shape = (
-            tuple((value or node).meta["example"].shape)
-            if isinstance((value or node).meta["example"], Tensor)
-            else ()
+            tuple((value or node).meta["example"].shape) if isinstance((value or node).meta["example"], Tensor) else ()
         )
         if layer is not None and value is not None:
             weights = [n for n in _tensor_arguments(node) if n is not value]
@@ -588,12 +564,8 @@ class _Mirror:
             # Every weight is used once per position of the side that is not summed over.
             side = taken if transposed else given
             flops = 2 * weight.numel() * (side.numel() // side.shape[channel])
-        reverse = (
-            "(nothing)" if rule.reverse.__name__ == "unchanged" else rule.reverse.__name__.replace("_", " ")
-        )
-        self.steps[node] = Step(
-            layer or module_path(node), forward, reverse, layer is not None, position, shape, flops
-        )
+        reverse = "(nothing)" if rule.reverse.__name__ == "unchanged" else rule.reverse.__name__.replace("_", " ")
+        self.steps[node] = Step(layer or module_path(node), forward, reverse, layer is not None, position, shape, flops)
 
 
 def plain_batch_norm(estimate: Tensor) -> Tensor:

@@ -142,9 +142,7 @@ def information_plane(
 def _joint_entropy(a_ids: Tensor, b_ids: Tensor) -> Tensor:
     shapes = tuple(a_ids.shape), tuple(b_ids.shape)
     if shapes[0][-1] != shapes[1][-1]:  # said here, since one sample would broadcast
-        raise ValueError(
-            f"ids have {shapes[0][-1]} and {shapes[1][-1]} samples; pass ids of the same samples"
-        )
+        raise ValueError(f"ids have {shapes[0][-1]} and {shapes[1][-1]} samples; pass ids of the same samples")
     try:
         pair = torch.stack(torch.broadcast_tensors(a_ids, b_ids), dim=-1)
     except RuntimeError as error:

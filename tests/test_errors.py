@@ -463,3 +463,49 @@ def test_a_right_rule_is_enough() -> None:
 def test_registering_what_is_no_operation(op: Any, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         racecar.register_reverse(op, fails)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"reverse": 3}, "must be a function"),
+        ({"reverse": lambda e, x: e, "layer": "convolution"}, "layer must be"),
+        ({"reverse": lambda e, x: e, "range": "thru"}, "range must be"),
+    ],
+)
+def test_register_reverse_refuses_wrong_arguments(arguments, words) -> None:
+    with pytest.raises(TypeError, match=words):
+        racecar.register_reverse(torch.ops.aten.lgamma.default, **arguments)
+
+
+def _failing(estimate, *args):
+    raise ValueError("no such range")
+
+
+@pytest.mark.parametrize(
+    ("range_map", "words"),
+    [
+        (_failing, "no such range"),
+        (lambda e, *args: e[:1], "must keep the shape"),
+        (lambda e, *args: None, "must keep"),
+    ],
+)
+def test_a_wrong_range_map_names_the_operation(range_map, words) -> None:
+    class Digamma(torch.nn.Module):
+        def forward(self, x):
+            return torch.digamma(x)
+
+    racecar.register_reverse(torch.ops.aten.digamma.default, lambda e, x: e, range=range_map)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), Digamma(), torch.nn.Linear(4, 2))
+    with pytest.raises(racecar.RuleError, match=words) as caught:
+        racecar.Racecar(model, torch.randn(5, 3))
+    assert "aten.digamma.default in module '1'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"start": 2}, "start must be the name"), ({"input_range": lambda e: None}, "input_range must keep the shape")],
+)
+def test_wrong_start_and_input_range(options, words) -> None:
+    with pytest.raises(racecar.ArgumentError, match=words):
+        racecar.Racecar(torch.nn.Sequential(torch.nn.Linear(3, 2)), torch.randn(5, 3), **options)

@@ -387,7 +387,7 @@ class NoGradBackbone(nn.Module):
         return self.b(x)
 
 
-@_animal(_vectors(), mirrored=("b.weight",))
+@_animal(_vectors())
 class OwnPrecision(nn.Module):
     """A part of the forward pass in a precision of its own, whatever the autocast around it."""
 

@@ -275,6 +275,8 @@ class _Mirror:
             node = user
 
     def _named_start(self, name: str) -> fx.Node:
+        if not isinstance(name, str):
+            raise ArgumentError(f"start must be the name of a module or layer, not {name!r}")
         for layer in self.names:
             if self.names[layer] == name:
                 return layer
@@ -492,7 +494,18 @@ class _Mirror:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
             return self.emit(node.target, *args, **kwargs)  # type: ignore[arg-type]
         before = self._into_range(arguments[0], estimate)
-        return self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
+        where = f"{node.target} in module {module_path(node) or '(the model itself)'!r}"
+        try:
+            mapped_estimate = self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
+        except Exception as error:
+            raise RuleError(f"the range map of {where} failed: {error}") from error
+        got = getattr(mapped_estimate.meta["example"], "shape", None)
+        if got != before.meta["example"].shape:
+            raise RuleError(
+                f"the range map of {where} must keep the shape {tuple(before.meta['example'].shape)}, it returned "
+                f"{None if got is None else tuple(got)}"
+            )
+        return mapped_estimate
 
     def _reverse_quietly(self, node: fx.Node, rule: Rule, estimate: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
         known = self.steps.get(node)
@@ -528,7 +541,7 @@ class _Mirror:
             raise ArgumentError(
                 f"input_range failed on an estimate of shape {tuple(estimate.meta['example'].shape)}: {error}"
             ) from error
-        if node.meta["example"].shape != estimate.meta["example"].shape:
+        if getattr(node.meta["example"], "shape", None) != estimate.meta["example"].shape:
             raise ArgumentError("input_range must keep the shape of its argument")
         return node
 

@@ -95,6 +95,12 @@ def register_reverse(
         raise TypeError(f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}")
     if isinstance(op, torch._ops.OpOverloadPacket):
         raise TypeError(f"{op} has several overloads ({', '.join(op.overloads())}): name one, e.g. {op}.default")
+    if not callable(reverse):
+        raise TypeError(f"the reverse rule of {op} must be a function, not {reverse!r}")
+    if layer not in (None, "conv", "linear"):
+        raise TypeError(f"layer must be 'conv', 'linear' or None, not {layer!r}")
+    if not (range is None or range in ("through", "within") or callable(range)):
+        raise TypeError(f"range must be a function, 'through', 'within' or None, not {range!r}")
     _RULES[op] = Rule(reverse, layer, range, operands)
     return reverse
 

@@ -110,7 +110,7 @@ def _apply_preset(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def _study(parser: ArgumentParser, options: Namespace) -> int:
     names = {f.name for f in dataclasses.fields(Config)}
-    config = Config(**{k: v for k, v in parser.instantiate_classes(options).as_dict().items() if k in names})
+    config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
     folder = Path(options.out or f"runs/mutual-information-{options.preset}-{config.protocol}")
     if options.workers is not None and options.workers < 1:
         raise StudyError(f"--workers must be at least 1, not {options.workers}")

@@ -36,8 +36,9 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_same_weights_as_training_each_alone(case: str) -> None:
+def test_same_weights_as_training_each_alone(case: str, fused: bool) -> None:
     make, shape, weights = CASES[case]
     members, steps = len(weights), 12
     example = torch.zeros(2, *shape, dtype=torch.float64)
@@ -61,7 +62,7 @@ def test_same_weights_as_training_each_alone(case: str) -> None:
         alone.append(model.state_dict())
 
     ensemble = racecar.Ensemble([make(i) for i in range(members)], example, weights=weights, reduction="sum")
-    adam = torch.optim.Adam(ensemble.parameters(), lr=1e-2)
+    adam = torch.optim.Adam(ensemble.parameters(), lr=1e-2, fused=fused)
     program = ensemble.gradients(F.cross_entropy)
     for x, y in batches:
         program(x, y)

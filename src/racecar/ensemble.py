@@ -165,7 +165,8 @@ class GradientProgram:
                 self._programs[key] = _flatten(self._gradient, arguments)
             gradients, losses = self._programs[key](*arguments)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # Laid out as the parameter: fused optimisers walk through the memory of both.
+            parameter.grad = gradient.contiguous()
         return losses
 
     def _gradient(self, *arguments: Any) -> Any:

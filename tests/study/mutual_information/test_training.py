@@ -78,6 +78,15 @@ def test_runs_end_where_a_plain_loop_ends(finished: Path, key: str) -> None:
         torch.testing.assert_close(value, expected[name], rtol=0, atol=2e-5)
 
 
+def test_a_group_of_racecar_runs_alone_ends_where_a_plain_loop_ends(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, variants=["RR1", "RR6"], seeds=1)
+    study = open_study(tmp_path / "s", config)
+    assert run_study(study, config)
+    for run in runs_of(config):
+        source = initialised("truncated", run.seed).state_dict() if run.source is None else study.weights(run.source)
+        torch.testing.assert_close(study.weights(run), plain_loop(run, source, config), rtol=0, atol=2e-5)
+
+
 def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
     study = open_study(finished, TINY)
     for variant in ("Std", "Ort", "RR1", "RR6"):

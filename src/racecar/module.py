@@ -17,7 +17,8 @@ from racecar.errors import ArgumentError, NonFiniteError
 from racecar.explain import Explanation
 from racecar.forward import Shapes, at_least_two, export_forward
 from racecar.loss import Reduction
-from racecar.palindrome import InputRange, Layers, NormStatistics, Options, Palindrome, build
+from racecar.palindrome import Palindrome, build
+from racecar.selection import InputRange, Layers, NormStatistics, Options
 
 Weight = float | Sequence[float] | Tensor
 

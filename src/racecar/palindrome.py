@@ -6,12 +6,11 @@ operation to the forward graph and compares each layer's input L_m with its rege
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +18,13 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from racecar.errors import ArgumentError, IrreversibleError, RuleError
-from racecar.forward import ForwardGraph, call_key, module_path
-from racecar.loss import Reduction, half_squared_distance
-from racecar.rules import find_rule
+from racecar.forward import ForwardGraph, module_path
+from racecar.loss import half_squared_distance
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
 from racecar.rules.registry import Rule
+from racecar.selection import Options, Selection, nodes_in, rule_of, tensor_arguments
 
 aten = torch.ops.aten
-
-Layers = int | str | Sequence[str] | None
-InputRange = Callable[[Tensor], Tensor] | Literal["paper"] | None
-NormStatistics = Literal["separate", "shared"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What :class:`racecar.Racecar` was asked for; see there."""
-
-    layers: Layers = None
-    start: str | None = None
-    reduction: Reduction = "mean"
-    input_range: InputRange = None
-    norm_statistics: NormStatistics = "separate"
 
 
 @dataclass(frozen=True)
@@ -105,38 +89,16 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
     return mirror.build()
 
 
-def _rule(node: fx.Node) -> Rule | None:
-    return find_rule(node.target) if node.op == "call_function" else None
-
-
-def _nodes_in(value: Any) -> list[fx.Node]:
-    """Every node in a nest of arguments, repeated ones repeated."""
-    found: list[fx.Node] = []
-
-    def note(node: fx.Node) -> fx.Node:
-        found.append(node)
-        return node
-
-    fx.map_arg(value, note)
-    return found
-
-
-def _tensor_arguments(node: fx.Node) -> list[fx.Node]:
-    """The tensor arguments in the order of the call, repeated ones repeated."""
-    found = _nodes_in((node.args, node.kwargs))
-    return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
-
-
 class _Mirror:
     """Everything one derivation knows; lives only while it runs."""
 
     def __init__(self, forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> None:
         self.forward, self.graph, self.options = forward, forward.graph, options
         self.nodes = [n for n in self.graph.nodes if n.op != "output"]
-        self.order = {n: i for i, n in enumerate(self.nodes)}
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._run_example(model, inputs)
-        self.names = self._name_layers()
+        self.selection = Selection(forward, self.nodes, options)
+        self.names = self.selection.names
         self.steps: dict[fx.Node, Step] = {}
 
     # --- the forward pass on fake tensors: shapes of the example, no memory, no arithmetic -----------------------
@@ -168,144 +130,12 @@ class _Mirror:
         node.meta["example"] = example
         return node
 
-    # --- layers ---------------------------------------------------------------------------------------------------
-
-    def _operand(self, node: fx.Node) -> fx.Node | None:
-        """The data operand of a layer, or None if its weights depend on the input (attention)."""
-        data = [n for n in _tensor_arguments(node) if self.forward.depends_on_input(n)]
-        return data[0] if len(data) == 1 else None
-
-    def _name_layers(self) -> dict[fx.Node, str]:
-        """Name every candidate layer by its module; by the operation where a module calls several."""
-        found = [n for n in self.nodes if (r := _rule(n)) and r.layer and self._operand(n) is not None]
-        per_call: dict[str, int] = {}
-        for n in found:
-            per_call[call_key(n)] = per_call.get(call_key(n), 0) + 1
-        stems = {
-            n: module_path(n)
-            if module_path(n) and per_call[call_key(n)] == 1
-            else ".".join(filter(None, (module_path(n), n.name)))
-            for n in found
-        }
-        names: dict[fx.Node, str] = {}
-        uses: dict[str, int] = {}
-        for n in found:
-            uses[stems[n]] = uses.get(stems[n], 0) + 1
-            names[n] = f"{stems[n]}#{uses[stems[n]]}"
-        return {n: name if uses[stems[n]] > 1 else stems[n] for n, name in names.items()}
-
-    def _kind(self, node: fx.Node) -> str:
-        rule = _rule(node)
-        assert rule is not None
-        return str(rule.layer)
-
-    def _default_layers(self) -> list[fx.Node]:
-        convs = [n for n in self.names if self._kind(n) == "conv"]
-        return convs or list(self.names)
-
-    def _chosen(self) -> tuple[list[fx.Node], list[fx.Node]]:
-        """(mirrored layers, compared layers), both in forward order."""
-        layers = self.options.layers
-        if not self.names:
-            raise ArgumentError(
-                "nothing can be mirrored: the model's output does not pass through a linear or convolution layer on "
-                "its way from the input"
-            )
-        if layers is None:
-            chosen = self._default_layers()
-            return chosen, chosen
-        if isinstance(layers, bool) or not isinstance(layers, int | str | Sequence):
-            raise ArgumentError(f"layers must be 'conv', 'all', an integer or names, not {layers!r}")
-        if isinstance(layers, int):
-            mirrored = self._default_layers()
-            if not 1 <= layers <= len(mirrored):
-                raise ArgumentError(
-                    f"layers={layers}: RR^s needs 1 ≤ s ≤ {len(mirrored)}, the number of mirrored layers"
-                )
-            return mirrored, mirrored[:layers]
-        if layers == "all":
-            return list(self.names), list(self.names)
-        if layers == "conv":
-            convs = [n for n in self.names if self._kind(n) == "conv"]
-            if not convs:
-                raise ArgumentError("layers='conv', but the model has no convolution: use layers='all' or names")
-            return convs, convs
-        wanted = [layers] if isinstance(layers, str) else list(layers)
-        if not wanted:
-            raise ArgumentError("layers is empty: name at least one layer, or leave it out")
-        picked = {n for name in wanted for n in self._by_name(name)}
-        chosen = [n for n in self.names if n in picked]
-        return chosen, chosen
-
-    def _by_name(self, name: str) -> list[fx.Node]:
-        """A layer, all uses of a module, or all layers inside a module."""
-        matches = [
-            n for n, known in self.names.items() if name in (known, known.split("#")[0]) or known.startswith(f"{name}.")
-        ]
-        if not matches:
-            known = list(dict.fromkeys(self.names.values()))
-            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known[:5]
-            raise ArgumentError(f"no layer is called {name!r}; nearest: {', '.join(map(repr, near))}")
-        return matches
-
-    # --- the start I_r --------------------------------------------------------------------------------------------
-
-    def _start(self, mirrored: list[fx.Node]) -> fx.Node:
-        if self.options.start is not None:
-            return self._named_start(self.options.start)
-        node = self._end_of_block(mirrored[-1])
-        if all(n in self._ancestors(node) for n in mirrored):
-            return node
-        # Parallel branches: the first value that all mirrored layers lead to.
-        for candidate in self.nodes[self.order[node] :]:
-            if candidate in self.forward.data and set(mirrored) <= self._ancestors(candidate):
-                return self._end_of_block(candidate)
-        return node
-
-    def _end_of_block(self, node: fx.Node) -> fx.Node:
-        """Follow a layer's output through norm, activation and residual add (Tables 7 to 16: where I_r is)."""
-        while True:
-            users = [u for u in node.users if u in self.forward.data and u.op == "call_function"]
-            if len(node.users) != len(users) or len(users) != 1:
-                return node
-            (user,) = users
-            rule = _rule(user)
-            if rule is None or not (callable(rule.range) or user.target is aten.add.Tensor):
-                return node
-            node = user
-
-    def _named_start(self, name: str) -> fx.Node:
-        if not isinstance(name, str):
-            raise ArgumentError(f"start must be the name of a module or layer, not {name!r}")
-        for layer in self.names:
-            if self.names[layer] == name:
-                return layer
-        inside = [n for n in self.nodes if n in self.forward.data and (module_path(n) + ".").startswith(f"{name}.")]
-        if not inside:
-            paths = sorted({module_path(n) for n in self.nodes if n in self.forward.data} - {""})
-            near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4) or paths[:5]
-            raise ArgumentError(
-                f"no module on the path is called {name!r}, so the reverse pass cannot start there; "
-                f"nearest: {', '.join(map(repr, near))}"
-            )
-        return inside[-1]
-
-    def _ancestors(self, node: fx.Node) -> set[fx.Node]:
-        """The node and every data value it is computed from."""
-        seen, stack = {node}, [node]
-        while stack:
-            for n in stack.pop().all_input_nodes:
-                if n in self.forward.data and n not in seen:
-                    seen.add(n)
-                    stack.append(n)
-        return seen
-
     # --- the walk back --------------------------------------------------------------------------------------------
 
     def build(self) -> Palindrome:
-        mirrored, compared = self._chosen()
-        start = self._start(mirrored)
-        before = self._ancestors(start)
+        mirrored, compared = self.selection.chosen()
+        start = self.selection.start(mirrored)
+        before = self.selection.ancestors(start)
         if self.options.layers is None or isinstance(self.options.layers, int):
             # Heads that branch off (auxiliary classifiers) are not on the way back; explain() shows what is.
             compared = [n for n in compared if n in before]
@@ -316,7 +146,7 @@ class _Mirror:
             )
         if not compared:
             raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
-        targets = {m: self._operand(m) for m in compared}
+        targets = {m: self.selection.operand(m) for m in compared}
         path = self._path(before, {t for t in targets.values() if t is not None})
         self._check_rules(path)
         regenerated = self._walk(start, path, {m: i for i, m in enumerate(compared)})
@@ -340,7 +170,7 @@ class _Mirror:
     def _module(self, output: Any) -> fx.GraphModule:
         """A program of its own: all forward operations (they may have effects), of the reverse what is used."""
         used: set[fx.Node] = set(self.nodes)
-        used.update(_nodes_in(output))
+        used.update(nodes_in(output))
         for node in reversed(self.graph.nodes):
             if node in used:
                 used.update(node.all_input_nodes)
@@ -369,8 +199,8 @@ class _Mirror:
                 continue  # a compared input whose own producer is not walked
             if node.op == "call_module":
                 continue
-            rule = _rule(node)
-            operands = len([n for n in _tensor_arguments(node) if n in self.forward.data])
+            rule = rule_of(node)
+            operands = len([n for n in tensor_arguments(node) if n in self.forward.data])
             if rule is None or rule.operands not in (None, operands):
                 several = f" with {operands} operands that depend on the input" if rule is not None else ""
                 missing.append(f"  {node.target}{several} in module {module_path(node) or '(the model itself)'!r}")
@@ -427,9 +257,9 @@ class _Mirror:
             return [(node.args[0], {node.args[1]: estimate})]  # type: ignore[list-item]
         if node.op == "call_module":  # hooks
             return [(node.args[-1], estimate)]  # type: ignore[list-item]
-        rule = _rule(node)
+        rule = rule_of(node)
         assert rule is not None
-        arguments = _tensor_arguments(node)
+        arguments = tensor_arguments(node)
         data = tuple(n in self.forward.data for n in arguments)
         kwargs: dict[str, Any] = dict(node.kwargs)
         if "data" in inspect.signature(rule.reverse).parameters:
@@ -476,10 +306,10 @@ class _Mirror:
             return self._input_range(estimate)
         if node.op == "call_module":
             return self._into_range(node.args[-1], estimate)  # type: ignore[arg-type]
-        rule = _rule(node)
+        rule = rule_of(node)
         if rule is None or rule.range is None or node.target is operator.getitem:
             return estimate
-        arguments = [n for n in _tensor_arguments(node) if n in self.forward.data]
+        arguments = [n for n in tensor_arguments(node) if n in self.forward.data]
         if not arguments:
             return estimate
         if rule.range == "through":
@@ -530,7 +360,7 @@ class _Mirror:
                 estimate = self.emit(plain_batch_norm, estimate)
             activation = self._first_activation()
             if activation is not None:
-                rule = _rule(activation)
+                rule = rule_of(activation)
                 estimate = self.emit(rule.range, estimate, *activation.args, **activation.kwargs)  # type: ignore[union-attr,arg-type]
             return estimate
         self.forward.root.add_module("input_range", _Call(choice))
@@ -550,7 +380,7 @@ class _Mirror:
         node: fx.Node | None = next(iter(self.names))
         while node is not None:
             users = [u for u in node.users if u in self.forward.data]
-            node = next((u for u in users if (r := _rule(u)) and callable(r.range)), None)
+            node = next((u for u in users if (r := rule_of(u)) and callable(r.range)), None)
             if node is not None and not _is_norm(node):
                 return node
         return None
@@ -563,15 +393,15 @@ class _Mirror:
         )
         name = getattr(node.target, "__name__", name).split(".")[0] if "built-in" in name else name
         forward, flops, layer = name, 0, self.names.get(node)
-        value = self._operand(node)
+        value = self.selection.operand(node)
         shape = (
             tuple((value or node).meta["example"].shape) if isinstance((value or node).meta["example"], Tensor) else ()
         )
         if layer is not None and value is not None:
-            weights = [n for n in _tensor_arguments(node) if n is not value]
+            weights = [n for n in tensor_arguments(node) if n is not value]
             weight = max((w.meta["example"] for w in weights), key=lambda t: t.ndim)
             transposed = "transpose" in name
-            channel = 1 - weight.ndim if self._kind(node) == "conv" else -1
+            channel = 1 - weight.ndim if self.selection.kind(node) == "conv" else -1
             taken, given = value.meta["example"], node.meta["example"]
             forward = f"{name} {taken.shape[channel]}→{given.shape[channel]}"
             # Every weight is used once per position of the side that is not summed over.

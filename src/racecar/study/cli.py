@@ -82,7 +82,7 @@ def _mutual_information_parser() -> ArgumentParser:
 def _report_parser() -> ArgumentParser:
     parser = ArgumentParser(description="write report.html from the finished runs of studies")
     parser.add_argument("runs", nargs="+", type=str, help="study folders, or a folder that holds some")
-    parser.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (SVG)")
+    parser.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (PNG)")
     return parser
 
 

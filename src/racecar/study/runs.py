@@ -49,6 +49,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode is for one's eyes only
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

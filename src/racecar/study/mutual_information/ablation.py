@@ -18,7 +18,7 @@ import torch
 from racecar.study.mutual_information import paper
 from racecar.study.mutual_information.config import Config, Training
 from racecar.study.mutual_information.experiment import open_study, run_study, runs_of
-from racecar.study.runs import environment, write_text
+from racecar.study.runs import environment, read_json, write_text
 from racecar.study.statistics import summarise
 from racecar.study.workers import Advance, Stop, Stopper, run_shares
 
@@ -104,11 +104,13 @@ def main() -> None:
     if not done:
         sys.exit("stopped; what is done is kept and the same command goes on from here")
     about = environment()
+    studies = [read_json(_folder(options.out, label) / "study.json")["environment"] for label in configs]
+    revisions = ", ".join(sorted({e["revision"] for e in studies}))
     text = (
         f"# 12-bit study: what the paper leaves open\n\n`python -m racecar.study.mutual_information.ablation "
         f"--epochs {options.epochs} --seeds {options.seeds}`\n\nPaper's split and metric, accuracy as mean ± standard "
-        f"deviation, n = {options.seeds} seeds. {about['processor']}, torch {about['torch']}, revision "
-        f"{about['revision']}.\n\nPreset: {base}\n\n{table(options.out, configs)}"
+        f"deviation, n = {options.seeds} seeds. {about['processor']}, torch {about['torch']}, runs at revision "
+        f"{revisions}.\n\nPreset: {base}\n\n{table(options.out, configs)}"
     )
     print(text)
     if options.table is not None:

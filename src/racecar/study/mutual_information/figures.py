@@ -44,8 +44,8 @@ def math_title(model: str) -> str:
     return rf"$\mathrm{{{base}}}^{{{depth}}}_{{{phase}}}$" if depth else rf"$\mathrm{{{base}}}_{{{phase}}}$"
 
 
-def planes(panels: Sequence[Panel], *, label_layers: bool = False) -> str:
-    """A row of planes as SVG: x is I(X;L), y is I(L;Y); the final I(X;L_6) stands above each panel.
+def planes(panels: Sequence[Panel], *, label_layers: bool = False) -> Figure:
+    """A row of planes: x is I(X;L), y is I(L;Y); the final I(X;L_6) stands above each panel.
 
     Args:
         panels: up to five.
@@ -90,10 +90,10 @@ def planes(panels: Sequence[Panel], *, label_layers: bool = False) -> str:
     marks = [e for e in (0, 10, 100, 1000) if e < 0.6 * last_epoch] + [last_epoch]
     scale.set_ticks([float(np.log1p(m) / np.log1p(last_epoch)) for m in marks], labels=[str(m) for m in marks])
     scale.set_label("epoch", fontsize=9)
-    return _svg(figure)
+    return figure
 
 
-def accuracies(models: Sequence[tuple[str, str, Sequence[float], Sequence[float]]], constant: float) -> str:
+def accuracies(models: Sequence[tuple[str, str, Sequence[float], Sequence[float]]], constant: float) -> Figure:
     """Accuracy per model: every run as a dot, mean and standard deviation as a bar, the paper's mean as a diamond.
 
     Args:
@@ -121,13 +121,22 @@ def accuracies(models: Sequence[tuple[str, str, Sequence[float], Sequence[float]
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
     figure.tight_layout()
-    return _svg(figure)
+    return figure
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """For the report: text, scales to any width."""
     buffer = io.StringIO()
     # A fixed salt and no date: the same data gives the same file.
     with plt.rc_context({"svg.hashsalt": "racecar"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """For the repository: a tenth of the SVG's size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()

@@ -27,7 +27,7 @@ from racecar.study.report import (
     Text,
     Verdicts,
 )
-from racecar.study.runs import Study, write_text
+from racecar.study.runs import Study, write_atomically, write_text
 from racecar.study.statistics import Summary, summarise
 
 _PHASES = (
@@ -80,7 +80,7 @@ _PROTOCOL = {
 
 
 def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
-    """The numbers as Markdown and the planes as SVG, with the command, hardware and versions they come from."""
+    """The numbers as Markdown and the planes as PNG, with the command, hardware and versions they come from."""
     results, about = Results.load(study, config), study.about()
     environment = about["environment"]
     stem = f"{study.about()['experiment']}-{config.protocol}"
@@ -118,10 +118,15 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
     write_text(written[0], text)
     for number, _, panels in _figure_panels(results):
         if panels:
-            path = folder / f"{stem}-figure-{number}.svg"
-            write_text(path, figures.planes(panels))
+            path = folder / f"{stem}-figure-{number}.png"
+            image = figures.png(figures.planes(panels))
+            write_atomically(path, lambda p, image=image: _write_bytes(p, image))  # type: ignore[misc]
             written.append(path)
     return written
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _figure_panels(results: Results) -> list[tuple[int, str, list[figures.Panel]]]:
@@ -173,7 +178,11 @@ def _accuracy(results: Results) -> list[Block]:
     )
     return [
         Table(columns, rows, "Test accuracy at the last epoch.", note),
-        Figure(figures.accuracies(drawn, results.best_constant()), caption, "Bar chart of test accuracy per model"),
+        Figure(
+            figures.svg(figures.accuracies(drawn, results.best_constant())),
+            caption,
+            "Bar chart of test accuracy per model",
+        ),
     ]
 
 
@@ -209,7 +218,7 @@ def _planes(results: Results) -> list[Block]:
         ends = "; ".join(f"{p.title} {p.information[-1, -1, 0]:.2f}" for p in panels)
         blocks.append(
             Figure(
-                figures.planes(panels),
+                figures.svg(figures.planes(panels)),
                 f"**Figure {number}**, {words}. Final I(X;L_6) in bits: {ends}.",
                 f"Mutual-information planes of {', '.join(p.title for p in panels)}",
             )
@@ -219,7 +228,7 @@ def _planes(results: Results) -> list[Block]:
     if std is not None:
         blocks.append(
             Figure(
-                figures.planes([std], label_layers=True),
+                figures.svg(figures.planes([std], label_layers=True)),
                 "**Figure 14**, Std_A with its layers named.",
                 "Mutual-information plane of Std_A with layers L_1 to L_6 labelled",
             )

@@ -22,8 +22,6 @@ from torch import nn
 import racecar
 from racecar.study.mutual_information import experiment as mutual_information
 from racecar.study.mutual_information.config import PRESETS, Config
-from racecar.study.mutual_information.report import page, write_results
-from racecar.study.report import write
 from racecar.study.runs import StudyError
 from racecar.study.workers import Advance, Stop, Stopper, run_shares
 
@@ -165,6 +163,8 @@ def _progress(label: str, total: int, done: int) -> Iterator[Callable[[int], Non
 
 
 def _report(parser: ArgumentParser, options: Namespace) -> int:
+    from racecar.study.mutual_information.report import write_results
+
     for name in options.runs:
         for folder in _studies(Path(name)):
             print(f"report: {_write_report(folder)}")
@@ -185,6 +185,10 @@ def _studies(folder: Path) -> list[Path]:
 
 
 def _write_report(folder: Path) -> Path:
+    # Imported here: the training processes import this file and need neither matplotlib nor scipy.
+    from racecar.study.mutual_information.report import page
+    from racecar.study.report import write
+
     study, config = mutual_information.reopen(folder)
     return write(page(study, config), folder / "report.html")
 

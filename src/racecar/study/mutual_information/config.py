@@ -90,5 +90,5 @@ class Config:
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {},
-    "quick": {"seeds": 2, "snapshots": 12, "training.epochs": 60, "training.epochs_b": 120},
+    "quick": {"seeds": 2, "snapshots": 10, "training.epochs": 20, "training.epochs_b": 40},
 }

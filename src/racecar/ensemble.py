@@ -82,9 +82,8 @@ class Ensemble(nn.Module):
         for name, key in self._names.items():
             stack = torch.stack([m.get_parameter(name).detach() for m in models])
             self.register_parameter(key, nn.Parameter(stack, requires_grad=first.get_parameter(name).requires_grad))
-        for name, buffer in first.named_buffers():
+        for name, _ in first.named_buffers():
             self._names[name] = name.replace(".", "/")
-            del buffer
             self.register_buffer(self._names[name], torch.stack([m.get_buffer(name) for m in models]))
         for module in (self._program.palindrome.forward, self._program.palindrome.training):
             _batch_last(module)
@@ -98,8 +97,7 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Any, Tensor]:
         """(outputs [M, batch, …], penalties [M]) for inputs x [M, batch, …]."""
-        weights = [self.stacked[name] for name in self._program.names]
-        outputs, distances = torch.func.vmap(self._train_one)(weights, x)
+        outputs, distances = torch.func.vmap(self._train_one)(self._weights(), x)
         return outputs, (self.lambdas * distances).sum(1)
 
     def activations(self, x: Tensor) -> tuple[Any, tuple[Tensor, ...]]:
@@ -107,9 +105,8 @@ class Ensemble(nn.Module):
 
         The forward pass alone, without gradients. ``x.expand(M, …)`` gives all members the same inputs.
         """
-        weights = [self.stacked[name] for name in self._program.names]
         with torch.no_grad():
-            return torch.func.vmap(self._forward_one)(weights, x)
+            return torch.func.vmap(self._forward_one)(self._weights(), x)
 
     def state_dict_of(self, member: int) -> dict[str, Tensor]:
         """A copy of one member's weights, to be loaded into the plain model."""
@@ -118,6 +115,11 @@ class Ensemble(nn.Module):
     def gradients(self, criterion: Criterion, regulariser: Regulariser | None = None) -> GradientProgram:
         """A program that computes every member's loss and fills the gradients: see :class:`GradientProgram`."""
         return GradientProgram(self, criterion, regulariser)
+
+    def _weights(self) -> list[Tensor]:
+        """In the order of the program's inputs."""
+        stacked = self.stacked
+        return [stacked[name] for name in self._program.names]
 
     def _train_one(self, weights: list[Tensor], x: Tensor) -> tuple[Any, Tensor]:
         outputs, distances = self._program.palindrome.training(*weights, *self._program.constants, x)

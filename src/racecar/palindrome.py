@@ -21,7 +21,7 @@ from racecar.errors import ArgumentError, IrreversibleError, RuleError
 from racecar.forward import ForwardGraph, module_path
 from racecar.loss import half_squared_distance
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
-from racecar.rules.registry import Rule
+from racecar.rules.registry import Rule, unchanged
 from racecar.selection import Options, Selection, nodes_in, rule_of, tensor_arguments
 
 aten = torch.ops.aten
@@ -203,7 +203,7 @@ class _Mirror:
             operands = len([n for n in tensor_arguments(node) if n in self.forward.data])
             if rule is None or rule.operands not in (None, operands):
                 several = f" with {operands} operands that depend on the input" if rule is not None else ""
-                missing.append(f"  {node.target}{several} in module {module_path(node) or '(the model itself)'!r}")
+                missing.append(f"  {_where(node, several)}")
         if missing:
             raise IrreversibleError(
                 "the reverse pass meets operations without a reverse rule:\n"
@@ -264,8 +264,8 @@ class _Mirror:
         kwargs: dict[str, Any] = dict(node.kwargs)
         if "data" in inspect.signature(rule.reverse).parameters:
             kwargs["data"] = data
-        where = f"{node.target} in module {module_path(node) or '(the model itself)'!r}"
-        if rule.reverse.__name__ == "unchanged":
+        where = _where(node)
+        if rule.reverse is unchanged:
             result = estimate
         else:
             try:
@@ -315,7 +315,7 @@ class _Mirror:
         if rule.range == "through":
             return self._into_range(arguments[0], estimate)
         if rule.range == "within":
-            pieces = self._reverse_quietly(node, rule, estimate)
+            pieces = self._reverse_quietly(node, estimate)
             mapped: dict[fx.Node, list[fx.Node]] = {}  # per use: cat may take one value twice
             for value, piece in pieces:
                 mapped.setdefault(value, []).append(self._into_range(value, piece))
@@ -324,7 +324,7 @@ class _Mirror:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
             return self.emit(node.target, *args, **kwargs)  # type: ignore[arg-type]
         before = self._into_range(arguments[0], estimate)
-        where = f"{node.target} in module {module_path(node) or '(the model itself)'!r}"
+        where = _where(node)
         try:
             mapped_estimate = self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
         except Exception as error:
@@ -337,7 +337,7 @@ class _Mirror:
             )
         return mapped_estimate
 
-    def _reverse_quietly(self, node: fx.Node, rule: Rule, estimate: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    def _reverse_quietly(self, node: fx.Node, estimate: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
         known = self.steps.get(node)
         pieces = self._reverse(node, estimate, None)
         if known is None:
@@ -407,8 +407,13 @@ class _Mirror:
             # Every weight is used once per position of the side that is not summed over.
             side = taken if transposed else given
             flops = 2 * weight.numel() * (side.numel() // side.shape[channel])
-        reverse = "(nothing)" if rule.reverse.__name__ == "unchanged" else rule.reverse.__name__.replace("_", " ")
+        reverse = "(nothing)" if rule.reverse is unchanged else rule.reverse.__name__.replace("_", " ")
         self.steps[node] = Step(layer or module_path(node), forward, reverse, layer is not None, position, shape, flops)
+
+
+def _where(node: fx.Node, detail: str = "") -> str:
+    """An operation and its module, for messages."""
+    return f"{node.target}{detail} in module {module_path(node) or '(the model itself)'!r}"
 
 
 def plain_batch_norm(estimate: Tensor) -> Tensor:

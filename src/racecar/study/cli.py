@@ -117,7 +117,7 @@ def _study(parser: ArgumentParser, options: Namespace) -> int:
     study = mutual_information.open_study(folder, config)
     mutual_information.remember(study, config)
     shares = [
-        (folder, dataclasses.replace(config, variants=names)) for names in mutual_information.parts(config, workers)
+        (folder, dataclasses.replace(config, variants=share)) for share in mutual_information.parts(config, workers)
     ]
     started = time.monotonic()
     total, done = mutual_information.total_epochs(study, config)

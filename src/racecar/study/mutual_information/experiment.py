@@ -21,7 +21,7 @@ NAME = "mutual-information"
 
 
 def open_study(folder: Path, config: Config) -> Study:
-    """The study's folder; seeds, variants and snapshots may grow later, everything else is fixed."""
+    """The study's folder; seeds and variants may grow later, everything else is fixed."""
     content = asdict(config)
     for changeable in ("seeds", "variants"):
         del content[changeable]

@@ -27,7 +27,7 @@ from racecar.study.report import (
     Text,
     Verdicts,
 )
-from racecar.study.runs import Study, write_atomically, write_text
+from racecar.study.runs import Study, write_bytes, write_text
 from racecar.study.statistics import Summary, summarise
 
 _PHASES = (
@@ -83,7 +83,7 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
     """The numbers as Markdown and the planes as PNG, with the command, hardware and versions they come from."""
     results, about = Results.load(study, config), study.about()
     environment = about["environment"]
-    stem = f"{study.about()['experiment']}-{config.protocol}"
+    stem = f"{about['experiment']}-{config.protocol}"
     lines = [
         f"# 12-bit study, {config.protocol} protocol",
         "",
@@ -119,14 +119,9 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
     for number, _, panels in _figure_panels(results):
         if panels:
             path = folder / f"{stem}-figure-{number}.png"
-            image = figures.png(figures.planes(panels))
-            write_atomically(path, lambda p, image=image: _write_bytes(p, image))  # type: ignore[misc]
+            write_bytes(path, figures.png(figures.planes(panels)))
             written.append(path)
     return written
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _figure_panels(results: Results) -> list[tuple[int, str, list[figures.Panel]]]:
@@ -161,9 +156,7 @@ def _accuracy(results: Results) -> list[Block]:
     rows.append(Group("Constant answer"))
     for answer in (0, 1):
         value = constant_predictor(results.config.protocol, answer)
-        rows.append([f"always y = {answer}", f"{value:.4f}", None, *[Cell("") for _ in range(seeds)], Cell("")])
-    for row in rows[-2:]:
-        row[2] = Cell("")
+        rows.append([f"always y = {answer}", f"{value:.4f}", *[Cell("") for _ in range(seeds + 2)]])
     note = (
         "95 % CI: Student's t over seeds. The paper reports five runs. On task B the labels, and so the constant "
         "answers, are exchanged."

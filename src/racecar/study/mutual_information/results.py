@@ -13,7 +13,7 @@ from racecar.study.mutual_information.data import constant_predictor
 from racecar.study.mutual_information.experiment import runs_of
 from racecar.study.mutual_information.figures import Panel
 from racecar.study.protocol import Run
-from racecar.study.report import Verdict
+from racecar.study.report import Outcome, Verdict
 from racecar.study.runs import Study
 from racecar.study.statistics import Summary, paired_difference, summarise
 
@@ -100,10 +100,7 @@ class Results:
             f"{better} − {worse} = {found.mean:+.3f}, paired by seed, 95 % CI [{found.low:+.3f}, {found.high:+.3f}], "
             f"n = {found.n}; the paper has {theirs:+.3f}"
         )
-        if found.n < 2:
-            return Verdict(claim, where, "undecided", evidence)
-        outcome = "reproduced" if found.low > 0 else "not reproduced" if found.high < 0 else "undecided"
-        return Verdict(claim, where, outcome, evidence)  # type: ignore[arg-type]
+        return Verdict(claim, where, _outcome(found), evidence)
 
     def _collapse(self) -> Verdict:
         """Std_AB = 0.136 with deviation 0: every run answers the same to everything."""
@@ -133,7 +130,9 @@ class Results:
             f"I(X;L_6): {np.mean(ours):.2f} against {np.mean(other):.2f} bits, difference {found.mean:+.2f}, "
             f"95 % CI [{found.low:+.2f}, {found.high:+.2f}], n = {found.n}"
         )
-        if found.n < 2:
-            return Verdict(claim, where, "undecided", evidence)
-        outcome = "reproduced" if found.low > 0 else "not reproduced" if found.high < 0 else "undecided"
-        return Verdict(claim, where, outcome, evidence)  # type: ignore[arg-type]
+        return Verdict(claim, where, _outcome(found), evidence)
+
+
+def _outcome(difference: Summary) -> Outcome:
+    """What an interval says of a claim that the difference is positive; NaN for a single run decides nothing."""
+    return "reproduced" if difference.low > 0 else "not reproduced" if difference.high < 0 else "undecided"

@@ -103,7 +103,6 @@ class _Data:
 
     def __init__(self, runs: Sequence[Run], config: Config) -> None:
         self.training = config.training
-        self.runs = runs
         seeds = sorted({r.seed for r in runs})
         bits = patterns() if config.training.coding == "01" else patterns() * 2 - 1
         self.all = bits

@@ -28,7 +28,8 @@ def _each(value: Size, dims: int) -> list[int]:
 
 
 def _without_bias(estimate: Tensor, bias: Tensor | None, dims: int) -> Tensor:
-    return estimate if bias is None else estimate - bias.view(-1, *[1] * dims)
+    # In the estimate's dtype: under autocast a float32 bias would make the whole estimate float32.
+    return estimate if bias is None else estimate - bias.to(estimate.dtype).view(-1, *[1] * dims)
 
 
 def _cut(result: Tensor, size: Sequence[int]) -> Tensor:

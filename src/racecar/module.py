@@ -46,6 +46,10 @@ class Racecar(nn.Module):
             nets with batch norm) or a function.
         norm_statistics: batch norm in the reverse pass uses the ``"separate"`` statistics of its own batch, or
             ``"shared"``: it updates the forward running statistics as well, as the authors' code does.
+        decoder: None: the reverse pass reuses the model's weights, which is racecar training. A module with the same
+            parameters, e.g. ``copy.deepcopy(model)``: it uses that one's instead, an untied decoder of the same
+            shape, the control that tells what sharing weights does. Its parameters are those of ``rr.decoder``:
+            optimise ``rr.parameters()``.
 
     Raises:
         ArgumentError: an argument does not fit the model; ExportError, IrreversibleError, RuleError: the palindrome
@@ -73,14 +77,17 @@ class Racecar(nn.Module):
         reduction: Reduction = "mean",
         input_range: InputRange = None,
         norm_statistics: NormStatistics = "separate",
+        decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         _check_choices(model, reduction, input_range, norm_statistics)
-        self.model = model
+        if decoder is not None:
+            _check_decoder(decoder, model)
+        self.model, self.decoder = model, decoder
         args, kwargs = _as_call(example_inputs)
         self._order = _parameter_names(model, args, kwargs)
         args, kwargs = self._positional(args, kwargs)
-        self._options = Options(layers, start, reduction, input_range, norm_statistics)
+        self._options = Options(layers, start, reduction, input_range, norm_statistics, decoder is not None)
         self._palindromes: dict[bool, tuple[_Configuration, list[_Program]]] = {}
         self._pending: Tensor | None = None
         palindrome = self._program(args, kwargs, training=True).palindrome
@@ -104,7 +111,7 @@ class Racecar(nn.Module):
             return self.model(*args, **kwargs)
         args, kwargs = self._positional(args, kwargs)
         program = self._program(args, kwargs, training=self.model.training)
-        output, distances = program.train(self.model, args, kwargs)
+        output, distances = program.train(self.model, self.decoder, args, kwargs)
         terms = self.lambdas * distances
         if not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
@@ -121,7 +128,7 @@ class Racecar(nn.Module):
         device = self.lambdas.device
         accelerated = [] if device.type == "cpu" else [device]
         with torch.random.fork_rng(accelerated, device_type=device.type if accelerated else "cuda"):
-            pairs = program.pairs(self.model, args, kwargs)
+            pairs = program.pairs(self.model, self.decoder, args, kwargs)
         return dict(zip(program.palindrome.layers, pairs, strict=True))
 
     def explain(self) -> Explanation:
@@ -209,6 +216,7 @@ class _Program:
         self.fixed, self.seen = _fixed(leaves), {_sizes(leaves)}
         self.names = weights
         self.owners = [name.rpartition(".")[::2] for name in weights]
+        self.twins = [name.rpartition(".")[::2] for name in palindrome.decoder]
         self.in_spec, self.out_spec = specs
         # The usual cases, some tensors in and one out, are spared the pytree.
         self.single = self.out_spec.is_leaf()
@@ -270,18 +278,25 @@ class _Program:
             )
         return leaves
 
-    def weights(self, model: nn.Module) -> list[Tensor]:
-        return [getattr(model.get_submodule(path), name) for path, name in self.owners]
+    def weights(self, model: nn.Module, decoder: nn.Module | None) -> list[Tensor]:
+        found = [getattr(model.get_submodule(path), name) for path, name in self.owners]
+        if decoder is not None:
+            found += [getattr(decoder.get_submodule(path), name) for path, name in self.twins]
+        return found
 
-    def train(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Tensor]:
+    def train(
+        self, model: nn.Module, decoder: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Any, Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
             outputs, distances = self.palindrome.training(
-                *self.weights(model), *self.constants, *self._inputs(args, kwargs)
+                *self.weights(model, decoder), *self.constants, *self._inputs(args, kwargs)
             )
         return self.nest(outputs), distances
 
-    def pairs(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        weights = [w if isinstance(w, nn.Parameter) else w.clone() for w in self.weights(model)]
+    def pairs(
+        self, model: nn.Module, decoder: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        weights = [w if isinstance(w, nn.Parameter) else w.clone() for w in self.weights(model, decoder)]
         with torch.set_grad_enabled(torch.is_grad_enabled()):
             return self.palindrome.pairs(*weights, *self.constants, *self._inputs(args, kwargs))
 
@@ -377,6 +392,20 @@ def _check_choices(model: object, reduction: object, input_range: object, norm_s
         raise ArgumentError(f"norm_statistics must be 'separate' or 'shared', not {norm_statistics!r}")
     if input_range is not None and input_range != "paper" and not callable(input_range):
         raise ArgumentError(f"input_range must be None, 'paper' or a function, not {input_range!r}")
+
+
+def _check_decoder(decoder: object, model: nn.Module) -> None:
+    if not isinstance(decoder, nn.Module):
+        raise ArgumentError(f"decoder must be a torch.nn.Module, not {type(decoder).__name__}")
+    if decoder is model:
+        raise ArgumentError("decoder is the model itself: give a copy, or None to share the weights")
+    ours, theirs = ({n: tuple(p.shape) for n, p in m.named_parameters()} for m in (model, decoder))
+    if ours != theirs:
+        differing = sorted(n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n))
+        raise ArgumentError(
+            f"decoder must have the model's parameters, but {', '.join(map(repr, differing[:5]))} differ: use e.g. "
+            "copy.deepcopy(model)"
+        )
 
 
 def _check_weight(weight: Weight, count: int, model: nn.Module) -> Tensor:

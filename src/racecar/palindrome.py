@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class Palindrome:
         layers: the n compared layers' names, from the network's input on.
         steps: the table of the palindrome, in forward order.
         start: the name of the operation whose output is I_r.
+        decoder: names of the weights that follow the model's own: those of an untied decoder, else none.
     """
 
     forward: fx.GraphModule
@@ -69,6 +70,7 @@ class Palindrome:
     layers: tuple[str, ...]
     steps: tuple[Step, ...]
     start: str
+    decoder: tuple[str, ...]
 
 
 def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> Palindrome:
@@ -97,6 +99,7 @@ class _Mirror:
         self.nodes = [n for n in self.graph.nodes if n.op != "output"]
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._run_example(model, inputs)
+        self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self.selection = Selection(forward, self.nodes, options)
         self.names = self.selection.names
         self.steps: dict[fx.Node, Step] = {}
@@ -157,6 +160,7 @@ class _Mirror:
             for i, (left, right) in enumerate(pairs)
         ]
         stacked = self.emit(torch.stack, distances)
+        decoder = self._untie() if self.options.untied else ()
         steps = tuple(self.steps[n] for n in self.nodes if n in self.steps)
         return Palindrome(
             self._module((tuple(self.forward.outputs), tuple(left for left, _ in pairs))),
@@ -165,7 +169,35 @@ class _Mirror:
             tuple(self.names[m] for m in compared),
             steps,
             self.names.get(start) or module_path(start) or start.name,
+            decoder,
         )
+
+    def _untie(self) -> tuple[str, ...]:
+        """Give the reverse pass parameters of its own: inputs of the program after the model's weights."""
+        twins: dict[fx.Node, fx.Node] = {}
+        forward = set(self.nodes)
+        following = (self.forward.weight_nodes[len(self.forward.weights) :] + self.forward.inputs)[0]
+        for name, node in zip(self.forward.weights, self.forward.weight_nodes, strict=False):
+            if name in self.parameters:
+                with self.graph.inserting_before(following):
+                    twins[node] = self.graph.placeholder(f"decoder_{node.name}")
+                twins[node].meta["example"] = node.meta["example"]
+        for node in self.graph.nodes:
+            if node not in forward and node.op != "output":
+                self._check_untied(node, forward, twins.keys())
+                node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), lambda n: twins.get(n, n))  # type: ignore[assignment]
+        self.nodes.extend(twins.values())
+        return tuple(name for name in self.forward.weights if name in self.parameters)
+
+    def _check_untied(self, node: fx.Node, forward: Set[fx.Node], parameters: Set[fx.Node]) -> None:
+        for value in node.all_input_nodes:
+            if value in forward and value.op == "call_function" and value not in self.forward.data:
+                if parameters.isdisjoint(nodes_in((value.args, value.kwargs))):
+                    continue
+                raise ArgumentError(
+                    f"decoder: the reverse pass uses a weight computed from parameters ({value.target} in module "
+                    f"{module_path(value)!r}): an untied decoder needs plain parameters"
+                )
 
     def _module(self, output: Any) -> fx.GraphModule:
         """A program of its own: all forward operations (they may have effects), of the reverse what is used."""

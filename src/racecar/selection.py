@@ -32,6 +32,7 @@ class Options:
     reduction: Reduction = "mean"
     input_range: InputRange = None
     norm_statistics: NormStatistics = "separate"
+    untied: bool = False
 
 
 def rule_of(node: fx.Node) -> Rule | None:

@@ -1,7 +1,8 @@
 """Variants × seeds × phases: the paper's naming scheme (Section 3), shared by every experiment.
 
 Phase I trains on task A (``Std_A``, ``RR^6_A``, ``Ort_A``) or on B from scratch (``Std_B``). Phase II continues
-plainly on the same task (``AA``) or on task B (``AB``).
+plainly on the same task (``AA``) or on task B (``AB``). A phase may name a way of its own after a hyphen: ``AB-probe``
+trains a new last layer alone, ``AB-1pct`` and ``B-1pct`` see one percent of B's labels.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["A", "B", "AA", "AB"]
-PHASES: tuple[Phase, ...] = ("A", "B", "AA", "AB")
+Family = Literal["Std", "StdC", "Ort", "RR", "Dec"]
+_PHASE = r"(?:A|B|AA|AB)(?:-[a-z0-9]+)?"
 
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """A way of training in phase I: ``Std``, ``Ort`` or ``RR<s>``.
+    """A way of training in phase I.
+
+    ``Std``; ``StdC``, as long as RR takes (compute-matched); ``Ort``, with SRIP (Eq. 2); ``RR<s>``, racecar training
+    over s layers, ``RR<s>s`` with the reverse pass's batch norm statistics shared; ``Dec<s>``, as RR<s> but with an
+    untied decoder: a reverse pass with weights of its own.
 
     Attributes:
         name: as typed and used in paths, e.g. ``"RR6"``.
@@ -27,32 +32,39 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """Read ``"Std"``, ``"Ort"``, ``"RR6"`` or ``"RR^6"``, in any case.
+        """Read ``"Std"``, ``"StdC"``, ``"Ort"``, ``"RR6"``, ``"RR^6"``, ``"RR6s"`` or ``"Dec6"``, in any case.
 
         Raises:
             ValueError: anything else, with what is allowed.
         """
         plain = text.strip().lower().replace("^", "")
-        if plain in ("std", "ort"):
-            return cls(plain.capitalize())
-        if (match := re.fullmatch(r"rr([1-9]\d*)", plain)) is not None:
-            return cls(f"RR{match[1]}")
-        raise ValueError(f"no variant {text!r}: use Std, Ort or RR with the number of compared layers, e.g. RR6")
+        if plain in ("std", "ort", "stdc"):
+            return cls({"std": "Std", "ort": "Ort", "stdc": "StdC"}[plain])
+        if (match := re.fullmatch(r"(rr|dec)([1-9]\d*)(s?)", plain)) is not None and (match[1] == "rr" or not match[3]):
+            return cls(f"{'RR' if match[1] == 'rr' else 'Dec'}{match[2]}{match[3]}")
+        raise ValueError(
+            f"no variant {text!r}: use Std, StdC, Ort, or RR or Dec with the number of compared layers, e.g. RR6"
+        )
 
     @property
     def depth(self) -> int:
-        """s of RR^s, the number of compared layers; 0 for Std and Ort."""
-        return int(self.name[2:]) if self.name.startswith("RR") else 0
+        """s of RR^s, the number of compared layers; 0 for those that compare none."""
+        return int(re.sub(r"\D", "", self.name) or 0)
 
     @property
-    def family(self) -> Literal["Std", "Ort", "RR"]:
-        """Std, Ort or RR: decides the colour in figures."""
-        return self.name[:2] if self.depth else self.name  # type: ignore[return-value]
+    def family(self) -> Family:
+        """Decides the colour in figures."""
+        return re.match("[A-Z][A-Za-z]*", self.name)[0]  # type: ignore[index,return-value]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the reverse pass's batch norm shares the forward pass's running statistics."""
+        return self.family == "RR" and self.name.endswith("s")
 
     @property
     def label(self) -> str:
         """As printed: ``"RR^6"``."""
-        return f"RR^{self.depth}" if self.depth else self.name
+        return f"{self.family}^{self.name.removeprefix(self.family)}" if self.depth else self.name
 
 
 @dataclass(frozen=True, order=True)
@@ -60,7 +72,7 @@ class Run:
     """One training run: a variant, a phase and a seed."""
 
     variant: Variant
-    phase: Phase
+    phase: str
     seed: int
 
     @property
@@ -80,30 +92,51 @@ class Run:
         Raises:
             ValueError: not a key.
         """
-        match = re.fullmatch(r"(\w+)_(A|B|AA|AB)/seed-(\d+)", key)
+        match = re.fullmatch(rf"(\w+?)_({_PHASE})/seed-(\d+)", key)
         if match is None:
             raise ValueError(f"{key!r} is not a run")
-        return cls(Variant.parse(match[1]), match[2], int(match[3]))  # type: ignore[arg-type]
+        return cls(Variant.parse(match[1]), match[2], int(match[3]))
 
     @property
     def task(self) -> Literal["A", "B"]:
         """The task this run is trained and tested on."""
-        return self.phase[-1]  # type: ignore[return-value]
+        return self.path[-1]  # type: ignore[return-value]
+
+    @property
+    def path(self) -> str:
+        """A, B, AA or AB."""
+        return self.phase.partition("-")[0]
+
+    @property
+    def way(self) -> str:
+        """What stands after the phase's hyphen, ``"probe"`` or ``"1pct"``; "" for full training on all labels."""
+        return self.phase.partition("-")[2]
 
     @property
     def source(self) -> Run | None:
         """The phase-I run whose weights this one continues from."""
-        return Run(self.variant, "A", self.seed) if len(self.phase) == 2 else None
+        return Run(self.variant, "A", self.seed) if len(self.path) == 2 else None
 
 
 STD = Variant("Std")
 
 
-def plan(variants: Iterable[Variant], seeds: Sequence[int], *, phase_two: bool = True) -> list[Run]:
-    """All runs of a study, sources before what continues from them; ``B`` from scratch for Std alone."""
+def plan(
+    variants: Iterable[Variant], seeds: Sequence[int], phases: Sequence[str] = ("A", "B", "AA", "AB")
+) -> list[Run]:
+    """All runs of a study, sources before what continues from them; ``B`` from scratch for Std alone.
+
+    Raises:
+        ValueError: a phase that is none, or phase II without A.
+    """
     chosen = list(dict.fromkeys(variants))
-    runs = [Run(v, "A", s) for v in chosen for s in seeds]
-    if phase_two:
-        runs += [Run(STD, "B", s) for s in seeds] if STD in chosen else []
-        runs += [Run(v, p, s) for p in ("AA", "AB") for v in chosen for s in seeds]  # type: ignore[arg-type]
+    for phase in phases:
+        if re.fullmatch(_PHASE, phase) is None:
+            raise ValueError(f"no phase {phase!r}: use A, B, AA or AB, or a way of one such as AB-probe")
+    if "A" not in phases and any(p.startswith("A") for p in phases):
+        raise ValueError("phase II continues from phase I: add A to the phases")
+    runs = []
+    for phase in sorted(phases, key=lambda p: len(p.partition("-")[0])):
+        trained = [STD] if phase[0] == "B" and STD in chosen else chosen if phase[0] == "A" else []
+        runs += [Run(v, phase, s) for v in trained for s in seeds]
     return runs

@@ -1,0 +1,112 @@
+"""Shuffled, augmented batches of images that live on the device as uint8: no data-loader workers in the hot loop.
+
+Order and augmentation of an epoch are functions of (seed, epoch) alone, and belong to an image's place in the epoch:
+a run goes on where it stopped, and several processes see together exactly what one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from racecar.study.classification.images import Images
+
+Augmentation = Literal["none", "crop", "flip-crop"]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Pixels between 0 and 1, minus a mean, over a deviation, per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def unit(cls, channels: int) -> Normalisation:
+        """Leaves pixels between 0 and 1."""
+        return cls((0.0,) * channels, (1.0,) * channels)
+
+    @classmethod
+    def of(cls, images: Images) -> Normalisation:
+        """Mean 0 and deviation 1 over a data set."""
+        return cls(*images.statistics())
+
+    def __call__(self, pixels: Tensor, *, channels_last: bool = False) -> Tensor:
+        """uint8 [N, C, H, W] → float32."""
+        shape = (1, -1, 1, 1)
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=pixels.device).view(shape)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=pixels.device)
+        batch = pixels.float() * scale + shift.view(shape)
+        return batch.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """One data set, cut into batches epoch by epoch.
+
+    Attributes:
+        images: on the device.
+        size: images per batch over all processes; the last batch of an epoch may be smaller.
+        seed: of order and augmentation.
+        normalisation: see there.
+        augmentation: ``"crop"`` pads by an eighth of the height and cuts out at a random place,
+            ``"flip-crop"`` also mirrors half of the images.
+        channels_last: memory format.
+        rank, world: this process and how many share every batch.
+    """
+
+    images: Images
+    size: int
+    seed: int
+    normalisation: Normalisation
+    augmentation: Augmentation = "none"
+    channels_last: bool = False
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.images), self.size)
+        return full + (rest >= self.world)  # a rest too small to share is left out
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Batches of an epoch from number ``first`` on.
+
+        Yields:
+            Images [n, C, H, W] in float32, labels [n], and the weight of this process's share: n · world over the
+            size of the whole batch, 1 unless the batch does not divide evenly.
+        """
+        device, count = self.images.labels.device, len(self.images)
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        order = torch.randperm(count, generator=generator).to(device)
+        pad = max(1, self.images.shape[1] // 8)
+        shifts = torch.randint(2 * pad + 1, (count, 2), generator=generator).to(device)
+        mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+        for number in range(first, len(self)):
+            whole = slice(number * self.size, min((number + 1) * self.size, count))
+            mine = slice(whole.start + self.rank, whole.stop, self.world)
+            chosen = order[mine]
+            pixels = self.images.pixels[chosen]
+            if self.augmentation != "none":
+                mirror = mirrored[mine] if self.augmentation == "flip-crop" else None
+                pixels = _cropped(pixels, shifts[mine], pad, mirror)
+            batch = self.normalisation(pixels, channels_last=self.channels_last)
+            weight = len(chosen) * self.world / (whole.stop - whole.start)
+            yield batch, self.images.labels[chosen], weight
+
+
+def _cropped(pixels: Tensor, shifts: Tensor, pad: int, mirrored: Tensor | None) -> Tensor:
+    """Every image moved by its own shift inside its zero-padded frame, mirrored where asked; one gather."""
+    n, _, height, width = pixels.shape
+    framed = F.pad(pixels, (pad,) * 4)
+    rows = shifts[:, :1] + torch.arange(height, device=pixels.device)
+    columns = torch.arange(width, device=pixels.device).expand(n, width)
+    if mirrored is not None:
+        columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
+    columns = columns + shifts[:, 1:]
+    each = torch.arange(n, device=pixels.device)[:, None, None]
+    return framed[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,455 @@
+"""Pretrain on task A, continue on A or transfer to B: the runs of a classification study, trained, kept and resumed.
+
+What an experiment supplies (data, network, penalty) is :class:`Experiment`; digits and CIFAR are two of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+import racecar
+from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.images import Images
+from racecar.study.classification.objective import Objective, Penalty
+from racecar.study.classification.recipe import Recipe
+from racecar.study.classification.training import DivergedError, Trainer
+from racecar.study.protocol import Run, Variant, plan
+from racecar.study.runs import Progress, Study, read_json
+
+TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
+SHARES = {"1pct": 0.01, "10pct": 0.1}  # of B's labels
+SAMPLES = 10  # test images that the report regenerates
+
+
+@dataclass(frozen=True)
+class Config:
+    """What can be chosen in a classification study.
+
+    Attributes:
+        variants: of phase I, see :class:`racecar.study.protocol.Variant`.
+        seeds: how many, counted from 0.
+        phases: which phases, see :mod:`racecar.study.protocol`.
+        train_images, test_images: a class-balanced subset of each task; None: all.
+        width: channels of the first layer, 64 in the paper.
+        weight: λ_1 to λ_s, with the loss summed over batch and units.
+        ort_weight: β of Eq. 2 (not given in the paper).
+        compute_match: epochs of StdC in phase I as a multiple of Std's: the FLOPs of a racecar step over a plain one.
+        a, aa, ab, b: recipes of the phases; ``ab`` and ``b`` also serve their ways (probe, 1pct, 10pct).
+        few_epochs: epochs where only a share of B's labels is used; None: as with all labels.
+        evaluations: how often test accuracy is measured in a run.
+    """
+
+    variants: list[str] = field(default_factory=lambda: ["Std"])
+    seeds: int = 5
+    phases: list[str] = field(default_factory=lambda: ["A", "B", "AA", "AB"])
+    train_images: int | None = None
+    test_images: int | None = None
+    width: int = 64
+    weight: float = 1e-5
+    ort_weight: float = 1e-2
+    compute_match: float = 2.06
+    a: Recipe = field(default_factory=Recipe)
+    aa: Recipe = field(default_factory=Recipe)
+    ab: Recipe = field(default_factory=Recipe)
+    b: Recipe = field(default_factory=Recipe)
+    few_epochs: int | None = None
+    evaluations: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "width", "evaluations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("train_images", "test_images", "few_epochs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("weight", "ort_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not self.compute_match >= 1:
+            raise ValueError(f"compute_match must be at least 1, not {self.compute_match}")
+        if not self.variants:
+            raise ValueError("variants is empty: name at least one, e.g. Std")
+        for run in self.runs():
+            if run.way not in ("", "probe", *SHARES):
+                raise ValueError(f"no phase {run.phase!r}: ways are probe, {', '.join(SHARES)}")
+
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return plan([Variant.parse(v) for v in self.variants], range(self.seeds), self.phases)
+
+    def recipe(self, run: Run) -> Recipe:
+        """The hyper-parameters of a run."""
+        recipe: Recipe = getattr(self, run.path.lower())
+        if run.variant.family == "StdC" and run.phase == "A":
+            return dataclasses.replace(
+                recipe,
+                epochs=round(recipe.epochs * self.compute_match),
+                milestones=tuple(round(m * self.compute_match) for m in recipe.milestones),
+            )
+        if run.way in SHARES and self.few_epochs is not None:
+            return dataclasses.replace(recipe, epochs=self.few_epochs)
+        return recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """Training and test images of one task."""
+
+    train: Images
+    test: Images
+
+
+class Experiment(ABC):
+    """What distinguishes one classification study from another."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    head: ClassVar[str]  # prefix of the parameters of the last layer, new for a task with other classes
+    input_range: ClassVar[Any] = "paper"
+
+    @abstractmethod
+    def load(self, source: str, config: Config, file: Path | None) -> tuple[dict[str, Task], dict[str, str]]:
+        """Both tasks, and words on where each comes from, for every table.
+
+        Args:
+            source: a folder with one folder per data set, or ``"hub"``.
+            config: of the study.
+            file: a data set's published file, where an experiment has one.
+        """
+
+    @abstractmethod
+    def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
+        """The network with weights drawn from its own generator."""
+
+    def normalisation(self, config: Config, task: Task) -> Normalisation:
+        """Of a task's images."""
+        return Normalisation.unit(task.train.shape[0])
+
+    def penalty(self, config: Config, variant: Variant) -> Penalty:
+        """What a variant adds in phase I."""
+        if variant.family == "Ort":
+            return Penalty("srip", config.ort_weight)
+        if not variant.depth:
+            return Penalty()
+        return Penalty(
+            "racecar" if variant.family == "RR" else "decoder",
+            config.weight,
+            variant.depth,
+            input_range=self.input_range,
+            norm_statistics="shared" if variant.shared else "separate",
+        )
+
+
+# --- a study's folder -------------------------------------------------------------------------------------------------
+
+
+def open_study(folder: Path, experiment: Experiment, config: Config) -> Study:
+    """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
+    content = asdict(config)
+    for changeable in ("seeds", "variants", "phases"):
+        del content[changeable]
+    return Study(folder, experiment.name, content)
+
+
+def remember(study: Study, config: Config) -> None:
+    """Note what was asked for, so that a report can say what was not run."""
+    about = study.about()
+    study.note(
+        variants=list(dict.fromkeys([*about.get("variants", []), *(Variant.parse(v).name for v in config.variants)])),
+        phases=list(dict.fromkeys([*about.get("phases", []), *config.phases])),
+        seeds=max(config.seeds, about.get("seeds", 0)),
+    )
+
+
+def reopen(folder: Path, experiment: Experiment) -> tuple[Study, Config]:
+    """A study on disk with its configuration, for the report."""
+    about = read_json(folder / "study.json")
+    content = dict(about["config"])
+    for phase in ("a", "aa", "ab", "b"):
+        recipe = dict(content[phase])
+        content[phase] = Recipe(**recipe | {"milestones": tuple(recipe["milestones"])})
+    config = Config(**content, variants=about["variants"], phases=about["phases"], seeds=about["seeds"])
+    return open_study(folder, experiment, config), config
+
+
+def subsets(tasks: dict[str, Task], sources: dict[str, str], config: Config) -> tuple[dict[str, Task], dict[str, str]]:
+    """The share of every task that the configuration asks for, and words that say so."""
+
+    def part(images: Images, count: int | None) -> Images:
+        return images if count is None or count >= len(images) else images.stratified(count, 0)[0]
+
+    found = {n: Task(part(t.train, config.train_images), part(t.test, config.test_images)) for n, t in tasks.items()}
+    words = {
+        n: f"{sources[n]}; used here: {len(t.train)} training and {len(t.test)} test images" for n, t in found.items()
+    }
+    return found, words
+
+
+def keep_data(study: Study, tasks: dict[str, Task]) -> None:
+    """Decoded images beside the runs: training processes map them instead of decoding again."""
+    for name, task in tasks.items():
+        task.train.write(study.folder / f"data-{name}-train.safetensors")
+        task.test.write(study.folder / f"data-{name}-test.safetensors")
+
+
+def has_data(study: Study) -> bool:
+    """Whether an earlier call has decoded the images."""
+    return all((study.folder / f"data-{n}-{part}.safetensors").exists() for n in TASKS for part in ("train", "test"))
+
+
+def kept_data(study: Study) -> dict[str, Task]:
+    """What :func:`keep_data` wrote."""
+    return {
+        name: Task(*(Images.read(study.folder / f"data-{name}-{part}.safetensors") for part in ("train", "test")))
+        for name in TASKS
+    }
+
+
+# --- dividing and counting --------------------------------------------------------------------------------------------
+
+
+def cost(config: Config, run: Run) -> int:
+    """Expected work of a run, in tenths of a plain epoch over all images."""
+    recipe = config.recipe(run)
+    per_epoch = {"RR": 22, "Dec": 22, "Ort": 11}.get(run.variant.family, 10) if run.phase == "A" else 10
+    if run.way == "probe":
+        per_epoch = 4
+    return max(1, round(recipe.epochs * per_epoch * SHARES.get(run.way, 1.0)))
+
+
+def chains(config: Config, workers: int) -> list[list[Run]]:
+    """Divide the runs among processes: a variant and seed stay together, the longest chains are placed first."""
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    for run in config.runs():
+        key = (run.variant, run.seed) if run.path != "B" else (run.variant, run.seed, "B")
+        grouped.setdefault(key, []).append(run)
+    shares: list[list[Run]] = [[] for _ in range(max(1, min(workers, len(grouped))))]
+    load = [0] * len(shares)
+    for chain in sorted(grouped.values(), key=lambda c: -sum(cost(config, r) for r in c)):
+        least = load.index(min(load))
+        shares[least] += chain
+        load[least] += sum(cost(config, r) for r in chain)
+    # Low seeds first: an interrupted study has all variants of some seeds.
+    return [sorted(s, key=lambda r: (r.seed, len(r.path), r.variant)) for s in shares]
+
+
+def work(study: Study, config: Config) -> tuple[int, int]:
+    """(all, already done) in the unit of :func:`cost`."""
+    runs = config.runs()
+    done = sum(cost(config, r) for r in runs if study.finished(r))
+    for progress in study.load_progress():
+        run = Run.parse(progress.about["run"])
+        if run in runs and not study.finished(run):
+            done += round(cost(config, run) * progress.about["step"] / progress.about["total"])
+    return sum(cost(config, r) for r in runs), done
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def make_accelerator() -> Accelerator:
+    """One for this process; its precision is the environment's (``accelerate launch``), a recipe's own wins."""
+    return Accelerator()
+
+
+def reset_accelerator() -> None:
+    """Forget the process-wide state, so that another precision or process group can follow (tests)."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def run_share(
+    study: Study,
+    experiment: Experiment,
+    config: Config,
+    runs: Sequence[Run],
+    *,
+    advance: Callable[[int], None] = lambda units: None,
+    stop: Callable[[], bool] = lambda: False,
+    save_every: float = 60.0,
+) -> bool:
+    """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
+
+    Args:
+        study: the folder, with its data kept.
+        experiment: network and penalties.
+        config: hyper-parameters.
+        runs: this process's; sources before what continues from them.
+        advance: told of work done, in the unit of :func:`cost`.
+        stop: asked after every step.
+        save_every: seconds between saved states.
+
+    Returns:
+        Whether all are finished.
+    """
+    pending = [r for r in runs if not study.finished(r)]
+    if not pending:
+        return True
+    accelerator = make_accelerator()
+    data = kept_data(study)
+    tasks = {n: Task(t.train.to(accelerator.device), t.test.to(accelerator.device)) for n, t in data.items()}
+    return all(_train(study, experiment, config, r, tasks, accelerator, advance, stop, save_every) for r in pending)
+
+
+def _train(
+    study: Study,
+    experiment: Experiment,
+    config: Config,
+    run: Run,
+    tasks: dict[str, Task],
+    accelerator: Accelerator,
+    advance: Callable[[int], None],
+    stop: Callable[[], bool],
+    save_every: float,
+) -> bool:
+    task = tasks[run.task]
+    model, trainer = make_trainer(study, experiment, config, run, task, accelerator)
+    slot = run.key.replace("/", "-")
+    for progress in study.load_progress():
+        if progress.about.get("run") == run.key:
+            trainer.restore(progress)
+    units = _Units(cost(config, run), trainer.total, trainer.step, advance)
+
+    def save(state: Progress) -> None:
+        about = state.about | {"run": run.key, "total": trainer.total}
+        study.save_progress(slot, Progress(state.tensors, about))
+
+    failure = ""
+    try:
+        if not trainer.run(advance=units, save=save, save_every=save_every, stop=stop):
+            return False
+    except (DivergedError, racecar.NonFiniteError) as error:
+        failure = str(error)  # a result of the study, not an error of it
+    units.finish()
+    history = [asdict(p) for p in trainer.history]
+    for point in history:
+        for name in ("loss", "penalty"):
+            point[name] = round(point[name], 6)
+        point["seconds"] = round(point["seconds"], 4)
+    metrics: dict[str, Any] = {
+        "epochs": len(history),
+        "accuracy": history[-1]["accuracy"] if history and not failure else trainer.accuracy(),
+        "seconds_per_epoch": round(sorted(p["seconds"] for p in history)[len(history) // 2], 4) if history else None,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train_images": len(trainer.batches.images),
+        "history": history,
+    }
+    if failure:
+        metrics["diverged"] = failure
+    if run.phase == "A":
+        metrics["regeneration"] = regeneration(experiment, config, model, trainer)
+    study.finish(run, model.state_dict(), metrics)
+    study.drop_progress(slot)
+    return True
+
+
+def make_trainer(
+    study: Study, experiment: Experiment, config: Config, run: Run, task: Task, accelerator: Accelerator
+) -> tuple[nn.Module, Trainer]:
+    """The network of a run, where its source has left it, and its training."""
+    device = accelerator.device
+    channels, size, _ = task.train.shape
+    recipe = config.recipe(run)
+    train = task.train
+    if run.way in SHARES:
+        train, _ = train.stratified(max(len(train.classes), round(SHARES[run.way] * len(train))), run.seed)
+
+    def fresh(seed: int = run.seed) -> nn.Module:
+        return experiment.network(config, channels, size, len(task.train.classes), seed)
+
+    model = fresh()
+    if run.source is not None:
+        load_source(model, study.weights(run.source), experiment.head)
+    frozen: tuple[nn.Module, ...] = ()
+    if run.way == "probe":
+        frozen = freeze(model, experiment.head)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    normalisation = experiment.normalisation(config, task)
+    example = normalisation(train.pixels[: min(len(train), recipe.batch_size)], channels_last=True)
+    penalty = experiment.penalty(config, run.variant) if run.phase == "A" else Penalty()
+    objective = Objective(model, penalty, example, lambda: fresh(10_000 + run.seed))
+    trainer = Trainer(
+        objective,
+        recipe,
+        train,
+        task.test,
+        normalisation,
+        seed=run.seed,
+        accelerator=accelerator,
+        evaluations=config.evaluations,
+        channels_last=True,
+        eval_modules=frozen,
+    )
+    return model, trainer
+
+
+def load_source(model: nn.Module, weights: dict[str, Tensor], head: str) -> None:
+    """Continue from a source's weights; the last layer starts anew where the task has other classes."""
+    own = model.state_dict()
+    fits = all(own[n].shape == w.shape for n, w in weights.items())
+    kept = weights if fits else {n: w for n, w in weights.items() if not n.startswith(f"{head}.")}
+    missing, unexpected = model.load_state_dict(kept, strict=False)
+    assert not unexpected
+    assert all(n.startswith(f"{head}.") for n in missing)
+
+
+def freeze(model: nn.Module, head: str) -> tuple[nn.Module, ...]:
+    """Train the last layer alone: the rest keeps its weights and its running statistics."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(f"{head}."))
+    return tuple(m for n, m in model.named_children() if n != head)
+
+
+def regeneration(experiment: Experiment, config: Config, model: nn.Module, trainer: Trainer) -> dict[str, float]:
+    """How much of the input the reverse pass brings back (Figure 5): 1000 test images, batch statistics.
+
+    Returns:
+        ``error``: mean squared difference of I and I' over the variance of I, so 1 is as good as the mean image
+        value. ``correlation``: between I and I' over the pixels of an image, averaged; 0 where I' is constant.
+    """
+    images = trainer.test.pixels[:1000]
+    batch = trainer.normalisation(images, channels_last=True)
+    layers = racecar.Racecar(model, batch[:2]).layers
+    decoder = trainer.objective.rr.decoder if trainer.objective.rr is not None else None
+    rr = racecar.Racecar(model, batch[:2], layers=len(layers), input_range=experiment.input_range, decoder=decoder)
+    model.train()
+    errors, correlations = [], []
+    with torch.no_grad():
+        for part in batch.split(250):
+            original, regenerated = (t.float() for t in rr.reconstruct(part)[layers[0]])
+            errors.append((original - regenerated).square().mean())
+            left, right = (t.flatten(1) - t.flatten(1).mean(1, keepdim=True) for t in (original, regenerated))
+            correlations.append(torch.nn.functional.cosine_similarity(left, right).mean())
+    error = torch.stack(errors).mean() / batch.var()
+    found = {"error": float(error), "correlation": float(torch.stack(correlations).mean())}
+    return {k: round(v, 5) if v == v and abs(v) < 1e30 else 1e30 for k, v in found.items()}
+
+
+class _Units:
+    """Turns steps into the unit of :func:`cost`."""
+
+    def __init__(self, cost: int, total: int, done: int, advance: Callable[[int], None]) -> None:
+        self.cost, self.total, self.step, self.advance = cost, total, done, advance
+        self.told = round(cost * done / total)
+
+    def __call__(self, steps: int) -> None:
+        self.step += steps
+        self._tell(round(self.cost * self.step / self.total))
+
+    def finish(self) -> None:
+        """A run that ended early counts as done."""
+        self._tell(self.cost)
+
+    def _tell(self, now: int) -> None:
+        if now > self.told:
+            self.advance(now - self.told)
+            self.told = now

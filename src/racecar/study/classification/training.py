@@ -1,0 +1,311 @@
+"""One classifier's training on Accelerate: resumable at every step, with the same result as if never interrupted.
+
+The order of images, their augmentation and all random numbers of the model are functions of (seed, step), so a saved
+state is weights, the optimiser's moments and a step number.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from racecar.study.classification.batches import Batches, Normalisation
+from racecar.study.classification.images import Images
+from racecar.study.classification.objective import Objective
+from racecar.study.classification.recipe import Recipe
+from racecar.study.runs import Progress, StudyError
+
+
+class DivergedError(StudyError):
+    """The loss is not a finite number any more."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is known after an epoch.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean cross entropy over the epoch's batches.
+        penalty: mean penalty, λ included.
+        train_accuracy: over the epoch, while the weights changed.
+        accuracy: on the test images; None where it was not measured.
+        seconds: of training, evaluation left out.
+    """
+
+    epoch: int
+    loss: float
+    penalty: float
+    train_accuracy: float
+    accuracy: float | None
+    seconds: float
+
+
+@torch.no_grad()
+def accuracy(
+    model: nn.Module,
+    images: Images,
+    normalisation: Normalisation,
+    *,
+    batch: int = 1000,
+    precision: torch.dtype | None = None,
+    channels_last: bool = False,
+    accelerator: Accelerator | None = None,
+) -> float:
+    """Share of images classified right, in evaluation mode; each of several processes looks at its share."""
+    training, rank, world = model.training, 0, 1
+    if accelerator is not None:
+        rank, world = accelerator.process_index, accelerator.num_processes
+    model.eval()
+    right = torch.zeros((), device=images.labels.device)
+    for first in range(rank * batch, len(images), world * batch):
+        part = slice(first, first + batch)
+        with torch.autocast(images.labels.device.type, precision, enabled=precision is not None):
+            output = model(normalisation(images.pixels[part], channels_last=channels_last))
+        right += (output.argmax(1) == images.labels[part]).sum()
+    model.train(training)
+    if accelerator is not None and world > 1:
+        right = accelerator.reduce(right)
+    return float(right) / len(images)
+
+
+class Trainer:
+    """A classifier in training.
+
+    Args:
+        objective: the model with its penalty; the model's device is the accelerator's.
+        recipe: hyper-parameters.
+        train, test: images on the device.
+        normalisation: of both.
+        seed: of order, augmentation and dropout.
+        accelerator: device, processes, mixed precision.
+        evaluations: how often accuracy on ``test`` is measured in all, the last epoch included.
+        channels_last: memory format of the batches; the model has been brought into it.
+        eval_modules: modules that stay in evaluation mode while the rest trains (a linear probe's frozen part).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        recipe: Recipe,
+        train: Images,
+        test: Images,
+        normalisation: Normalisation,
+        *,
+        seed: int,
+        accelerator: Accelerator,
+        evaluations: int = 20,
+        channels_last: bool = False,
+        eval_modules: tuple[nn.Module, ...] = (),
+    ) -> None:
+        self.objective, self.recipe, self.test, self.normalisation = objective, recipe, test, normalisation
+        self.accelerator, self.seed, self.channels_last = accelerator, seed, channels_last
+        self.eval_modules = eval_modules
+        self.batches = Batches(
+            train,
+            recipe.batch_size,
+            seed,
+            normalisation,
+            recipe.augmentation,
+            channels_last,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        if not len(self.batches):
+            raise StudyError(f"{len(train)} images cannot be shared by {accelerator.num_processes} processes")
+        self.modules = [objective.model, *([objective.rr.decoder] if objective.rr and objective.rr.decoder else [])]
+        self.optimiser = recipe.make_optimiser(self.modules)
+        wrapped: nn.Module = torch.compile(objective) if recipe.compile else objective  # type: ignore[assignment]
+        self.wrapped, self.prepared = accelerator.prepare(wrapped, self.optimiser)
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+        self.precision = torch.bfloat16 if recipe.precision == "bfloat16" else half
+        self.step = 0
+        self.history: list[Point] = []
+        self.sums = torch.zeros(4, dtype=torch.float64)  # of this epoch: cross entropy, penalty, right, images
+        self.seconds = 0.0
+        every = max(1, round(recipe.epochs / evaluations))
+        self.evaluated = {e for e in range(1, recipe.epochs + 1) if e % every == 0} | {recipe.epochs}
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches per epoch."""
+        return len(self.batches)
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.recipe.epochs * len(self.batches)
+
+    def run(
+        self,
+        *,
+        advance: Callable[[int], None] = lambda steps: None,
+        save: Callable[[Progress], None] = lambda state: None,
+        save_every: float = 60.0,
+        stop: Callable[[], bool] = lambda: False,
+        note: Callable[[Point, int], None] = lambda point, step: None,
+    ) -> bool:
+        """Train to the end.
+
+        Args:
+            advance: called with the number of steps done.
+            save: given the state every ``save_every`` seconds and when stopped.
+            stop: asked after every step.
+            note: told of every finished epoch.
+
+        Returns:
+            Whether the training is finished.
+
+        Raises:
+            DivergedError: the loss is infinite or NaN, or the penalty is (racecar's NonFiniteError).
+            StudyError: out of memory.
+        """
+        device = self.accelerator.device
+        saved = time.monotonic()
+        sums = self.sums.to(device)
+        self._training_mode()
+        while self.step < self.total:
+            epoch, first = divmod(self.step, len(self.batches))
+            began = time.perf_counter()
+            for batch, labels, share in self.batches.epoch(epoch, first):
+                sums = sums + self._step(batch, labels, share)
+                self.step += 1
+                advance(1)
+                if (stopped := self._agreed(stop())) or time.monotonic() - saved > save_every:
+                    self.sums, saved = sums.cpu(), time.monotonic()
+                    self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
+                    save(self.state())
+                    if stopped:
+                        return False
+            sums = self.accelerator.reduce(sums) if self.accelerator.num_processes > 1 else sums
+            total = sums.cpu()  # waits for the device
+            self.seconds += time.perf_counter() - began
+            self._end_epoch(epoch + 1, total)
+            note(self.history[-1], self.step)
+            sums = torch.zeros_like(sums)
+            self.sums, self.seconds = torch.zeros(4, dtype=torch.float64), 0.0
+            self._training_mode()
+        return True
+
+    def _training_mode(self) -> None:
+        self.wrapped.train()
+        for module in self.eval_modules:
+            module.eval()
+
+    def _agreed(self, stop: bool) -> bool:
+        """Whether to stop: all processes or none, at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        if self.step % 16:  # asking waits for the slowest process
+            return False
+        flag = torch.tensor(float(stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag) > 0)
+
+    def _step(self, batch: Tensor, labels: Tensor, share: float) -> Tensor:
+        """One step of the optimiser; sums over this process's images: cross entropy, penalty, right ones, images."""
+        world = self.accelerator.num_processes
+        torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.rate(self.step, len(self.batches))
+        try:
+            with torch.autocast(batch.device.type, self.precision, enabled=self.precision is not None):
+                output, penalty = self.wrapped(batch)
+                loss = F.cross_entropy(output, labels, label_smoothing=self.recipe.label_smoothing)
+            # Processes' gradients are averaged: what is a mean weighs as its share, what is a sum as it is.
+            whole = loss * share + penalty * (world if self.objective.summed else share)
+            self.prepared.zero_grad()
+            self.accelerator.backward(whole)
+            self.prepared.step()
+        except torch.OutOfMemoryError as error:
+            smaller = self.recipe.batch_size // 2
+            raise StudyError(
+                f"out of memory on {batch.device} with batches of {self.recipe.batch_size}: try --batch-size "
+                f"{max(smaller, 1)}, bfloat16 precision, or smaller images"
+            ) from error
+        with torch.no_grad():
+            count = len(labels)
+            right = (output.argmax(1) == labels).sum()
+            total = penalty * (world if self.objective.summed else 1)
+            return torch.stack(
+                [loss.double() * count, total.double() * count, right.double(), right.new_tensor(count).double()]
+            )
+
+    def _end_epoch(self, epoch: int, sums: Tensor) -> None:
+        loss, penalty, right, count = sums.tolist()
+        if not math.isfinite(loss + penalty):
+            raise DivergedError(
+                f"the loss is not finite in epoch {epoch} (learning rate "
+                f"{self.recipe.rate(self.step - 1, len(self.batches)):g}): lower the learning rate"
+            )
+        measured = None
+        if epoch in self.evaluated:
+            measured = self.accuracy()
+        self.history.append(Point(epoch, loss / count, penalty / count, right / count, measured, self.seconds))
+
+    def accuracy(self) -> float:
+        """On the test images, now."""
+        return accuracy(
+            self.objective.model,
+            self.test,
+            self.normalisation,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            accelerator=self.accelerator,
+        )
+
+    # --- saved states -------------------------------------------------------------------------------------------------
+
+    def state(self) -> Progress:
+        """Everything needed to go on from here."""
+        tensors: dict[str, Tensor] = {}
+        for i, module in enumerate(self.modules):
+            tensors |= {f"module{i}.{name}": t for name, t in module.state_dict().items()}
+        saved = self.optimiser.state_dict()
+        for number, state in saved["state"].items():
+            tensors |= {f"optimiser.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        tensors["sums"] = self.sums
+        scaler = self.accelerator.scaler
+        about = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "history": [asdict(p) for p in self.history],
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        return Progress({k: v.clone() for k, v in tensors.items()}, about)
+
+    def restore(self, state: Progress) -> None:
+        """Go on from a saved state of the same training.
+
+        Raises:
+            StudyError: a state of something else.
+        """
+        try:
+            for i, module in enumerate(self.modules):
+                prefix = f"module{i}."
+                module.load_state_dict(
+                    {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
+                )
+            moments: dict[int, dict[str, Tensor]] = {}
+            for name, value in state.tensors.items():
+                if name.startswith("optimiser."):
+                    _, number, key = name.split(".", 2)
+                    moments.setdefault(int(number), {})[key] = value
+            known = self.optimiser.state_dict()
+            self.optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
+            # Only the main process has saved its sums: the others begin the epoch's mean without a past.
+            own = self.accelerator.is_main_process
+            self.sums = state.tensors["sums"] if own else torch.zeros_like(self.sums)
+            self.seconds = float(state.about["seconds"])
+            self.step = int(state.about["step"])
+            self.history = [Point(**p) for p in state.about["history"]]
+            if self.accelerator.scaler is not None and state.about.get("scaler"):
+                self.accelerator.scaler.load_state_dict(state.about["scaler"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise StudyError(f"a saved state does not fit this training: {error}") from error

@@ -1,0 +1,130 @@
+"""``racecar study digits`` and ``racecar study cifar`` (Sections 5.1 and 5.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from racecar.study.classification import experiment as runs
+from racecar.study.classification.experiment import Config, Experiment
+from racecar.study.commands.report import write_report
+from racecar.study.commands.terminal import apply_preset, progress_bar, worker_count
+from racecar.study.workers import Advance, Stop, Stopper, run_shares
+
+PRESETS = ("paper", "small", "quick")
+RECIPES = ("paper", "strong")
+
+
+def experiment_of(name: str) -> Experiment:
+    """The experiment of a study's name, ``"digits"`` or ``"cifar"``."""
+    module = importlib.import_module(f"racecar.study.{name}.experiment")
+    return getattr(module, name.capitalize())()
+
+
+def digits_parser(words: Sequence[str]) -> ArgumentParser:
+    """The options of ``racecar study digits``."""
+    from racecar.study.digits.experiment import preset
+
+    found = _parser("digits: MNIST, then n-MNIST with motion blur: Tables 3 and 4, Figures 5, 6, 16 (Section 5.1)")
+    found.add_argument(
+        "--nmnist", type=str, default=None, help="the published .mat file with motion blur; else made from MNIST"
+    )
+    apply_preset(found, words, {name: preset(name) for name in PRESETS}, "paper")
+    return found
+
+
+def cifar_parser(words: Sequence[str]) -> ArgumentParser:
+    """The options of ``racecar study cifar``."""
+    from racecar.study.cifar.experiment import preset
+
+    found = _parser("natural images: CIFAR-10, then CIFAR-100: Table 5, Figures 7, 17 (Section 5.2)")
+    found.add_argument(
+        "--recipe",
+        type=Literal["paper", "strong"],
+        default="paper",
+        help="paper: Table 12; strong: one whose Std reaches 93 %% with the paper preset, with probes and few labels",
+    )
+    recipe = next(
+        (r for r in RECIPES if f"--recipe={r}" in words or ("--recipe", r) in itertools.pairwise(words)),
+        "paper",
+    )
+    apply_preset(found, words, {name: preset(name, recipe) for name in PRESETS}, "paper")
+    return found
+
+
+def _parser(description: str) -> ArgumentParser:
+    found = ArgumentParser(description=description)
+    found.add_argument("--config", action="config", help="YAML file with any of the options below")
+    found.add_argument(
+        "--preset",
+        type=Literal["paper", "small", "quick"],
+        default="paper",
+        help="paper: in full, for a GPU; small: an hour on 2 cores; quick: minutes",
+    )
+    found.add_argument(
+        "--data", type=str, default="hub", help="a folder with mnist, cifar10 and cifar100 in parquet, or hub"
+    )
+    found.add_argument("--out", type=str, default=None, help="folder (default: runs/NAME-PRESET)")
+    found.add_argument(
+        "--workers", type=int, default=None, help="processes (default: 1 on a GPU, else one per core, two at most)"
+    )
+    found.add_argument("--variants", nargs="+", type=str, default=Config().variants, help="e.g. Std StdC Ort RR1 RR3 Dec3")
+    found.add_argument("--phases", nargs="+", type=str, default=Config().phases, help="e.g. A B AA AB AB-probe AB-1pct B-1pct")
+    found.add_class_arguments(Config, skip={"variants", "phases"})
+    return found
+
+
+def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
+    """Train what is missing and write the report."""
+    experiment = experiment_of(name)
+    names = {f.name for f in dataclasses.fields(Config)}
+    config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    recipe = getattr(options, "recipe", "paper")
+    stem = f"{name}-{recipe}" if recipe != "paper" else name
+    folder = Path(options.out or f"runs/{stem}-{options.preset}")
+    workers = worker_count(options.workers)
+    study = runs.open_study(folder, experiment, config)
+    total, done = runs.work(study, config)
+    if done < total and not runs.has_data(study):
+        loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
+        runs.keep_data(study, loaded)
+        study.note(sources=sources, setting=f"{recipe} recipe, {options.preset} preset")
+    runs.remember(study, config)
+    shares = [(name, folder, config, chain) for chain in runs.chains(config, workers)]
+    started = time.monotonic()
+    complete = True
+    if done < total:
+        with Stopper() as stop, progress_bar(f"{len(config.runs())} networks", total, done) as advance:
+            complete = run_shares(_train, shares, advance, stop)
+        study.add_seconds(time.monotonic() - started)
+    path = write_report(folder)
+    if not complete:
+        print("racecar: stopped; what is done is kept and the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"report: {path}")
+    return 0
+
+
+run_digits, run_cifar = partial(run, "digits"), partial(run, "cifar")
+
+
+def _nmnist(options: Namespace) -> Path | None:
+    file = getattr(options, "nmnist", None)
+    return Path(file) if file is not None else None
+
+
+def _train(share: tuple[str, Path, Config, list[Any]], advance: Advance, stop: Stop) -> bool:
+    name, folder, config, chain = share
+    experiment = experiment_of(name)
+    return runs.run_share(
+        runs.open_study(folder, experiment, config), experiment, config, chain, advance=advance, stop=stop
+    )

@@ -40,6 +40,7 @@ class Config:
         seeds: how many, counted from 0.
         phases: which phases, see :mod:`racecar.study.protocol`.
         train_images, test_images: a class-balanced subset of each task; None: all.
+        architecture: which network, where an experiment has several.
         width: channels of the first layer, 64 in the paper.
         weight: λ_1 to λ_s, with the loss summed over batch and units.
         ort_weight: β of Eq. 2 (not given in the paper).
@@ -54,6 +55,7 @@ class Config:
     phases: list[str] = field(default_factory=lambda: ["A", "B", "AA", "AB"])
     train_images: int | None = None
     test_images: int | None = None
+    architecture: str = ""
     width: int = 64
     weight: float = 1e-5
     ort_weight: float = 1e-2
@@ -115,7 +117,6 @@ class Experiment(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     head: ClassVar[str]  # prefix of the parameters of the last layer, new for a task with other classes
-    input_range: ClassVar[Any] = "paper"
 
     @abstractmethod
     def load(self, source: str, config: Config, file: Path | None) -> tuple[dict[str, Task], dict[str, str]]:
@@ -131,6 +132,10 @@ class Experiment(ABC):
     def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """The network with weights drawn from its own generator."""
 
+    def input_range(self, config: Config) -> Any:
+        """How the regenerated input is mapped, see :class:`racecar.Racecar`."""
+        return "paper"
+
     def normalisation(self, config: Config, task: Task) -> Normalisation:
         """Of a task's images."""
         return Normalisation.unit(task.train.shape[0])
@@ -145,7 +150,7 @@ class Experiment(ABC):
             "racecar" if variant.family == "RR" else "decoder",
             config.weight,
             variant.depth,
-            input_range=self.input_range,
+            input_range=self.input_range(config),
             norm_statistics="shared" if variant.shared else "separate",
         )
 
@@ -420,7 +425,9 @@ def regeneration(experiment: Experiment, config: Config, model: nn.Module, train
     batch = trainer.normalisation(images, channels_last=True)
     layers = racecar.Racecar(model, batch[:2]).layers
     decoder = trainer.objective.rr.decoder if trainer.objective.rr is not None else None
-    rr = racecar.Racecar(model, batch[:2], layers=len(layers), input_range=experiment.input_range, decoder=decoder)
+    rr = racecar.Racecar(
+        model, batch[:2], layers=len(layers), input_range=experiment.input_range(config), decoder=decoder
+    )
     model.train()
     errors, correlations = [], []
     with torch.no_grad():

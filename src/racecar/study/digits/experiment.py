@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from racecar.study.classification.experiment import Config, Experiment, Task
+from racecar.study.classification.glorot import initialise_glorot
 from racecar.study.classification.images import train_and_validation
 from racecar.study.digits import nmnist
 
@@ -56,16 +57,6 @@ def network(channels: int = 1, size: int = 28, classes: int = 10, width: int = 6
     )
 
 
-def initialise(model: nn.Module, seed: int) -> None:
-    """Glorot-uniform weights and zero biases, as the authors' code has it."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 class Digits(Experiment):
     """MNIST → n-MNIST."""
 
@@ -87,5 +78,5 @@ class Digits(Experiment):
     def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """Table 9's."""
         model = network(channels, size, classes, config.width)
-        initialise(model, seed)
+        initialise_glorot(model, seed)
         return model

@@ -10,6 +10,9 @@ from racecar.study.protocol import Run, Variant, plan
         ("ort", "Ort", "Ort", 0, "Ort"),
         ("RR6", "RR6", "RR^6", 6, "RR"),
         ("rr^13", "RR13", "RR^13", 13, "RR"),
+        ("RR13s", "RR13s", "RR^13s", 13, "RR"),
+        ("dec3", "Dec3", "Dec^3", 3, "Dec"),
+        ("STDC", "StdC", "StdC", 0, "StdC"),
     ],
 )
 def test_variants_are_read_as_the_paper_writes_them(text, name, label, depth, family) -> None:
@@ -17,9 +20,9 @@ def test_variants_are_read_as_the_paper_writes_them(text, name, label, depth, fa
     assert (variant.name, variant.label, variant.depth, variant.family) == (name, label, depth, family)
 
 
-@pytest.mark.parametrize("text", ["", "RR", "RR0", "standard", "RR-1"])
+@pytest.mark.parametrize("text", ["", "RR", "RR0", "standard", "RR-1", "Dec3s", "Orts"])
 def test_other_variants_are_refused_with_what_is_allowed(text) -> None:
-    with pytest.raises(ValueError, match="use Std, Ort or RR"):
+    with pytest.raises(ValueError, match="use Std, StdC, Ort, or RR"):
         Variant.parse(text)
 
 
@@ -32,6 +35,31 @@ def test_plan_has_every_run_once_and_sources_first() -> None:
             assert run.source.phase == "A"
             assert (run.source.variant, run.source.seed) == (run.variant, run.seed)
     assert {r.variant.name for r in runs if r.phase == "B"} == {"Std"}
+
+
+def test_shared_statistics_are_a_variant_of_their_own() -> None:
+    assert Variant.parse("RR^13s").shared
+    assert not Variant.parse("RR13").shared
+    assert not Variant.parse("Std").shared
+
+
+def test_a_way_of_a_phase_has_the_phases_task_and_source() -> None:
+    runs = plan([Variant("Std"), Variant("RR3")], [0], ["A", "AB-probe", "B-1pct"])
+    assert [r.model for r in runs] == ["Std_A", "RR^3_A", "Std_B-1pct", "Std_AB-probe", "RR^3_AB-probe"]
+    probe = runs[-1]
+    assert (probe.path, probe.way, probe.task) == ("AB", "probe", "B")
+    assert probe.source == Run(Variant("RR3"), "A", 0)
+    assert runs[2].source is None
+    assert all(Run.parse(r.key) == r for r in runs)
+
+
+@pytest.mark.parametrize(
+    ("phases", "said"),
+    [(["A", "C"], "no phase 'C'"), (["AB"], "add A to the phases"), (["A", "AB-"], "no phase 'AB-'")],
+)
+def test_phases_that_are_none_are_refused(phases, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan([Variant("Std")], [0], phases)
 
 
 def test_names_keys_and_tasks() -> None:

@@ -84,7 +84,10 @@ class Config:
         if not self.variants:
             raise ValueError("variants is empty: name at least one, e.g. Std")
         for name in self.variants:
-            if (depth := Variant.parse(name).depth) > 6:
+            variant = Variant.parse(name)
+            if variant.family not in ("Std", "Ort", "RR") or variant.shared:
+                raise ValueError(f"{name} is no variant of this study: use Std, Ort or RR1 to RR6")
+            if (depth := variant.depth) > 6:
                 raise ValueError(f"RR{depth}: the network of Table 7 has 6 layers")
 
 

@@ -1,0 +1,80 @@
+"""Table 9's network and Table 10's hyper-parameters; MNIST itself where it is at hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import racecar
+from racecar.study.classification.experiment import Config
+from racecar.study.digits.experiment import Digits, network, preset
+
+
+def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:
+    net = network()
+    assert sum(p.numel() for p in net.parameters()) == 38_645
+    x, y = torch.rand(4, 1, 28, 28), torch.zeros(4, dtype=torch.long)
+    rr = racecar.Racecar(net, x, layers=3, input_range="paper")
+    counts = []
+    for call in (lambda: (net(x), 0.0), lambda: rr(x)):
+        with FlopCounterMode(display=False) as counter:
+            output, penalty = call()
+            (F.cross_entropy(output, y) + penalty).backward()
+        counts.append(counter.get_total_flops())
+    conv1, conv2, conv3 = 2 * 4 * 9 * 64 * 784, 2 * 4 * 9 * 64 * 64 * 196, 2 * 4 * 9 * 64 * 49
+    # Forward, and backward for weights and inputs; the network's input needs no gradient. The reverse pass is as much
+    # again with all its gradients.
+    plain = 3 * (conv1 + conv2 + conv3) - conv1 + 3 * 2 * 4 * 490
+    assert counts == [plain, plain + 3 * (conv1 + conv2 + conv3)]
+    assert counts[1] / counts[0] == pytest.approx(2.02, abs=0.005)
+
+
+def test_the_paper_preset_is_table_10() -> None:
+    found = preset("paper")
+    assert {p: (found[f"{p}.epochs"], found[f"{p}.learning_rate"]) for p in ("a", "aa", "ab", "b")} == {
+        "a": (100, 1e-3),
+        "aa": (400, 1e-4),
+        "ab": (700, 1e-4),
+        "b": (700, 1e-4),
+    }
+    assert found["weight"] == 1e-5
+    assert found["seeds"] == 5
+
+
+def test_seeds_give_different_weights_and_the_same_seed_the_same() -> None:
+    config = Config()
+    first, again, other = (Digits().network(config, 1, 28, 10, s).conv2.weight for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (Digits().network(config, 1, 28, 10, 0).fc.bias == 0).all()
+
+
+@pytest.fixture(scope="module")
+def mnist(tmp_path_factory) -> Path:
+    shared = Path(__file__).parents[4] / "shared" / "data"
+    if not (shared / "unpack.py").exists():
+        pytest.skip("needs ../shared/data beside the checkout")
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, shared / "unpack.py", folder, "mnist"], check=True, capture_output=True)
+    return folder
+
+
+def test_mnist_is_divided_as_in_the_paper_and_blurred_for_task_b(mnist, monkeypatch, tmp_path) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    tasks, words = Digits().load(str(mnist), Config(), None)
+    assert {n: (len(t.train), len(t.test)) for n, t in tasks.items()} == {"A": (55_000, 10_000), "B": (60_000, 10_000)}
+    assert tasks["A"].test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert torch.equal(tasks["A"].test.labels, tasks["B"].test.labels)
+    assert "made from MNIST" in words["B"]
+    # Motion blur takes away contrast along the line and little light.
+    assert tasks["B"].test.pixels.float().mean() == pytest.approx(
+        tasks["A"].test.pixels.float().mean().item(), rel=0.01
+    )
+    assert tasks["B"].test.pixels.float().std() < 0.95 * tasks["A"].test.pixels.float().std()

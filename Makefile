@@ -4,7 +4,11 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo quick test lint results clean
+# Real data: what lies beside the checkout, unpacked once, else the hub.
+UNPACK := $(wildcard ../shared/data/unpack.py)
+DATA := $(if $(UNPACK),.data,hub)
+
+.PHONY: demo quick digits cifar test lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -13,6 +17,17 @@ demo: $(VENV)/.installed
 
 quick: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset quick
+
+# Sections 5.1 and 5.2 in minutes; --preset small takes hours on two cores, --preset paper wants a GPU.
+digits: $(VENV)/.installed $(filter .data,$(DATA))
+	$(BIN)/racecar study digits --preset quick --data $(DATA)
+
+cifar: $(VENV)/.installed $(filter .data,$(DATA))
+	$(BIN)/racecar study cifar --preset quick --data $(DATA)
+	$(BIN)/racecar study cifar --preset quick --recipe strong --data $(DATA)
+
+.data: $(VENV)/.installed
+	$(BIN)/python $(UNPACK) .data mnist cifar10 cifar100
 
 test: lint
 	$(BIN)/pytest -n 2

@@ -118,7 +118,7 @@ def environment() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform(), "processor": _processor()}
     found["threads"] = str(torch.get_num_threads())
     found["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    for package in ("torch", "numpy", "racecar-training"):
+    for package in ("torch", "numpy", "accelerate", "datasets", "racecar-training"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

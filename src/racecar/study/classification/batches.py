@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -38,11 +39,17 @@ class Normalisation:
 
     def __call__(self, pixels: Tensor, *, channels_last: bool = False) -> Tensor:
         """uint8 [N, C, H, W] → float32."""
-        shape = (1, -1, 1, 1)
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=pixels.device).view(shape)
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=pixels.device)
-        batch = pixels.float() * scale + shift.view(shape)
+        scale, shift = _affine(self.mean, self.std, pixels.device)
+        batch = torch.addcmul(shift, pixels.float(), scale)
         return batch.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+@cache
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept on the device: copying them for every batch would wait for it."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -174,11 +174,14 @@ class Trainer:
         while self.step < self.total:
             epoch, first = divmod(self.step, len(self.batches))
             began = time.perf_counter()
+            stopped = due = False
             for batch, labels, share in self.batches.epoch(epoch, first):
                 sums = sums + self._step(batch, labels, share)
                 self.step += 1
                 advance(1)
-                if (stopped := self._agreed(stop())) or time.monotonic() - saved > save_every:
+                stopped = self._agreed(stop())
+                due = stopped or time.monotonic() - saved > save_every
+                if due and self.step % len(self.batches):  # after the last batch: below, with the epoch's point
                     self.sums, saved = sums.cpu(), time.monotonic()
                     self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
                     save(self.state())
@@ -191,6 +194,11 @@ class Trainer:
             note(self.history[-1], self.step)
             sums = torch.zeros_like(sums)
             self.sums, self.seconds = torch.zeros(4, dtype=torch.float64), 0.0
+            if due:
+                saved = time.monotonic()
+                save(self.state())
+                if stopped and self.step < self.total:
+                    return False
             self._training_mode()
         return True
 
@@ -232,7 +240,8 @@ class Trainer:
         with torch.no_grad():
             count = len(labels)
             right = (output.argmax(1) == labels).sum()
-            total = penalty * (world if self.objective.summed else 1)
+            # A sum's parts add up: each counts for all images of the batch, count · world / share.
+            total = penalty * (world / share if self.objective.summed else 1)
             return torch.stack(
                 [loss.double() * count, total.double() * count, right.double(), right.new_tensor(count).double()]
             )
@@ -251,10 +260,14 @@ class Trainer:
 
     def accuracy(self) -> float:
         """On the test images, now."""
+        if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
+            for buffer in self.objective.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         return accuracy(
             self.objective.model,
             self.test,
             self.normalisation,
+            batch=min(1000, 4 * self.recipe.batch_size),  # fits where a training step fits
             precision=self.precision,
             channels_last=self.channels_last,
             accelerator=self.accelerator,
@@ -299,6 +312,11 @@ class Trainer:
                     moments.setdefault(int(number), {})[key] = value
             known = self.optimiser.state_dict()
             self.optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
+            # Files hold contiguous tensors; fused optimisers read moments in the memory order of their parameter.
+            for parameter, own_state in self.optimiser.state.items():
+                for key, value in own_state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        own_state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
             # Only the main process has saved its sums: the others begin the epoch's mean without a past.
             own = self.accelerator.is_main_process
             self.sums = state.tensors["sums"] if own else torch.zeros_like(self.sums)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
+from racecar.study.figures import math_title
+
 # The paper's colours: black for the first epoch, yellow for the last.
 EPOCHS = LinearSegmentedColormap.from_list("epochs", ["#000000", "#5b1a4a", "#c1443c", "#f59a23", "#ffe94a"])
-FAMILY = {"Std": "#e0b000", "RR": "#3a9a4a", "Ort": "#2f6fb5"}
 
 
 @dataclass(frozen=True)
@@ -35,13 +32,6 @@ class Panel:
     epochs: Sequence[int]
     information: np.ndarray
     accuracy: float
-
-
-def math_title(model: str) -> str:
-    """``RR^6_AB`` as a formula for matplotlib."""
-    name, _, phase = model.partition("_")
-    base, _, depth = name.partition("^")
-    return rf"$\mathrm{{{base}}}^{{{depth}}}_{{{phase}}}$" if depth else rf"$\mathrm{{{base}}}_{{{phase}}}$"
 
 
 def planes(panels: Sequence[Panel], *, label_layers: bool = False) -> Figure:
@@ -91,52 +81,3 @@ def planes(panels: Sequence[Panel], *, label_layers: bool = False) -> Figure:
     scale.set_ticks([float(np.log1p(m) / np.log1p(last_epoch)) for m in marks], labels=[str(m) for m in marks])
     scale.set_label("epoch", fontsize=9)
     return figure
-
-
-def accuracies(models: Sequence[tuple[str, str, Sequence[float], Sequence[float]]], constant: float) -> Figure:
-    """Accuracy per model: every run as a dot, mean and standard deviation as a bar, the paper's mean as a diamond.
-
-    Args:
-        models: (name, family, this study's runs, the paper's runs).
-        constant: the better constant predictor, a dashed line.
-    """
-    figure, axis = plt.subplots(figsize=(max(4.5, 0.72 * len(models) + 1.2), 3.3))
-    for i, (_, family, ours, theirs) in enumerate(models):
-        if len(ours):
-            spread = float(np.std(ours, ddof=1)) if len(ours) > 1 else 0.0
-            axis.bar(
-                i, float(np.mean(ours)), 0.62, color=FAMILY[family], yerr=spread, capsize=3, ecolor="#444444", zorder=2
-            )
-            offsets = np.linspace(-0.18, 0.18, len(ours)) if len(ours) > 1 else np.zeros(1)
-            axis.scatter(i + offsets, ours, s=12, color="white", edgecolors="black", linewidths=0.7, zorder=3)
-        if len(theirs):
-            axis.scatter([i + 0.38], [float(np.mean(theirs))], marker="D", s=26, color="#b03060", zorder=4)
-    axis.scatter([], [], marker="D", s=26, color="#b03060", label="paper's mean")
-    axis.axhline(
-        constant, color="#666666", linestyle="--", linewidth=1, label=f"best constant answer, {constant:.3f}", zorder=1
-    )
-    axis.set_xticks(range(len(models)), [math_title(m[0]) for m in models], fontsize=10)
-    axis.set_ylim(0, 1.03)
-    axis.set_ylabel("test accuracy")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
-    figure.tight_layout()
-    return figure
-
-
-def svg(figure: Figure) -> str:
-    """For the report: text, scales to any width."""
-    buffer = io.StringIO()
-    # A fixed salt and no date: the same data gives the same file.
-    with plt.rc_context({"svg.hashsalt": "racecar"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def png(figure: Figure) -> bytes:
-    """For the repository: a tenth of the SVG's size."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from racecar.study.figures import Bar, accuracies, png, svg
 from racecar.study.mutual_information import figures, paper
 from racecar.study.mutual_information.config import Config
 from racecar.study.mutual_information.data import constant_predictor
 from racecar.study.mutual_information.results import Results
-from racecar.study.protocol import Variant
 from racecar.study.report import (
     Block,
     Cell,
@@ -27,15 +25,9 @@ from racecar.study.report import (
     Text,
     Verdicts,
 )
+from racecar.study.results import interval, markdown, model_cell, spread, variant_of, verdict_lines
 from racecar.study.runs import Study, write_bytes, write_text
-from racecar.study.statistics import Summary, summarise
-
-_PHASES = (
-    ("Phase I, task A", "A"),
-    ("Phase II, task A again", "AA"),
-    ("Phase II, transfer to task B", "AB"),
-    ("Task B from scratch", "B"),
-)
+from racecar.study.statistics import summarise
 
 
 def page(study: Study, config: Config) -> Page:
@@ -84,6 +76,17 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
     results, about = Results.load(study, config), study.about()
     environment = about["environment"]
     stem = f"{about['experiment']}-{config.protocol}"
+    rows = []
+    for model in results.models:
+        ours, theirs = results.summary(model), spread(results.paper_summary(model))
+        if not ours.n:
+            rows.append([model, "not run", "", "", theirs, ""])
+            continue
+        runs = " ".join(f"{v:.3f}" for v in results.accuracies(model))
+        information = spread(summarise(results.information(model)))
+        rows.append([model, spread(ours), interval(ours), runs, theirs, information])
+    for answer in (0, 1):
+        rows.append([f"always y = {answer}", f"{constant_predictor(config.protocol, answer):.4f}", "", "", "", ""])
     lines = [
         f"# 12-bit study, {config.protocol} protocol",
         "",
@@ -93,33 +96,19 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
         f"{environment['python']}, revision {environment['revision']}; {len(results.metrics)} networks in "
         f"{about['seconds']:.0f} s. n = {config.seeds} seeds (0 to {config.seeds - 1}).",
         "",
-        "| model | mean ± sd | 95 % CI | runs by seed | paper, mean ± sd of 5 | final I(X;L_6), bits |",
-        "|---|---|---|---|---|---|",
+        *markdown(
+            ["model", "mean ± sd", "95 % CI", "runs by seed", "paper, mean ± sd of 5", "final I(X;L_6), bits"], rows
+        ),
+        "",
+        *verdict_lines(results.verdicts()),
     ]
-    for model in results.models:
-        values, theirs = results.accuracies(model), paper.ACCURACY.get(model)
-        if not values:
-            lines.append(f"| {model} | not run | | | {_spread(summarise(theirs)) if theirs else '—'} | |")
-            continue
-        ours = summarise(values)
-        interval = f"{ours.low:.3f} – {ours.high:.3f}" if ours.n > 1 else "n = 1"
-        runs = " ".join(f"{v:.3f}" for v in values)
-        information = _spread(summarise(results.information(model)))
-        lines.append(
-            f"| {model} | {_spread(ours)} | {interval} | {runs} | {_spread(summarise(theirs)) if theirs else '—'} | "
-            f"{information} |"
-        )
-    for answer in (0, 1):
-        lines.append(f"| always y = {answer} | {constant_predictor(config.protocol, answer):.4f} | | | | |")
-    lines += ["", "| claim of the paper | where | verdict | evidence |", "|---|---|---|---|"]
-    lines += [f"| {v.claim} | {v.where} | {v.outcome} | {v.evidence} |" for v in results.verdicts()]
     text = "\n".join(lines) + "\n"
     written = [folder / f"{stem}.md"]
     write_text(written[0], text)
     for number, _, panels in _figure_panels(results):
         if panels:
             path = folder / f"{stem}-figure-{number}.png"
-            write_bytes(path, figures.png(figures.planes(panels)))
+            write_bytes(path, png(figures.planes(panels)))
             written.append(path)
     return written
 
@@ -139,20 +128,7 @@ def _figure_panels(results: Results) -> list[tuple[int, str, list[figures.Panel]
 
 def _accuracy(results: Results) -> list[Block]:
     seeds = results.config.seeds
-    columns = [
-        Column("model"),
-        Column("mean ± sd", numeric=True),
-        Column("95 % CI", numeric=True),
-        *(Column(f"seed {s}", digits=3) for s in range(seeds)),
-        Column("paper, mean ± sd", numeric=True),
-    ]
-    rows: list[Any] = []
-    for heading, phase in _PHASES:
-        models = [m for m in results.models if m.endswith(f"_{phase}")]
-        if not models:
-            continue
-        rows.append(Group(heading))
-        rows += [_row(results, m, seeds) for m in models]
+    rows = results.accuracy_rows(seeds)
     rows.append(Group("Constant answer"))
     for answer in (0, 1):
         value = constant_predictor(results.config.protocol, answer)
@@ -161,45 +137,19 @@ def _accuracy(results: Results) -> list[Block]:
         "95 % CI: Student's t over seeds. The paper reports five runs. On task B the labels, and so the constant "
         "answers, are exchanged."
     )
-    drawn = [
-        (m, Variant.parse(m.split("_")[0]).family, results.accuracies(m), paper.ACCURACY.get(m, ()))
-        for m in results.models
-    ]
+    bars = [Bar(m, variant_of(m).family, results.accuracies(m), paper.ACCURACY.get(m, ())) for m in results.models]
     caption = (
-        "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's mean; dashed: the best "
+        "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's; dashed: the best "
         "constant answer."
     )
     return [
-        Table(columns, rows, "Test accuracy at the last epoch.", note),
+        Table(results.accuracy_columns(seeds), rows, "Test accuracy at the last epoch.", note),
         Figure(
-            figures.svg(figures.accuracies(drawn, results.best_constant())),
+            svg(accuracies({"": bars}, results.best_constant())),
             caption,
             "Bar chart of test accuracy per model",
         ),
     ]
-
-
-def _row(results: Results, model: str, seeds: int) -> list[object]:
-    values = results.accuracies(model)
-    ours = summarise(values)
-    theirs = summarise(paper.ACCURACY[model]) if model in paper.ACCURACY else None
-    padded: list[object] = [*values, *[None] * (seeds - len(values))]
-    family = Variant.parse(model.split("_")[0]).family.lower()
-    if not values:
-        return [Cell(model, variant=family), None, None, *padded, _spread(theirs)]
-    return [
-        Cell(model, variant=family),
-        Cell(_spread(ours), emphasis=True, bar=ours.mean),
-        f"{ours.low:.3f} – {ours.high:.3f}" if ours.n > 1 else Cell("n = 1"),
-        *padded,
-        _spread(theirs),
-    ]
-
-
-def _spread(summary: Summary | None) -> str:
-    if summary is None:
-        return "—"
-    return f"{summary.mean:.3f} ± {summary.sd:.3f}" if not math.isnan(summary.sd) else f"{summary.mean:.3f}"
 
 
 def _planes(results: Results) -> list[Block]:
@@ -211,7 +161,7 @@ def _planes(results: Results) -> list[Block]:
         ends = "; ".join(f"{p.title} {p.information[-1, -1, 0]:.2f}" for p in panels)
         blocks.append(
             Figure(
-                figures.svg(figures.planes(panels)),
+                svg(figures.planes(panels)),
                 f"**Figure {number}**, {words}. Final I(X;L_6) in bits: {ends}.",
                 f"Mutual-information planes of {', '.join(p.title for p in panels)}",
             )
@@ -221,7 +171,7 @@ def _planes(results: Results) -> list[Block]:
     if std is not None:
         blocks.append(
             Figure(
-                figures.svg(figures.planes([std], label_layers=True)),
+                svg(figures.planes([std], label_layers=True)),
                 "**Figure 14**, Std_A with its layers named.",
                 "Mutual-information plane of Std_A with layers L_1 to L_6 labelled",
             )
@@ -238,8 +188,7 @@ def _information_table(results: Results) -> Table:
         cells = []
         for layer in range(6):
             s = summarise(results.information(model, layer))
-            cells.append(Cell(f"{s.mean:.2f}", detail="" if math.isnan(s.sd) else f"± {s.sd:.2f}"))
-        family = Variant.parse(model.split("_")[0]).family.lower()
-        rows.append([Cell(model, variant=family), *cells])
+            cells.append(Cell(f"{s.mean:.2f}", detail="" if s.n < 2 else f"± {s.sd:.2f}"))
+        rows.append([model_cell(model), *cells])
     columns: list[str | Column] = ["model", *(Column(f"L_{m}", numeric=True) for m in range(1, 7))]
     return Table(columns, rows, "Final I(X;L) in bits, mean and standard deviation over seeds.", "At most 12 bits.")

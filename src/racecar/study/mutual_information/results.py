@@ -3,64 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from racecar.study import results
 from racecar.study.mutual_information import paper
 from racecar.study.mutual_information.config import Config
 from racecar.study.mutual_information.data import constant_predictor
 from racecar.study.mutual_information.experiment import runs_of
 from racecar.study.mutual_information.figures import Panel
-from racecar.study.protocol import Run
-from racecar.study.report import Outcome, Verdict
+from racecar.study.report import Verdict
+from racecar.study.results import load_metrics, outcome
 from racecar.study.runs import Study
-from racecar.study.statistics import Summary, paired_difference, summarise
+from racecar.study.statistics import paired_difference
 
 
 @dataclass(frozen=True)
-class Results:
+class Results(results.Results):
     """Everything the tables and figures of one study show.
 
     Attributes:
         config: of the study.
-        metrics: per finished run, the content of its run.json.
     """
 
     config: Config
-    metrics: dict[Run, dict[str, Any]]
 
     @classmethod
     def load(cls, study: Study, config: Config) -> Results:
         """Read the finished runs of a configuration."""
-        found = {r: study.metrics(r) for r in runs_of(config)}
-        return cls(config, {r: m for r, m in found.items() if m is not None})
-
-    @property
-    def models(self) -> list[str]:
-        """Models of the configuration in the paper's naming, in its order of variants and phases."""
-        return list(dict.fromkeys(r.model for r in runs_of(self.config)))
-
-    def accuracies(self, model: str) -> list[float]:
-        """Test accuracy at the last epoch, by seed."""
-        return [float(m["accuracy"]) for r, m in sorted(self.metrics.items()) if r.model == model]
-
-    def summary(self, model: str) -> Summary:
-        """n, mean, deviation and interval of a model's accuracy."""
-        return summarise(self.accuracies(model))
-
-    def difference(self, a: str, b: str) -> Summary:
-        """Paired by seed: accuracy of ``a`` minus that of ``b``."""
-        by_seed: dict[str, dict[int, float]] = {a: {}, b: {}}
-        for run, metrics in self.metrics.items():
-            if run.model in by_seed:
-                by_seed[run.model][run.seed] = float(metrics["accuracy"])
-        seeds = sorted(by_seed[a].keys() & by_seed[b].keys())
-        return paired_difference([by_seed[a][s] for s in seeds], [by_seed[b][s] for s in seeds])
+        runs = runs_of(config)
+        return cls(runs, load_metrics(study, runs), paper.ACCURACY, config)
 
     def information(self, model: str, layer: int = -1) -> list[float]:
         """Final I(X;L) of a layer in bits, by seed."""
-        return [m["history"][-1]["information"][layer][0] for r, m in sorted(self.metrics.items()) if r.model == model]
+        return [m["history"][-1]["information"][layer][0] for m in self.of(model).values()]
 
     def panel(self, model: str) -> Panel | None:
         """The plane of the median run by accuracy: one run, as in the paper, and no lucky one."""
@@ -79,28 +55,17 @@ class Results:
 
     def verdicts(self) -> list[Verdict]:
         """The claims of Section 4, each with n, effect and interval."""
+        where = "Section 4, Tables 1 and 2"
         return [
-            self._gap("Racecar training costs accuracy in phase I", "Std_A", "RR^6_A"),
-            self._gap("RR^6 outperforms Std when training on A continues", "RR^6_AA", "Std_AA"),
-            self._gap("RR^6 outperforms Std after transfer to B", "RR^6_AB", "Std_AB"),
-            self._gap("RR^6 outperforms training on B from scratch", "RR^6_AB", "Std_B"),
-            self._gap("RR^6 outperforms RR^1 after transfer: inner layers matter", "RR^6_AB", "RR^1_AB"),
-            self._gap("Ort performs worse than B from scratch", "Std_B", "Ort_AB"),
+            self.gap("Racecar training costs accuracy in phase I", where, "Std_A", "RR^6_A"),
+            self.gap("RR^6 outperforms Std when training on A continues", where, "RR^6_AA", "Std_AA"),
+            self.gap("RR^6 outperforms Std after transfer to B", where, "RR^6_AB", "Std_AB"),
+            self.gap("RR^6 outperforms training on B from scratch", where, "RR^6_AB", "Std_B"),
+            self.gap("RR^6 outperforms RR^1 after transfer: inner layers matter", where, "RR^6_AB", "RR^1_AB"),
+            self.gap("Ort performs worse than B from scratch", where, "Std_B", "Ort_AB"),
             self._collapse(),
             self._more_information(),
         ]
-
-    def _gap(self, claim: str, better: str, worse: str) -> Verdict:
-        where = "Section 4, Tables 1 and 2"
-        found = self.difference(better, worse)
-        if found.n == 0:
-            return Verdict(claim, where, "not run", f"{better} or {worse} was not run")
-        theirs = summarise(paper.ACCURACY[better]).mean - summarise(paper.ACCURACY[worse]).mean
-        evidence = (
-            f"{better} − {worse} = {found.mean:+.3f}, paired by seed, 95 % CI [{found.low:+.3f}, {found.high:+.3f}], "
-            f"n = {found.n}; the paper has {theirs:+.3f}"
-        )
-        return Verdict(claim, where, _outcome(found), evidence)
 
     def _collapse(self) -> Verdict:
         """Std_AB = 0.136 with deviation 0: every run answers the same to everything."""
@@ -114,8 +79,8 @@ class Results:
             f"{stuck} of {len(values)} Std_AB runs give a constant answer ({constants[0]:.3f} or {constants[1]:.3f}); "
             f"accuracies {', '.join(f'{v:.3f}' for v in values)}"
         )
-        outcome = "reproduced" if stuck == len(values) else "not reproduced" if stuck == 0 else "undecided"
-        return Verdict(claim, where, outcome, evidence)  # type: ignore[arg-type]
+        found = "reproduced" if stuck == len(values) else "not reproduced" if stuck == 0 else "undecided"
+        return Verdict(claim, where, found, evidence)  # type: ignore[arg-type]
 
     def _more_information(self) -> Verdict:
         claim, where = (
@@ -130,9 +95,4 @@ class Results:
             f"I(X;L_6): {np.mean(ours):.2f} against {np.mean(other):.2f} bits, difference {found.mean:+.2f}, "
             f"95 % CI [{found.low:+.2f}, {found.high:+.2f}], n = {found.n}"
         )
-        return Verdict(claim, where, _outcome(found), evidence)
-
-
-def _outcome(difference: Summary) -> Outcome:
-    """What an interval says of a claim that the difference is positive; NaN for a single run decides nothing."""
-    return "reproduced" if difference.low > 0 else "not reproduced" if difference.high < 0 else "undecided"
+        return Verdict(claim, where, outcome(found), evidence)

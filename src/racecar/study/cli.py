@@ -21,6 +21,8 @@ COMMANDS = {
     ("study", "cifar"): _Command("classification", "cifar_parser", "run_cifar", "CIFAR-10, -100 (Section 5.2)"),
     ("report",): _Command("report", "parser", "run", "report.html from the finished runs of studies"),
     ("explain",): _Command("explain", "parser", "run", "the palindrome of a model"),
+    ("train",): _Command("train", "parser", "run", "pretrain a classifier on your own images"),
+    ("transfer",): _Command("transfer", "parser", "run", "fine-tune or probe a checkpoint on other images"),
 }
 
 

@@ -67,7 +67,7 @@ def test_two_processes_see_together_what_one_sees(size, weights) -> None:
         assert torch.equal(a[1], labels[0::2])
         assert (a[2], b[2]) == pytest.approx(weights[number])
     # 22 images in batches of 7 leave one, which two processes cannot share.
-    assert len(two[0]) == (3 if size == 8 else 3)
+    assert len(two[0]) == 3
 
 
 def test_cropped_images_are_shifted_copies_and_flipped_ones_mirrored() -> None:

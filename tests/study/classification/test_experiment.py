@@ -173,7 +173,7 @@ def test_compute_matched_std_trains_longer_in_phase_one_only(finished) -> None:
 
 def test_regeneration_is_measured_as_defined(finished) -> None:
     run = Run(Variant("RR2"), "A", 0)
-    model, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["A"], runs.make_accelerator())
+    model, _ = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["A"], runs.make_accelerator())
     model.load_state_dict(finished.weights(run))
     x = TASKS["A"].test.pixels.float() / 255
     rr = racecar.Racecar(model, x, input_range="paper")

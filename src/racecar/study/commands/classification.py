@@ -77,8 +77,9 @@ def _parser(description: str) -> ArgumentParser:
     found.add_argument(
         "--workers", type=int, default=None, help="processes (default: 1 on a GPU, else one per core, two at most)"
     )
-    found.add_argument("--variants", nargs="+", type=str, default=Config().variants, help="e.g. Std StdC Ort RR1 RR3 Dec3")
-    found.add_argument("--phases", nargs="+", type=str, default=Config().phases, help="e.g. A B AA AB AB-probe AB-1pct B-1pct")
+    defaults = Config()
+    found.add_argument("--variants", nargs="+", type=str, default=defaults.variants, help="e.g. Std Ort RR3 Dec3")
+    found.add_argument("--phases", nargs="+", type=str, default=defaults.phases, help="e.g. A B AA AB AB-probe")
     found.add_class_arguments(Config, skip={"variants", "phases"})
     return found
 

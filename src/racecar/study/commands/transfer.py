@@ -1,0 +1,203 @@
+"""``racecar transfer``: fine-tune or probe a checkpoint on other images, beside training from scratch."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from racecar.study.classification.images import Images, train_and_validation
+from racecar.study.pretrain import checkpoint
+from racecar.study.pretrain.heads import freeze, replace_head
+from racecar.study.pretrain.options import add_common, recipe_of
+from racecar.study.pretrain.run import STOPPED, Data, look, make_accelerator, no_memory, open_folder, say, train
+from racecar.study.runs import StudyError, write_json
+from racecar.study.statistics import Summary, paired_difference, summarise
+from racecar.study.workers import Stopper
+
+
+def parser(words: Sequence[str]) -> ArgumentParser:
+    """The command's options."""
+    found = ArgumentParser(
+        allow_abbrev=False, description="fine-tune or probe what `racecar train` wrote, on another data set"
+    )
+    found.add_argument("--from", dest="checkpoint", type=str, required=True, help="the folder of the checkpoint")
+    found.add_argument(
+        "--model",
+        type=str,
+        default=None,
+        help="the checkpoint's module:NAME, to say that this code may be run; timm and torchvision need none",
+    )
+    found.add_argument(
+        "--mode",
+        type=Literal["finetune", "probe"],
+        default="finetune",
+        help="finetune: all weights; probe: a new last layer alone, the rest and its statistics stay",
+    )
+    found.add_argument(
+        "--scratch", action="store_true", help="also train all weights from random ones and report p_AB − p_B"
+    )
+    found.add_argument("--seeds", type=int, default=1, help="how many, counted from 0; may grow later")
+    found.add_argument("--labels", type=float, default=1.0, help="share of the training labels, e.g. 0.01, stratified")
+    add_common(found)
+    return found
+
+
+def run(parser: ArgumentParser, options: Namespace) -> int:
+    """Train what is missing and report."""
+    recipe = recipe_of(options)
+    if options.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, not {options.seeds}")
+    if not 0 < options.labels <= 1:
+        raise ValueError(f"--labels must be above 0 and at most 1, not {options.labels}")
+    source = Path(options.checkpoint)
+    source_about = checkpoint.read_about(source)
+    _trusted(source, source_about, options.model)
+    checkpoint.load(source, source_about)  # fails before anything is decoded or written
+    folder = Path(options.out or f"runs/transfer-{source.resolve().name}-{options.mode}")
+    names = ("data", "validation", "image_column", "label_column", "skip_bad", "mode", "labels")
+    config = {n: getattr(options, n) for n in names} | {"recipe": asdict(recipe)}
+    config |= {"from": options.checkpoint, "weights": zlib.crc32((source / "model.safetensors").read_bytes())}
+
+    accelerator = make_accelerator()
+    look(accelerator, folder, "transfer", config)
+    kinds = ("pretrained", "scratch") if options.scratch else ("pretrained",)
+    pending = [(s, k) for s in range(options.seeds) for k in kinds if not _ready(accelerator, folder, s, k)]
+    if pending:
+        train_images, test_images = _images(accelerator, options, source_about)
+    for seed, kind in pending:
+        share = train_images
+        if options.labels < 1:
+            count = max(len(share.classes), round(options.labels * len(share)))
+            share, _ = share.stratified(count, seed)
+        data = Data(share, test_images, checkpoint.normalisation(source_about))
+        open_folder(accelerator, folder, "transfer", config, Data(train_images, test_images, data.normalisation))
+        study = open_folder(accelerator, folder / f"{kind}-{seed}", "transfer-run", _config(seed, kind), data)
+        model, about, frozen = _model(source, source_about, options.mode, kind, seed, len(data.train.classes))
+        with no_memory(accelerator, recipe.batch_size):
+            model = model.to(accelerator.device)
+        with Stopper() as stop:
+            done = train(
+                study,
+                model,
+                about,
+                data,
+                recipe,
+                seed=seed,
+                accelerator=accelerator,
+                frozen=frozen,
+                stop=stop,
+                save_every=options.save_every,
+                label=f"{kind}, seed {seed}",
+            )
+        if not done:
+            say(accelerator, STOPPED, error=True)
+            return 130
+    if accelerator.is_main_process:
+        _report(folder, options, pending)
+    accelerator.end_training()
+    return 0
+
+
+def _trusted(source: Path, about: checkpoint.About, model: str | None) -> None:
+    """A file may name any code; outside the two libraries it runs only if the user names it too."""
+    if model is not None and model != about["model"]:
+        raise StudyError(f"{source} holds {about['model']}, not {model}")
+    if model is None and not checkpoint.library(about["model"]):
+        raise StudyError(
+            f"{source} was made by {about['model']}, which is neither timm's nor torchvision's: to run that code, "
+            f"repeat its name, --model {about['model']}"
+        )
+
+
+def _config(seed: int, kind: str) -> dict[str, Any]:
+    return {"seed": seed, "from": kind}
+
+
+def _ready(accelerator: Accelerator, folder: Path, seed: int, kind: str) -> bool:
+    return look(accelerator, folder / f"{kind}-{seed}", "transfer-run", _config(seed, kind))
+
+
+def _images(accelerator: Accelerator, options: Namespace, about: checkpoint.About) -> tuple[Images, Images]:
+    """The new data set, in the size of the checkpoint's."""
+    shape = about["input"]["channels"], about["input"]["height"], about["input"]["width"]
+    found, test, bad = train_and_validation(
+        options.data,
+        validation=options.validation,
+        image=options.image_column,
+        label=options.label_column,
+        size=shape[1] if shape[1] == shape[2] else None,
+        channels=shape[0],
+        skip_bad=options.skip_bad,
+    )
+    if found.shape != shape:
+        raise StudyError(
+            f"images of {options.data} are {' × '.join(map(str, found.shape))}, the checkpoint's were "
+            f"{' × '.join(map(str, shape))} (channels × height × width), and only squares are resized: crop them"
+        )
+    if bad:
+        say(accelerator, f"racecar: left out {len(bad)} images that do not decode: {', '.join(bad[:5])}", error=True)
+    return found.to(accelerator.device), test.to(accelerator.device)
+
+
+def _model(
+    source: Path, about: checkpoint.About, mode: str, kind: str, seed: int, classes: int
+) -> tuple[nn.Module, checkpoint.About, tuple[nn.Module, ...]]:
+    """The network a run begins with, how to make it, what of it stays in evaluation mode."""
+    before, options = len(about["classes"]), dict(about["options"])
+    outputs = about["outputs"]
+    if "num_classes" in options:
+        options["num_classes"] = outputs = classes
+    new = {"model": about["model"], "options": options, "outputs": outputs, "pretrained_on": str(source)}
+    if kind == "scratch":
+        return checkpoint.construct(new | {"classes": [""] * classes}, seed), new | {"pretrained_on": None}, ()
+    model = checkpoint.load(source, about)
+    torch.manual_seed(seed)
+    heads = replace_head(model, before, classes)
+    if mode == "probe":
+        freeze(model, heads)
+        return model, new, (model,)
+    return model, new, ()
+
+
+def _report(folder: Path, options: Namespace, trained: list[Any]) -> None:
+    """transfer.json and the table: p_AB, p_B and their difference paired by seed."""
+
+    def accuracies(kind: str) -> list[float]:
+        return [float(checkpoint.read_about(folder / f"{kind}-{s}")["accuracy"]) for s in range(options.seeds)]
+
+    values = {"p_AB": accuracies("pretrained")}
+    rows = {"p_AB": summarise(values["p_AB"])}
+    if options.scratch:
+        values["p_B"] = accuracies("scratch")
+        rows |= {"p_B": summarise(values["p_B"]), "p_AB − p_B": paired_difference(values["p_AB"], values["p_B"])}
+    content = {
+        "from": options.checkpoint,
+        "data": options.data,
+        "mode": options.mode,
+        "labels": options.labels,
+        "n": options.seeds,
+        "accuracy": values,
+        "summary": {name: _json(s) for name, s in rows.items()},
+    }
+    write_json(folder / "transfer.json", content)
+    table = Table("", "mean", "95 % interval", title=f"{options.mode} on {options.data}, n = {options.seeds}")
+    for name, s in rows.items():
+        interval = "needs 2 seeds" if math.isnan(s.low) else f"[{s.low:+.4f}, {s.high:+.4f}]"
+        table.add_row(name, f"{s.mean:+.4f}" if "−" in name else f"{s.mean:.4f}", interval)
+    Console().print(table)
+    print(f"results: {folder / 'transfer.json'}" + ("" if trained else " (all was done before)"))
+
+
+def _json(summary: Summary) -> dict[str, float | int | None]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(summary).items()}

@@ -1,0 +1,192 @@
+"""A trained classifier on disk: ``model.safetensors``, the plain model's ``state_dict``, and ``model.json``.
+
+    model, options     for ``make_model``: with timm and torchvision, name and arguments of the constructor
+    outputs            classes of the constructor's model; a new last layer was put on if it differs from classes
+    classes            names, by output
+    input              channels, height and width of the images; mean and std of pixels between 0 and 1
+
+What else is in the JSON tells how it was trained. Both files are of use without racecar.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from racecar.study.classification.batches import Normalisation
+from racecar.study.models import make_model
+from racecar.study.pretrain.heads import replace_head
+from racecar.study.runs import StudyError, read_json, read_tensors, write_json, write_tensors
+
+LIBRARIES = ("timm", "torchvision")
+About = dict[str, Any]
+
+
+def library(name: str) -> str | None:
+    """``"timm"`` or ``"torchvision"`` if the model is one of theirs."""
+    source = name.partition(":")[0]
+    return source if source in LIBRARIES else None
+
+
+def build(name: str, options: dict[str, Any], classes: int, channels: int, seed: int) -> tuple[nn.Module, About]:
+    """A model for so many classes with weights drawn by a seed, and the options that made it.
+
+    Classes and channels become ``num_classes`` and timm's ``in_chans``; a class of the user's that takes no
+    ``num_classes`` is called without.
+
+    Raises:
+        ValueError: no such model, or it does not take the options.
+    """
+    wanted = {"num_classes": classes, **options}
+    if library(name) == "timm" and channels != 3:
+        wanted = {"in_chans": channels, **wanted}
+    torch.manual_seed(seed)
+    try:
+        # Whose weights it began with does not matter to those who load it, and from scratch means without them.
+        return make_model(name, **wanted), {k: v for k, v in wanted.items() if k != "pretrained"}
+    except ValueError as error:
+        if library(name) or not isinstance(error.__cause__, TypeError):
+            raise
+    torch.manual_seed(seed)
+    return make_model(name, **options), options
+
+
+def check(model: nn.Module, name: str, batch: Tensor, classes: int) -> None:
+    """Try a model on a batch, in training mode; it stays as it is.
+
+    Args:
+        model: on the batch's device.
+        name: for messages.
+        batch: [N, C, H, W], N ≥ 2.
+        classes: how many it must tell apart.
+
+    Raises:
+        StudyError: it does not take the images, or does not return [N, classes].
+    """
+    shape = " × ".join(map(str, batch.shape[1:]))
+    try:
+        with torch.no_grad():
+            output = copy.deepcopy(model).train()(batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # anything can go wrong in a user's forward
+        raise StudyError(
+            f"{name} does not take images of {shape} (channels × height × width): {_line(error)}. Choose another "
+            "--size or --channels"
+        ) from error
+    if not isinstance(output, Tensor) or output.shape != (len(batch), classes):
+        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise StudyError(
+            f"{name} returns {what} for {len(batch)} images of {classes} classes, not {(len(batch), classes)}: set "
+            "its number of classes, or switch extra outputs off, with --model-options"
+        )
+
+
+def write(folder: Path, model: nn.Module, about: About) -> None:
+    """Keep a trained model; the JSON comes last and says that it is complete.
+
+    Raises:
+        StudyError: the disk refuses.
+    """
+    write_tensors(folder / "model.safetensors", model.state_dict(), {"model": about["model"]})
+    write_json(folder / "model.json", about)
+
+
+def read_about(folder: Path) -> About:
+    """What ``model.json`` says.
+
+    Raises:
+        StudyError: no checkpoint there, or the file is of something else.
+    """
+    path = folder / "model.json"
+    if not path.exists():
+        unfinished = any(folder.glob("progress-*.safetensors"))
+        raise StudyError(
+            f"{folder} holds a training that is not finished: run its command again"
+            if unfinished
+            else f"{path} does not exist: give the folder that `racecar train` wrote (its --out)"
+        )
+    about = read_json(path)
+    wanted: dict[str, type] = {"model": str, "options": dict, "outputs": int, "classes": list, "input": dict}
+    parts = ("channels", "height", "width", "mean", "std")
+    if (
+        not isinstance(about, dict)
+        or any(not isinstance(about.get(k), t) for k, t in wanted.items())
+        or any(k not in about["input"] for k in parts)
+        or not about["classes"]
+    ):
+        raise StudyError(f"{path} does not describe a model: give the folder that `racecar train` wrote (its --out)")
+    return about
+
+
+def normalisation(about: About) -> Normalisation:
+    """Of the images the model was trained on."""
+    return Normalisation(tuple(about["input"]["mean"]), tuple(about["input"]["std"]))
+
+
+def construct(about: About, seed: int) -> nn.Module:
+    """The model of a checkpoint with weights drawn by a seed.
+
+    Raises:
+        ValueError: no such model here, or it does not take the options.
+    """
+    torch.manual_seed(seed)
+    model = make_model(about["model"], **about["options"])
+    if about["outputs"] != len(about["classes"]):
+        replace_head(model, about["outputs"], len(about["classes"]))
+    return model
+
+
+def load(folder: Path, about: About) -> nn.Module:
+    """The model of a checkpoint with its weights.
+
+    Raises:
+        StudyError: the weights are missing, damaged, or of another architecture.
+    """
+    path = folder / "model.safetensors"
+    if not path.exists():
+        raise StudyError(f"{path} does not exist: copy it beside model.json, or train again with another --out")
+    try:
+        weights = read_tensors(path)
+    except StudyError as error:
+        raise StudyError(
+            f"{path} is truncated or no safetensors file ({_line(error.__cause__ or error)}): copy it again, or train "
+            "again with another --out"
+        ) from error
+    model = construct(about, 0)
+    own = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    there = {n: tuple(t.shape) for n, t in weights.items()}
+    differing = sorted(n for n in own.keys() | there.keys() if own.get(n) != there.get(n))
+    if differing:
+        first = differing[0]
+        raise StudyError(
+            f"{path} holds another architecture than {about['model']} with {about['options']}: {len(differing)} of "
+            f"{len(own)} tensors differ, {first} is {there.get(first, 'missing')} in the file and "
+            f"{own.get(first, 'missing')} in the model. Use the model.json it was saved with"
+        )
+    model.load_state_dict(weights)
+    return model
+
+
+def how_to_load(folder: Path, about: About) -> str:
+    """Lines of Python that load the model without racecar."""
+    source, _, what = about["model"].partition(":")
+    options = ", ".join(f"{k}={v!r}" for k, v in about["options"].items())
+    if source == "timm":
+        make = f'import timm\nmodel = timm.create_model("{what}", {options})'
+    elif source == "torchvision":
+        make = f'from torchvision.models import get_model\nmodel = get_model("{what}", {options})'
+    else:
+        make = f"from {source} import {what}\nmodel = {what}({options})"
+        if about["outputs"] != len(about["classes"]):
+            make += f"  # then replace its last layer by one with {len(about['classes'])} outputs"
+    path = (folder / "model.safetensors").as_posix()
+    return f'from safetensors.torch import load_file\n{make}\nmodel.load_state_dict(load_file("{path}"))'
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,303 @@
+"""One classifier's training in a folder of its own: opened, resumed, logged, written by the main process alone.
+
+OUT/study.json                       configuration, environment
+OUT/progress-run.safetensors         what the training has reached, until it is finished
+OUT/tensorboard/                     loss, penalty, accuracy, learning rate, seconds of every epoch
+OUT/model.safetensors, model.json    see :mod:`.checkpoint`
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import racecar
+from racecar.loss import Reduction
+from racecar.selection import Layers
+from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.images import Images
+from racecar.study.classification.objective import Objective, Penalty
+from racecar.study.classification.recipe import Recipe
+from racecar.study.classification.training import Point, Trainer
+from racecar.study.commands.terminal import progress_bar
+from racecar.study.pretrain import checkpoint
+from racecar.study.runs import Progress, Study, StudyError, environment
+
+SLOT = "run"
+STOPPED = "racecar: stopped; what is done is kept and the same command goes on from here"
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """How racecar is used.
+
+    Attributes:
+        weight: λ; 0 for plain training.
+        layers, start, reduction: as in :class:`racecar.Racecar`.
+    """
+
+    weight: float = 0.0
+    layers: Layers = None
+    start: str | None = None
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"--racecar must not be negative, not {self.weight}")
+
+    def objective(self, model: nn.Module, example: Tensor) -> Objective:
+        """The model with its penalty, for batches like ``example`` [N, C, H, W]."""
+        found = Objective(model, Penalty(), example)
+        if self.weight:
+            found.penalty = Penalty("racecar", self.weight, self.layers, self.reduction)
+            found.rr = racecar.Racecar(
+                model, example, layers=self.layers, start=self.start, weight=self.weight, reduction=self.reduction
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images on the device.
+
+    Attributes:
+        train, test: of equal shape and classes.
+        normalisation: of both.
+    """
+
+    train: Images
+    test: Images
+    normalisation: Normalisation
+
+    def fingerprint(self) -> list[int]:
+        """Changes when the images or labels do."""
+        parts = (self.train.pixels, self.train.labels, self.test.pixels, self.test.labels)
+        return [len(self.train), len(self.test), *(zlib.crc32(p.cpu().contiguous().numpy().data) for p in parts)]
+
+
+def make_accelerator() -> Accelerator:
+    """Device, processes and precision as ``accelerate launch`` or ``torchrun`` say, else one process.
+
+    Raises:
+        StudyError: the processes were started, but not for each other.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without an accelerator, Accelerate takes started processes for single ones unless told to use the CPU.
+    cpu = started > 1 and not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu)
+    if accelerator.num_processes != started:
+        raise StudyError(
+            f"{started} processes were started, but each finds {accelerator.num_processes}: start them by "
+            "`accelerate launch` or `torchrun`"
+        )
+    return accelerator
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str, Any]) -> bool:
+    """Before anything costly: whether the folder is free for this training, or its own; True if it is finished.
+
+    Raises:
+        StudyError: it belongs to something else, or to another configuration.
+    """
+    if accelerator.is_main_process and folder.exists():
+        for pattern in (".*.json.*", ".*.safetensors.*", ".tmp??????"):  # the last is safetensors' own
+            for left in folder.glob(pattern):  # half-written when a process was killed
+                left.unlink(missing_ok=True)
+        if any(folder.iterdir()):
+            study = Study(folder, name, config)
+            if finished(folder):
+                study.drop_progress(SLOT)
+    accelerator.wait_for_everyone()
+    return finished(folder)
+
+
+def open_folder(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str, Any], data: Data) -> Study:
+    """The training's folder, created if needed.
+
+    Raises:
+        StudyError: it cannot be written, or the images are not those it began with.
+    """
+    study = None
+    if accelerator.is_main_process:
+        study = Study(folder, name, config)
+        now, known = data.fingerprint(), study.about().get("images")
+        if known not in (None, now):
+            raise StudyError(
+                f"the images are not those that {folder} began with ({known[0]} + {known[1]} then, {now[0]} + {now[1]} "
+                "now, or other content): bring them back, or choose another --out"
+            )
+        study.note(images=now)
+    accelerator.wait_for_everyone()
+    return study or Study(folder, name, config)
+
+
+def finished(folder: Path) -> bool:
+    """Whether a trained model is there; its JSON is written last."""
+    return (folder / "model.json").exists()
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def train(
+    study: Study,
+    model: nn.Module,
+    about: checkpoint.About,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    mirror: Mirror | None = None,
+    frozen: tuple[nn.Module, ...] = (),
+    stop: Callable[[], bool] = lambda: False,
+    save_every: float = 60.0,
+    label: str = "training",
+) -> bool:
+    """Train to the end, from where an earlier call has got, and write the checkpoint: the last epoch's weights.
+
+    Args:
+        study: the folder.
+        model: on the accelerator's device, with the weights it begins with.
+        about: for model.json: model, options, outputs.
+        data: images.
+        recipe: hyper-parameters.
+        seed: of order, augmentation and dropout.
+        accelerator: device, processes, precision.
+        mirror: racecar's settings.
+        frozen: modules that stay in evaluation mode.
+        stop: asked after every step.
+        save_every: seconds between saved states.
+        label: beside the progress bar.
+
+    Returns:
+        Whether it is finished; if not, it was stopped at a saved state.
+
+    Raises:
+        StudyError: out of memory, a full disk, a loss that is not finite; what was saved before is still there.
+    """
+    mirror = mirror or Mirror()
+    last = accelerator.device.type == "cuda"  # channels
+    model.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
+    example = data.normalisation(data.train.pixels[: min(8, recipe.batch_size)], channels_last=last)
+    main = accelerator.is_main_process
+    with no_memory(accelerator, recipe.batch_size):
+        trainer = Trainer(
+            mirror.objective(model, example),
+            recipe,
+            data.train,
+            data.test,
+            data.normalisation,
+            seed=seed,
+            accelerator=accelerator,
+            evaluations=recipe.epochs,
+            channels_last=last,
+            eval_modules=frozen,
+        )
+        for progress in study.load_progress():
+            trainer.restore(progress)
+        accelerator.wait_for_everyone()
+
+        def save(state: Progress) -> None:
+            if main:
+                study.save_progress(SLOT, state)
+
+        shown = progress_bar(label, trainer.total, trainer.step) if main else nullcontext(lambda steps: None)
+        with shown as advance, _log(study.folder, trainer) as note:
+            if not trainer.run(advance=advance, save=save, save_every=save_every, stop=stop, note=note):
+                return False
+    if main:
+        channels, height, width = data.train.shape
+        seconds = sorted(p.seconds for p in trainer.history)
+        content = about | {
+            "classes": list(data.train.classes),
+            "input": {
+                "channels": channels,
+                "height": height,
+                "width": width,
+                "mean": list(data.normalisation.mean),
+                "std": list(data.normalisation.std),
+            },
+            "racecar": asdict(mirror) if mirror.weight else None,
+            "recipe": asdict(recipe),
+            "seed": seed,
+            "accuracy": trainer.history[-1].accuracy,
+            "seconds_per_epoch": seconds[len(seconds) // 2],
+            "train_images": len(data.train),
+            "validation_images": len(data.test),
+            "processes": accelerator.num_processes,
+            "history": [asdict(p) for p in trainer.history],
+            "environment": environment(),
+        }
+        checkpoint.write(study.folder, model, content)
+        study.drop_progress(SLOT)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()  # it keeps what it has prepared
+    return True
+
+
+@contextmanager
+def no_memory(accelerator: Accelerator, batch: int) -> Iterator[None]:
+    """Running out of the device's memory, anywhere, as an error that says what to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise StudyError(
+            f"out of memory on {accelerator.device} with batches of {batch}: try --batch-size {max(batch // 2, 1)}, "
+            "--precision bfloat16, or a smaller --size"
+        ) from error
+
+
+@contextmanager
+def _log(folder: Path, trainer: Trainer) -> Iterator[Callable[[Point, int], None]]:
+    """TensorBoard's files; what an earlier call logged beyond the point it is resumed from counts no more."""
+    if not trainer.accelerator.is_main_process:
+        yield lambda point, step: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=trainer.step + 1)
+
+    def note(point: Point, step: int) -> None:
+        rate = trainer.recipe.rate(step - 1, trainer.steps_per_epoch)
+        scalars = {
+            "loss/cross-entropy": point.loss,
+            "loss/penalty": point.penalty,
+            "accuracy/train": point.train_accuracy,
+            "accuracy/validation": point.accuracy,
+            "learning-rate": rate,
+            "seconds-per-epoch": point.seconds,
+        }
+        try:
+            for name, value in scalars.items():
+                if value is not None:
+                    writer.add_scalar(name, value, step)
+            writer.flush()
+        except OSError as error:
+            raise StudyError(
+                f"cannot write {folder / 'tensorboard'}: {error}. The saved state of before is unchanged."
+            ) from error
+
+    try:
+        yield note
+    finally:
+        writer.close()
+
+
+def say(accelerator: Accelerator, text: str, *, error: bool = False) -> None:
+    """A line from the main process."""
+    if accelerator.is_main_process:
+        print(text, file=sys.stderr if error else sys.stdout)

@@ -48,6 +48,23 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_killed_process_left_half_written_is_no_obstacle_and_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".study.json.abcd1234").write_text("{")
+    study = Study(tmp_path / "s", "test", {})
+    study.finish(RUN, WEIGHTS, {})
+    (study.path(RUN) / ".model.safetensors.k2_9zq1x").write_bytes(b"half")
+    (study.path(RUN) / ".tmpQm3x9a").write_bytes(b"half")
+    (study.folder / ".mine").write_text("kept")
+    study.sweep()
+    assert sorted(p.name for p in study.folder.rglob("*") if p.is_file()) == [
+        ".mine",
+        "model.safetensors",
+        "run.json",
+        "study.json",
+    ]
+
+
 def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed process has left half-written: :func:`write_atomically`'s or safetensors' own."""
+    return re.fullmatch(r"\..+\.(json|safetensors|html)\.\w{8}|\.tmp\w{6}", path.name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -202,7 +208,7 @@ class Study:
                 changes = ", ".join(f"{k}: {there.get(k)} there, {now.get(k)} now" for k in differing)
                 raise StudyError(f"{folder} holds runs of another configuration ({changes}): choose another --out")
         else:
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
             write_json(
                 path,
@@ -267,6 +273,12 @@ class Study:
             except (StudyError, KeyError, TypeError, ValueError, SafetensorError):
                 continue
         return found
+
+    def sweep(self) -> None:
+        """Remove what killed processes have left half-written. Only while no other process writes here."""
+        for path in self.folder.rglob(".*"):
+            if is_leftover(path):
+                path.unlink(missing_ok=True)
 
     def drop_progress(self, slot: str) -> None:
         """Forget a saved state: its runs are finished."""

@@ -78,7 +78,7 @@ class Batches:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.size)
-        return full + (rest >= self.world)  # a rest too small to share is left out
+        return full + (rest >= 2 * self.world)  # one image alone has no batch statistics
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Batches of an epoch from number ``first`` on.

@@ -20,7 +20,7 @@ class Penalty:
     Attributes:
         kind: ``"none"``; ``"racecar"``; ``"srip"``; ``"decoder"``: as racecar, with weights of its own.
         weight: λ, or β of Eq. 2.
-        layers, reduction, input_range, norm_statistics: as in :class:`racecar.Racecar`.
+        layers, start, reduction, input_range, norm_statistics: as in :class:`racecar.Racecar`.
     """
 
     kind: str = "none"
@@ -29,6 +29,7 @@ class Penalty:
     reduction: Reduction = "sum"
     input_range: InputRange = None
     norm_statistics: NormStatistics = "separate"
+    start: str | None = None
 
 
 class Objective(nn.Module):
@@ -58,6 +59,7 @@ class Objective(nn.Module):
                 model,
                 example,
                 layers=penalty.layers,
+                start=penalty.start,
                 weight=penalty.weight,
                 reduction=penalty.reduction,
                 input_range=penalty.input_range,

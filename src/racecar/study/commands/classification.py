@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, Experiment
 from racecar.study.commands.report import write_report
-from racecar.study.commands.terminal import apply_preset, progress_bar, worker_count
+from racecar.study.terminal import apply_preset, progress_bar, worker_count
 from racecar.study.workers import Advance, Stop, Stopper, run_shares
 
 PRESETS = ("paper", "small", "quick")
@@ -94,6 +94,7 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     folder = Path(options.out or f"runs/{stem}-{options.preset}")
     workers = worker_count(options.workers)
     study = runs.open_study(folder, experiment, config)
+    study.sweep()
     total, done = runs.work(study, config)
     if done < total and not runs.has_data(study):
         loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)

@@ -12,9 +12,9 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.commands.report import write_report
-from racecar.study.commands.terminal import apply_preset, progress_bar, worker_count
 from racecar.study.mutual_information import experiment
 from racecar.study.mutual_information.config import PRESETS, Config
+from racecar.study.terminal import apply_preset, progress_bar, worker_count
 from racecar.study.workers import Advance, Stop, Stopper, run_shares
 
 
@@ -40,6 +40,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     folder = Path(options.out or f"runs/mutual-information-{options.preset}-{config.protocol}")
     workers = worker_count(options.workers)
     study = experiment.open_study(folder, config)
+    study.sweep()
     experiment.remember(study, config)
     shares = [(folder, dataclasses.replace(config, variants=share)) for share in experiment.parts(config, workers)]
     started = time.monotonic()

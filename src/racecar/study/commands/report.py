@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.runs import StudyError, read_json
+
+if TYPE_CHECKING:
+    from racecar.study.report import Page
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:
@@ -24,50 +29,36 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         for folder in _studies(Path(name)):
             print(f"report: {write_report(folder)}")
             if options.results is not None:
-                for path in _write_results(folder, Path(options.results)):
+                for path in _reporter(folder)[1](Path(options.results)):
                     print(f"results: {path}")
     return 0
 
 
 def write_report(folder: Path) -> Path:
     """The page of one study, whichever it is."""
-    # Imported here: training processes import the commands and need neither matplotlib nor scipy.
     from racecar.study.report import write
 
-    name = _experiment(folder)
-    if name == "mutual-information":
-        from racecar.study.mutual_information import experiment
-        from racecar.study.mutual_information.report import page
-
-        return write(page(*experiment.reopen(folder)), folder / "report.html")
-    from racecar.study.classification import report
-    from racecar.study.classification.experiment import reopen
-    from racecar.study.commands.classification import experiment_of
-
-    study, config = reopen(folder, experiment_of(name))
-    return write(report.page(study, experiment_of(name), config), folder / "report.html")
+    return write(_reporter(folder)[0](), folder / "report.html")
 
 
-def _write_results(folder: Path, into: Path) -> list[Path]:
-    name = _experiment(folder)
-    if name == "mutual-information":
-        from racecar.study.mutual_information import experiment
-        from racecar.study.mutual_information.report import write_results
-
-        return write_results(*experiment.reopen(folder), into)
-    from racecar.study.classification import report
-    from racecar.study.classification.experiment import reopen
-    from racecar.study.commands.classification import experiment_of
-
-    study, config = reopen(folder, experiment_of(name))
-    return report.write_results(study, experiment_of(name), config, into)
-
-
-def _experiment(folder: Path) -> str:
+def _reporter(folder: Path) -> tuple[Callable[[], Page], Callable[[Path], list[Path]]]:
+    """What makes the page of a study, and what writes its results into a folder."""
+    # Imported here: training processes import the commands and need neither matplotlib nor scipy.
     name = read_json(folder / "study.json").get("experiment")
-    if name not in ("mutual-information", "digits", "cifar"):
-        raise StudyError(f"{folder} holds the study {name!r}, which this version cannot report")
-    return name
+    if name == "mutual-information":
+        from racecar.study.mutual_information import experiment, report
+
+        opened = experiment.reopen(folder)
+        return partial(report.page, *opened), partial(report.write_results, *opened)
+    if name in ("digits", "cifar"):
+        from racecar.study.classification.experiment import reopen
+        from racecar.study.classification.report import page, write_results
+        from racecar.study.commands.classification import experiment_of
+
+        which = experiment_of(name)
+        study, config = reopen(folder, which)
+        return partial(page, study, which, config), partial(write_results, study, which, config)
+    raise StudyError(f"{folder} holds the study {name!r}, which this version cannot report")
 
 
 def _studies(folder: Path) -> list[Path]:

@@ -21,7 +21,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-import racecar
 from racecar.loss import Reduction
 from racecar.selection import Layers
 from racecar.study.classification.batches import Normalisation
@@ -29,9 +28,9 @@ from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Point, Trainer
-from racecar.study.commands.terminal import progress_bar
 from racecar.study.pretrain import checkpoint
-from racecar.study.runs import Progress, Study, StudyError, environment
+from racecar.study.runs import Progress, Study, StudyError, environment, is_leftover
+from racecar.study.terminal import progress_bar
 
 SLOT = "run"
 STOPPED = "racecar: stopped; what is done is kept and the same command goes on from here"
@@ -57,13 +56,8 @@ class Mirror:
 
     def objective(self, model: nn.Module, example: Tensor) -> Objective:
         """The model with its penalty, for batches like ``example`` [N, C, H, W]."""
-        found = Objective(model, Penalty(), example)
-        if self.weight:
-            found.penalty = Penalty("racecar", self.weight, self.layers, self.reduction)
-            found.rr = racecar.Racecar(
-                model, example, layers=self.layers, start=self.start, weight=self.weight, reduction=self.reduction
-            )
-        return found
+        penalty = Penalty("racecar", self.weight, self.layers, self.reduction, start=self.start)
+        return Objective(model, penalty if self.weight else Penalty(), example)
 
 
 @dataclass(frozen=True)
@@ -112,14 +106,11 @@ def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str,
     Raises:
         StudyError: it belongs to something else, or to another configuration.
     """
-    if accelerator.is_main_process and folder.exists():
-        for pattern in (".*.json.*", ".*.safetensors.*", ".tmp??????"):  # the last is safetensors' own
-            for left in folder.glob(pattern):  # half-written when a process was killed
-                left.unlink(missing_ok=True)
-        if any(folder.iterdir()):
-            study = Study(folder, name, config)
-            if finished(folder):
-                study.drop_progress(SLOT)
+    if accelerator.is_main_process and folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
+        study = Study(folder, name, config)
+        study.sweep()
+        if finished(folder):
+            study.drop_progress(SLOT)
     accelerator.wait_for_everyone()
     return finished(folder)
 

@@ -88,6 +88,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Any, ...]:
 
 
 @few
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @given(convolutions())
 def test_convolution(case: tuple[Any, ...]) -> None:
     check_adjoint(*case)

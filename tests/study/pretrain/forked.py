@@ -1,6 +1,7 @@
 """Scenarios with processes that are killed, run out of disk, or share a batch: a script of its own.
 
-It imports everything once, with no other thread, and forks: each process starts within milliseconds. Prints JSON.
+It imports everything once and forks: each process starts within a second. Nothing may be computed before a fork, as
+torch's threads do not survive it. Prints JSON.
 """
 
 import json
@@ -18,7 +19,11 @@ from typing import Any
 import accelerate
 import datasets  # noqa: F401
 import small_nets
+import sympy  # noqa: F401
 import torch
+import torch._dynamo
+import torch._export
+import torch.fx.experimental.symbolic_shapes
 import torch.utils.tensorboard
 from safetensors.torch import save_file
 
@@ -233,10 +238,8 @@ def two_processes() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     if sys.argv[1] == "processes":
         print(json.dumps({"processes": two_processes()}))
     else:
-        Mirror(1.0).objective(small_nets.net(3), torch.zeros(2, 3, 8, 8))  # imports what tracing imports late
         found = {"random": at_random_moments(), "writing": while_writing()}
         print(json.dumps(found | {"full": full_disk(), "interrupted": interrupted()}))

@@ -78,7 +78,7 @@ class Batches:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.size)
-        return full + (rest >= 2 * self.world)  # one image alone has no batch statistics
+        return full + (rest >= max(2, self.world))  # one image has no batch statistics, and every process needs one
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
         """Batches of an epoch from number ``first`` on.

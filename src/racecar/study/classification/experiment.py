@@ -6,6 +6,7 @@ What an experiment supplies (data, network, penalty) is :class:`Experiment`; dig
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -153,6 +154,12 @@ class Experiment(ABC):
             input_range=self.input_range(config),
             norm_statistics="shared" if variant.shared else "separate",
         )
+
+
+def experiment_of(name: str) -> Experiment:
+    """The experiment of a study's name, ``"digits"`` or ``"cifar"``."""
+    module = importlib.import_module(f"racecar.study.{name}.experiment")
+    return getattr(module, name.capitalize())()
 
 
 # --- a study's folder -------------------------------------------------------------------------------------------------

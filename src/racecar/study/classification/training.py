@@ -243,7 +243,12 @@ class Trainer:
             # A sum's parts add up: each counts for all images of the batch, count · world / share.
             total = penalty * (world / share if self.objective.summed else 1)
             return torch.stack(
-                [loss.double() * count, total.double() * count, right.double(), right.new_tensor(count).double()]
+                [
+                    loss.double() * count,
+                    total.double() * count,
+                    right.double(),
+                    loss.new_full((), count, dtype=torch.float64),
+                ]
             )
 
     def _end_epoch(self, epoch: int, sums: Tensor) -> None:

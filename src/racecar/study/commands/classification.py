@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import sys
 import time
@@ -15,19 +14,13 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.classification import experiment as runs
-from racecar.study.classification.experiment import Config, Experiment
+from racecar.study.classification.experiment import Config, experiment_of
 from racecar.study.commands.report import write_report
 from racecar.study.terminal import apply_preset, progress_bar, worker_count
 from racecar.study.workers import Advance, Stop, Stopper, run_shares
 
 PRESETS = ("paper", "small", "quick")
 RECIPES = ("paper", "strong")
-
-
-def experiment_of(name: str) -> Experiment:
-    """The experiment of a study's name, ``"digits"`` or ``"cifar"``."""
-    module = importlib.import_module(f"racecar.study.{name}.experiment")
-    return getattr(module, name.capitalize())()
 
 
 def digits_parser(words: Sequence[str]) -> ArgumentParser:

@@ -51,9 +51,8 @@ def _reporter(folder: Path) -> tuple[Callable[[], Page], Callable[[Path], list[P
         opened = experiment.reopen(folder)
         return partial(report.page, *opened), partial(report.write_results, *opened)
     if name in ("digits", "cifar"):
-        from racecar.study.classification.experiment import reopen
+        from racecar.study.classification.experiment import experiment_of, reopen
         from racecar.study.classification.report import page, write_results
-        from racecar.study.commands.classification import experiment_of
 
         which = experiment_of(name)
         study, config = reopen(folder, which)

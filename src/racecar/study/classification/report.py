@@ -34,9 +34,11 @@ from racecar.study.runs import Study, StudyError, write_bytes, write_text
 
 _COST = ["variant", "seconds per epoch, median (range)", "× Std", "FLOP of a step, × Std", "paper, s", "paper, × Std"]
 _COST_NOTE = (
-    "Phase I, evaluation left out, median over runs of the median epoch. Several runs shared the machine, so seconds "
-    "carry noise and the ratio more meaning. FLOP: convolutions and matrix products of one step, forward and "
-    "backward, on this network. StdC takes a plain step, but more of them: {match:g} times Std's epochs."
+    "Phase I, evaluation left out, median over runs of the median epoch. Runs shared the machine with each other and "
+    "with whatever else ran there at their time, so seconds and their ratio say little where they spread: the ratio of "
+    "steps that take turns is in classification-speed.md (benchmarks/classification.py). FLOP: convolutions and matrix "
+    "products of one step, forward and backward, on this network. StdC takes a plain step, but more of them: {match:g} "
+    "times Std's epochs."
 )
 _ERROR_NOTE = (
     "Error: mean squared difference of I and I' over the variance of I, on 1000 test images, so that 1 is as good as "
@@ -214,7 +216,7 @@ def _curves(content: _Content) -> list[Block]:
     caption = (
         f"**{content.results.constants.CURVES}**: test accuracy in training, above against epochs, below against "
         "seconds; thin lines are runs, thick ones their mean; grey: from scratch. The clock starts with each phase and "
-        "leaves evaluation out."
+        "leaves evaluation out; it carries the load that the machine had at the time."
     )
     return [Figure(svg(figures.curves(content.curves)), caption, "Test accuracy during training, per phase")]
 

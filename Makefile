@@ -37,11 +37,17 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Measure again what README.md and results/ cite.
-results: demo
+# Measure again what README.md and results/ cite: hours on two cores.
+results: demo $(filter .data,$(DATA))
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
+	$(BIN)/racecar study digits --preset small --variants Std Ort RR3 --seeds 5 --data $(DATA)
+	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
+	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 2 --data $(DATA)
+	$(BIN)/racecar study cifar --preset small --recipe strong --seeds 2 --data $(DATA)
+	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small --results results
+	$(BIN)/python benchmarks/classification.py --table results/classification-speed.md
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("racecar needs Python 3.11 or newer: make PYTHON=python3.12") if sys.version_info < (3, 11) else 0'

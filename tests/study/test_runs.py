@@ -48,6 +48,14 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_every_command_that_filled_a_folder_is_named_once(tmp_path: Path, monkeypatch) -> None:
+    for words in (["racecar", "study", "a"], ["racecar", "study", "a", "--seeds", "5"], ["racecar", "study", "a"]):
+        monkeypatch.setattr("sys.argv", words)
+        study = Study(tmp_path / "s", "test", {})
+        study.add_command()
+    assert study.about()["command"] == "racecar study a && racecar study a --seeds 5"
+
+
 def test_what_a_killed_process_left_half_written_is_no_obstacle_and_is_swept(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".study.json.abcd1234").write_text("{")

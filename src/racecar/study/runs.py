@@ -161,6 +161,10 @@ def _revision() -> str:
     return revision + ("+" if changed else "")
 
 
+def _command() -> str:
+    return " ".join(["racecar", *sys.argv[1:]])
+
+
 @dataclass(frozen=True)
 class Progress:
     """State of runs in training.
@@ -215,7 +219,7 @@ class Study:
                 {
                     "experiment": name,
                     "config": config,
-                    "command": " ".join(["racecar", *sys.argv[1:]]),
+                    "command": _command(),
                     "started": datetime.now(UTC).isoformat(timespec="seconds"),
                     "environment": environment(),
                     "seconds": 0.0,
@@ -231,6 +235,11 @@ class Study:
         about = self.about()
         if any(about.get(k) != v for k, v in content.items()):
             write_json(self.folder / "study.json", about | content)
+
+    def add_command(self) -> None:
+        """Note this call beside those that have filled the folder before."""
+        known = self.about()["command"].split(" && ")
+        self.note(command=" && ".join(dict.fromkeys([*known, _command()])))
 
     def add_seconds(self, seconds: float) -> None:
         """Add to the wall-clock time that was spent on training, over all sessions."""

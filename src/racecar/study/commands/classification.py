@@ -88,6 +88,7 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     workers = worker_count(options.workers)
     study = runs.open_study(folder, experiment, config)
     study.sweep()
+    study.add_command()
     total, done = runs.work(study, config)
     if done < total and not runs.has_data(study):
         loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)

@@ -41,6 +41,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     workers = worker_count(options.workers)
     study = experiment.open_study(folder, config)
     study.sweep()
+    study.add_command()
     experiment.remember(study, config)
     shares = [(folder, dataclasses.replace(config, variants=share)) for share in experiment.parts(config, workers)]
     started = time.monotonic()

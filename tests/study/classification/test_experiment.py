@@ -9,6 +9,7 @@ from torch import nn
 
 import racecar
 from racecar.study.classification import experiment as runs
+from racecar.study.classification.accelerator import make_accelerator, reset_accelerator
 from racecar.study.classification.experiment import Config, Experiment, Task
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
@@ -73,9 +74,9 @@ CONFIG = Config(
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator():
-    runs.reset_accelerator()
+    reset_accelerator()
     yield
-    runs.reset_accelerator()
+    reset_accelerator()
 
 
 def opened(folder: Path, config: Config = CONFIG) -> Study:
@@ -86,7 +87,7 @@ def opened(folder: Path, config: Config = CONFIG) -> Study:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Study:
-    runs.reset_accelerator()
+    reset_accelerator()
     study = opened(tmp_path_factory.mktemp("study") / "s")
     told = []
     for share in runs.chains(CONFIG, 2):
@@ -116,7 +117,7 @@ def test_chains_hold_every_run_once_after_its_source(workers) -> None:
 def test_phase_two_begins_where_phase_one_ended(finished) -> None:
     for phase in ("AA", "AB"):
         run = Run(Variant("RR2"), phase, 1)
-        model, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], runs.make_accelerator())
+        model, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
         source = finished.weights(run.source)
         kept = [k for k in source if phase == "AA" or not k.startswith("fc.")]
         for name in kept:
@@ -139,14 +140,14 @@ def test_few_labels_are_a_share_of_the_images_and_the_same_for_every_variant(fin
     drawn = []
     for variant in ("Std", "RR2"):
         run = Run(Variant(variant), "AB-10pct", 0)
-        _, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["B"], runs.make_accelerator())
+        _, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["B"], make_accelerator())
         drawn.append(trainer.batches.images.pixels)
     assert torch.equal(*drawn)
 
 
 def test_variants_begin_alike_and_differ_by_their_penalty(finished) -> None:
     begin = [
-        runs.make_trainer(finished, Rows(), CONFIG, Run(Variant(v), "A", 0), TASKS["A"], runs.make_accelerator())
+        runs.make_trainer(finished, Rows(), CONFIG, Run(Variant(v), "A", 0), TASKS["A"], make_accelerator())
         for v in ("Std", "RR2", "Ort", "Dec2")
     ]
     for model, _ in begin[1:]:
@@ -173,7 +174,7 @@ def test_compute_matched_std_trains_longer_in_phase_one_only(finished) -> None:
 
 def test_regeneration_is_measured_as_defined(finished) -> None:
     run = Run(Variant("RR2"), "A", 0)
-    model, _ = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["A"], runs.make_accelerator())
+    model, _ = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["A"], make_accelerator())
     model.load_state_dict(finished.weights(run))
     x = TASKS["A"].test.pixels.float() / 255
     rr = racecar.Racecar(model, x, input_range="paper")

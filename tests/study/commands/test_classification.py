@@ -127,3 +127,11 @@ def test_bad_input_is_one_clear_line(done, arguments, said) -> None:
     assert code == 2
     assert said in err
     assert "Traceback" not in err
+
+
+def test_under_a_launcher_it_refuses_instead_of_training_twice_into_one_folder(done, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = ended(digits("--preset", "quick", "--out", "launched", cwd=done))
+    assert code == 2
+    assert "--workers" in err
+    assert not (done / "launched").exists()

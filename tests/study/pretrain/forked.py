@@ -29,12 +29,13 @@ from safetensors.torch import save_file
 
 import racecar.study.commands.train
 import racecar.study.runs
+from racecar.study.classification.accelerator import make_accelerator
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.cli import main
-from racecar.study.pretrain.run import Mirror, make_accelerator
+from racecar.study.pretrain.run import Mirror
 from racecar.study.runs import read_tensors
 
 TRAIN = ["train", "--model", "small_nets:net", "--data", "data", "--racecar", "1e-2", "--epochs", "16",

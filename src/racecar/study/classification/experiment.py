@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 import racecar
+from racecar.study.classification.accelerator import make_accelerator
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
@@ -267,16 +267,6 @@ def work(study: Study, config: Config) -> tuple[int, int]:
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
-
-
-def make_accelerator() -> Accelerator:
-    """One for this process; its precision is the environment's (``accelerate launch``), a recipe's own wins."""
-    return Accelerator()
-
-
-def reset_accelerator() -> None:
-    """Forget the process-wide state, so that another precision or process group can follow (tests)."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run_share(

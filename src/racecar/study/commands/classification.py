@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, experiment_of
 from racecar.study.commands.report import write_report
+from racecar.study.runs import StudyError
 from racecar.study.terminal import apply_preset, progress_bar, worker_count
 from racecar.study.workers import Advance, Stop, Stopper, run_shares
 
@@ -79,6 +81,8 @@ def _parser(description: str) -> ArgumentParser:
 
 def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and write the report."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise StudyError("a study divides its runs among --workers: start it plainly, without accelerate launch")
     experiment = experiment_of(name)
     names = {f.name for f in dataclasses.fields(Config)}
     config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})

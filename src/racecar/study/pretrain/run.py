@@ -8,7 +8,6 @@ OUT/model.safetensors, model.json    see :mod:`.checkpoint`
 
 from __future__ import annotations
 
-import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -77,24 +76,6 @@ class Data:
         """Changes when the images or labels do."""
         parts = (self.train.pixels, self.train.labels, self.test.pixels, self.test.labels)
         return [len(self.train), len(self.test), *(zlib.crc32(p.cpu().contiguous().numpy().data) for p in parts)]
-
-
-def make_accelerator() -> Accelerator:
-    """Device, processes and precision as ``accelerate launch`` or ``torchrun`` say, else one process.
-
-    Raises:
-        StudyError: the processes were started, but not for each other.
-    """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    # Without an accelerator, Accelerate takes started processes for single ones unless told to use the CPU.
-    cpu = started > 1 and not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu)
-    if accelerator.num_processes != started:
-        raise StudyError(
-            f"{started} processes were started, but each finds {accelerator.num_processes}: start them by "
-            "`accelerate launch` or `torchrun`"
-        )
-    return accelerator
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

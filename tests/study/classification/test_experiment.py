@@ -38,6 +38,9 @@ class Rows(Experiment):
     def load(self, source, config, file):
         return TASKS, {"A": "four rows", "B": "six rows"}
 
+    def depth(self, config):
+        return 2
+
     def network(self, config, channels, size, classes, seed):
         torch.manual_seed(seed)
         return Net(channels, config.width, classes)

@@ -117,6 +117,7 @@ def test_interrupted_it_saves_says_so_and_goes_on(done) -> None:
     [
         (["--data", "nowhere"], "nowhere/mnist"),
         (["--variants", "Best"], "no variant 'Best'"),
+        (["--variants", "Std", "RR4"], "RR4: the network of this study has 3 layers"),
         (["--nmnist", "missing.mat", "--data", "."], "missing.mat does not exist"),
         (["--workers", "0"], "--workers must be at least 1"),
         (["--a.epochs", "0"], "epochs must be at least 1"),

@@ -102,6 +102,10 @@ class Cifar(Experiment):
             words[task] = f"{NAMES[task]} from " + ("the hub" if source == "hub" else "local parquet files")
         return tasks, words
 
+    def depth(self, config: Config) -> int:
+        """Table 11's convolutions, or the strong network's."""
+        return 7 if config.architecture == "strong" else 13
+
     def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """Table 11's, or the strong recipe's."""
         if config.architecture == "strong":

@@ -133,6 +133,20 @@ class Experiment(ABC):
     def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """The network with weights drawn from its own generator."""
 
+    @abstractmethod
+    def depth(self, config: Config) -> int:
+        """How many layers the reverse pass can compare: the highest s of RR^s."""
+
+    def check(self, config: Config) -> None:
+        """Refuse variants that the network has no layers for.
+
+        Raises:
+            ValueError: naming them.
+        """
+        depth = self.depth(config)
+        if deeper := [v for v in config.variants if Variant.parse(v).depth > depth]:
+            raise ValueError(f"{', '.join(deeper)}: the network of this study has {depth} layers to compare")
+
     def input_range(self, config: Config) -> Any:
         """How the regenerated input is mapped, see :class:`racecar.Racecar`."""
         return "paper"

@@ -86,6 +86,7 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     experiment = experiment_of(name)
     names = {f.name for f in dataclasses.fields(Config)}
     config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    experiment.check(config)
     recipe = getattr(options, "recipe", "paper")
     stem = f"{name}-{recipe}" if recipe != "paper" else name
     folder = Path(options.out or f"runs/{stem}-{options.preset}")

@@ -75,6 +75,10 @@ class Digits(Experiment):
             train = train.take(torch.arange(5_000, 60_000))
         return {"A": Task(train, test), "B": blurred}, {"A": "MNIST", "B": words}
 
+    def depth(self, config: Config) -> int:
+        """Table 9's convolutions."""
+        return 3
+
     def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """Table 9's."""
         model = network(channels, size, classes, config.width)

@@ -45,7 +45,8 @@ results: demo $(filter .data,$(DATA))
 	$(BIN)/racecar study digits --preset small --variants Std Ort RR3 --seeds 5 --data $(DATA)
 	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 3 --data $(DATA)
-	$(BIN)/racecar report runs/digits-small runs/cifar-small --results results
+	$(BIN)/racecar study cifar --preset small --recipe strong --seeds 3 --data $(DATA)
+	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small --results results
 	$(BIN)/python benchmarks/classification.py --table results/classification-speed.md
 
 $(VENV)/.installed: pyproject.toml

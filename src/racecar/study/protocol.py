@@ -1,8 +1,9 @@
 """Variants × seeds × phases: the paper's naming scheme (Section 3), shared by every experiment.
 
 Phase I trains on task A (``Std_A``, ``RR^6_A``, ``Ort_A``) or on B from scratch (``Std_B``). Phase II continues
-plainly on the same task (``AA``) or on task B (``AB``). A phase may name a way of its own after a hyphen: ``AB-probe``
-trains a new last layer alone, ``AB-1pct`` and ``B-1pct`` see one percent of B's labels.
+plainly on the same task (``AA``) or on task B (``AB``); a study with several tasks B numbers them (``AB1``, ``B2``). A
+phase may name a way of its own after a hyphen: ``AB-probe`` trains a new last layer alone, ``AB-1pct`` and ``B-1pct``
+see one percent of B's labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal["Std", "StdC", "Ort", "RR", "Dec"]
-_PHASE = r"(?:A|B|AA|AB)(?:-[a-z0-9]+)?"
+_PHASE = r"(?:A|AA|A?B\d?)(?:-[a-z0-9]+)?"
 
 
 @dataclass(frozen=True, order=True)
@@ -98,13 +99,13 @@ class Run:
         return cls(Variant.parse(match[1]), match[2], int(match[3]))
 
     @property
-    def task(self) -> Literal["A", "B"]:
-        """The task this run is trained and tested on."""
-        return self.path[-1]  # type: ignore[return-value]
+    def task(self) -> str:
+        """The task this run is trained and tested on: ``"A"``, ``"B"``, or ``"B1"`` where there are several."""
+        return self.path.removeprefix("A") or "A"
 
     @property
     def path(self) -> str:
-        """A, B, AA or AB."""
+        """A, B, AA or AB, with the task's number."""
         return self.phase.partition("-")[0]
 
     @property
@@ -115,7 +116,7 @@ class Run:
     @property
     def source(self) -> Run | None:
         """The phase-I run whose weights this one continues from."""
-        return Run(self.variant, "A", self.seed) if len(self.path) == 2 else None
+        return Run(self.variant, "A", self.seed) if self.path[:2] in ("AA", "AB") else None
 
 
 STD = Variant("Std")
@@ -132,7 +133,7 @@ def plan(
     chosen = list(dict.fromkeys(variants))
     for phase in phases:
         if re.fullmatch(_PHASE, phase) is None:
-            raise ValueError(f"no phase {phase!r}: use A, B, AA or AB, or a way of one such as AB-probe")
+            raise ValueError(f"no phase {phase!r}: use A, B, AA, AB, AB1 and so on, or a way of one such as AB-probe")
     if "A" not in phases and any(p.startswith("A") for p in phases):
         raise ValueError("phase II continues from phase I: add A to the phases")
     runs = []

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from racecar.study.runs import StudyError
 
 console = Console(stderr=True)
+STOPPED = "racecar: stopped; what is done is kept and the same command goes on from here"
 
 
 @contextmanager

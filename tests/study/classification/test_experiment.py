@@ -1,6 +1,7 @@
 """A whole study on a small experiment: sources, heads, probes, shares, controls, interruption, divergence."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from torch import nn
 
 import racecar
+from racecar.study.accelerator import make_accelerator, reset_accelerator
 from racecar.study.classification import experiment as runs
-from racecar.study.classification.accelerator import make_accelerator, reset_accelerator
 from racecar.study.classification.experiment import Config, Experiment, Task
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
+from racecar.study.division import chains, work
 from racecar.study.protocol import Run, Variant
 from racecar.study.runs import Study, StudyError
 
@@ -73,6 +75,7 @@ CONFIG = Config(
     few_epochs=3,
     evaluations=2,
 )
+COST = partial(runs.cost, CONFIG)
 
 
 @pytest.fixture(autouse=True)
@@ -93,22 +96,22 @@ def finished(tmp_path_factory) -> Study:
     reset_accelerator()
     study = opened(tmp_path_factory.mktemp("study") / "s")
     told = []
-    for share in runs.chains(CONFIG, 2):
+    for share in chains(CONFIG.runs(), COST, 2):
         assert runs.run_share(study, Rows(), CONFIG, share, advance=told.append)
-    assert sum(told) == runs.work(study, CONFIG)[0]
+    assert sum(told) == work(study, CONFIG.runs(), COST)[0]
     return study
 
 
 def test_every_run_is_there_and_nothing_else(finished) -> None:
     assert all(finished.finished(r) for r in CONFIG.runs())
     assert len(CONFIG.runs()) == 2 * (7 * 5 + 2)
-    assert runs.work(finished, CONFIG)[0] == runs.work(finished, CONFIG)[1]
+    assert work(finished, CONFIG.runs(), COST)[0] == work(finished, CONFIG.runs(), COST)[1]
     assert not list(finished.folder.glob("progress-*"))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, 100])
 def test_chains_hold_every_run_once_after_its_source(workers) -> None:
-    shares = runs.chains(CONFIG, workers)
+    shares = chains(CONFIG.runs(), COST, workers)
     flat = [r for share in shares for r in share]
     assert sorted(flat) == sorted(CONFIG.runs())
     assert len(shares) <= workers
@@ -209,7 +212,7 @@ def test_stopped_and_called_again_it_ends_the_same(finished, tmp_path) -> None:
     rounds = 1
     while not runs.run_share(study, Rows(), config, config.runs(), stop=stop):
         rounds += 1
-        total, done = runs.work(study, config)
+        total, done = work(study, config.runs(), partial(runs.cost, config))
         assert 0 < done < total
     assert rounds > 3
     for run in config.runs():

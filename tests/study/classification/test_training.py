@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import racecar
-from racecar.study.classification.accelerator import make_accelerator, reset_accelerator
+from racecar.study.accelerator import make_accelerator, reset_accelerator
 from racecar.study.classification.batches import Batches, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty

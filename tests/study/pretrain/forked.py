@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 
 import racecar.study.commands.train
 import racecar.study.runs
-from racecar.study.classification.accelerator import make_accelerator
+from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe

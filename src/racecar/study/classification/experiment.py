@@ -18,12 +18,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import racecar
-from racecar.study.classification.accelerator import make_accelerator
+from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import DivergedError, Trainer
+from racecar.study.division import Units
 from racecar.study.protocol import Run, Variant, plan
 from racecar.study.runs import Progress, Study, read_json
 
@@ -241,7 +242,7 @@ def kept_data(study: Study) -> dict[str, Task]:
     }
 
 
-# --- dividing and counting --------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def cost(config: Config, run: Run) -> int:
@@ -251,36 +252,6 @@ def cost(config: Config, run: Run) -> int:
     if run.way == "probe":
         per_epoch = 4
     return max(1, round(recipe.epochs * per_epoch * SHARES.get(run.way, 1.0)))
-
-
-def chains(config: Config, workers: int) -> list[list[Run]]:
-    """Divide the runs among processes: a variant and seed stay together, the longest chains are placed first."""
-    grouped: dict[tuple[Any, ...], list[Run]] = {}
-    for run in config.runs():
-        key = (run.variant, run.seed) if run.path != "B" else (run.variant, run.seed, "B")
-        grouped.setdefault(key, []).append(run)
-    shares: list[list[Run]] = [[] for _ in range(max(1, min(workers, len(grouped))))]
-    load = [0] * len(shares)
-    for chain in sorted(grouped.values(), key=lambda c: -sum(cost(config, r) for r in c)):
-        least = load.index(min(load))
-        shares[least] += chain
-        load[least] += sum(cost(config, r) for r in chain)
-    # Low seeds first: an interrupted study has all variants of some seeds.
-    return [sorted(s, key=lambda r: (r.seed, len(r.path), r.variant)) for s in shares]
-
-
-def work(study: Study, config: Config) -> tuple[int, int]:
-    """(all, already done) in the unit of :func:`cost`."""
-    runs = config.runs()
-    done = sum(cost(config, r) for r in runs if study.finished(r))
-    for progress in study.load_progress():
-        run = Run.parse(progress.about["run"])
-        if run in runs and not study.finished(run):
-            done += round(cost(config, run) * progress.about["step"] / progress.about["total"])
-    return sum(cost(config, r) for r in runs), done
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def run_share(
@@ -333,7 +304,7 @@ def _train(
     for progress in study.load_progress():
         if progress.about.get("run") == run.key:
             trainer.restore(progress)
-    units = _Units(cost(config, run), trainer.total, trainer.step, advance)
+    units = Units(cost(config, run), trainer.total, trainer.step, advance)
 
     def save(state: Progress) -> None:
         about = state.about | {"run": run.key, "total": trainer.total}
@@ -450,24 +421,3 @@ def regeneration(experiment: Experiment, config: Config, model: nn.Module, train
     error = torch.stack(errors).mean() / batch.var()
     found = {"error": float(error), "correlation": float(torch.stack(correlations).mean())}
     return {k: round(v, 5) if v == v and abs(v) < 1e30 else 1e30 for k, v in found.items()}
-
-
-class _Units:
-    """Turns steps into the unit of :func:`cost`."""
-
-    def __init__(self, cost: int, total: int, done: int, advance: Callable[[int], None]) -> None:
-        self.cost, self.total, self.step, self.advance = cost, total, done, advance
-        self.told = round(cost * done / total)
-
-    def __call__(self, steps: int) -> None:
-        self.step += steps
-        self._tell(round(self.cost * self.step / self.total))
-
-    def finish(self) -> None:
-        """A run that ended early counts as done."""
-        self._tell(self.cost)
-
-    def _tell(self, now: int) -> None:
-        if now > self.told:
-            self.advance(now - self.told)
-            self.told = now

@@ -21,6 +21,7 @@ from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.runs import Progress, StudyError
+from racecar.study.states import pack, unpack
 
 
 class DivergedError(StudyError):
@@ -282,13 +283,7 @@ class Trainer:
 
     def state(self) -> Progress:
         """Everything needed to go on from here."""
-        tensors: dict[str, Tensor] = {}
-        for i, module in enumerate(self.modules):
-            tensors |= {f"module{i}.{name}": t for name, t in module.state_dict().items()}
-        saved = self.optimiser.state_dict()
-        for number, state in saved["state"].items():
-            tensors |= {f"optimiser.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        tensors["sums"] = self.sums
+        tensors = pack(self.modules, [self.optimiser]) | {"sums": self.sums.clone()}
         scaler = self.accelerator.scaler
         about = {
             "step": self.step,
@@ -296,7 +291,7 @@ class Trainer:
             "history": [asdict(p) for p in self.history],
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        return Progress({k: v.clone() for k, v in tensors.items()}, about)
+        return Progress(tensors, about)
 
     def restore(self, state: Progress) -> None:
         """Go on from a saved state of the same training.
@@ -305,23 +300,7 @@ class Trainer:
             StudyError: a state of something else.
         """
         try:
-            for i, module in enumerate(self.modules):
-                prefix = f"module{i}."
-                module.load_state_dict(
-                    {k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)}
-                )
-            moments: dict[int, dict[str, Tensor]] = {}
-            for name, value in state.tensors.items():
-                if name.startswith("optimiser."):
-                    _, number, key = name.split(".", 2)
-                    moments.setdefault(int(number), {})[key] = value
-            known = self.optimiser.state_dict()
-            self.optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
-            # Files hold contiguous tensors; fused optimisers read moments in the memory order of their parameter.
-            for parameter, own_state in self.optimiser.state.items():
-                for key, value in own_state.items():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        own_state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            unpack(state.tensors, self.modules, [self.optimiser])
             # Only the main process has saved its sums: the others begin the epoch's mean without a past.
             own = self.accelerator.is_main_process
             self.sums = state.tensors["sums"] if own else torch.zeros_like(self.sums)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +12,13 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from racecar.study import division
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, experiment_of
-from racecar.study.commands.report import write_report
+from racecar.study.commands.carry_out import carry_out
 from racecar.study.runs import StudyError
-from racecar.study.terminal import apply_preset, progress_bar, worker_count
-from racecar.study.workers import Advance, Stop, Stopper, run_shares
+from racecar.study.terminal import apply_preset, worker_count
+from racecar.study.workers import Advance, Stop
 
 PRESETS = ("paper", "small", "quick")
 RECIPES = ("paper", "strong")
@@ -94,25 +93,15 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     study = runs.open_study(folder, experiment, config)
     study.sweep()
     study.add_command()
-    total, done = runs.work(study, config)
+    planned, cost = config.runs(), partial(runs.cost, config)
+    total, done = division.work(study, planned, cost)
     if done < total and not runs.has_data(study):
         loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
         runs.keep_data(study, loaded)
         study.note(sources=sources, setting=f"{recipe} recipe, {options.preset} preset")
     runs.remember(study, config)
-    shares = [(name, folder, config, chain) for chain in runs.chains(config, workers)]
-    started = time.monotonic()
-    complete = True
-    if done < total:
-        with Stopper() as stop, progress_bar(f"{len(config.runs())} networks", total, done) as advance:
-            complete = run_shares(_train, shares, advance, stop)
-        study.add_seconds(time.monotonic() - started)
-    path = write_report(folder)
-    if not complete:
-        print("racecar: stopped; what is done is kept and the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"report: {path}")
-    return 0
+    shares = [(name, folder, config, chain) for chain in division.chains(planned, cost, workers)]
+    return carry_out(study, f"{len(planned)} networks", (total, done), _train, shares)
 
 
 run_digits, run_cifar = partial(run, "digits"), partial(run, "cifar")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.commands.report import write_report
+from racecar.study.commands.carry_out import carry_out
 from racecar.study.mutual_information import experiment
 from racecar.study.mutual_information.config import PRESETS, Config
-from racecar.study.terminal import apply_preset, progress_bar, worker_count
-from racecar.study.workers import Advance, Stop, Stopper, run_shares
+from racecar.study.terminal import apply_preset, worker_count
+from racecar.study.workers import Advance, Stop
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:
@@ -44,19 +42,13 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     study.add_command()
     experiment.remember(study, config)
     shares = [(folder, dataclasses.replace(config, variants=share)) for share in experiment.parts(config, workers)]
-    started = time.monotonic()
-    total, done = experiment.total_epochs(study, config)
-    complete = True
-    if done < total:
-        with Stopper() as stop, progress_bar(f"{len(experiment.runs_of(config))} networks", total, done) as advance:
-            complete = run_shares(_train, shares, advance, stop)
-        study.add_seconds(time.monotonic() - started)
-    path = write_report(folder)
-    if not complete:
-        print("racecar: stopped; what is done is kept and the same command goes on from here", file=sys.stderr)
-        return 130
-    print(f"report: {path}")
-    return 0
+    return carry_out(
+        study,
+        f"{len(experiment.runs_of(config))} networks",
+        experiment.total_epochs(study, config),
+        _train,
+        shares,
+    )
 
 
 def _train(share: tuple[Path, Config], advance: Advance, stop: Stop) -> bool:

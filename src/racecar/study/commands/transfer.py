@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from racecar.study.classification.accelerator import make_accelerator
+from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.heads import freeze, replace_head
 from racecar.study.pretrain.options import add_common, recipe_of
-from racecar.study.pretrain.run import STOPPED, Data, look, no_memory, open_folder, say, train
+from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, train
 from racecar.study.runs import StudyError, write_json
 from racecar.study.statistics import Summary, paired_difference, summarise
+from racecar.study.terminal import STOPPED
 from racecar.study.workers import Stopper
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from racecar.study.classification.experiment import Config, Experiment, Task
-from racecar.study.classification.glorot import initialise_glorot
+from racecar.study.glorot import initialise_glorot
 from racecar.study.classification.images import train_and_validation
 from racecar.study.digits import nmnist
 

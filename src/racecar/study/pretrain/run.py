@@ -32,7 +32,6 @@ from racecar.study.runs import Progress, Study, StudyError, environment, is_left
 from racecar.study.terminal import progress_bar
 
 SLOT = "run"
-STOPPED = "racecar: stopped; what is done is kept and the same command goes on from here"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The initialisation of the paper's classifiers."""
+"""The initialisation of the paper's networks."""
 
 from __future__ import annotations
 

@@ -1,0 +1,40 @@
+"""What every ``racecar study`` does once its folder is open: train what is missing, report, say how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from racecar.study.commands.report import write_report
+from racecar.study.runs import Study
+from racecar.study.terminal import STOPPED, progress_bar
+from racecar.study.workers import Share, Stopper, run_shares
+
+
+def carry_out(study: Study, label: str, work: tuple[int, int], share: Share, arguments: Sequence[Any]) -> int:
+    """Run the shares under a progress bar and write the report.
+
+    Args:
+        study: its folder.
+        label: of the bar.
+        work: (all, already done); nothing is started where they are equal.
+        share, arguments: as for :func:`racecar.study.workers.run_shares`.
+
+    Returns:
+        The exit code: 0, or 130 if it was stopped.
+    """
+    total, done = work
+    started = time.monotonic()
+    complete = True
+    if done < total:
+        with Stopper() as stop, progress_bar(label, total, done) as advance:
+            complete = run_shares(share, arguments, advance, stop)
+        study.add_seconds(time.monotonic() - started)
+    path = write_report(study.folder)
+    if not complete:
+        print(STOPPED, file=sys.stderr)
+        return 130
+    print(f"report: {path}")
+    return 0

@@ -1,0 +1,50 @@
+"""The state of a training as tensors by name: weights, buffers and the optimisers' moments, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def pack(modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Copies of everything that a step changes."""
+    tensors: dict[str, Tensor] = {}
+    for i, module in enumerate(modules):
+        tensors |= {f"module{i}.{name}": t for name, t in module.state_dict().items()}
+    for i, optimiser in enumerate(optimisers):
+        for number, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser{i}.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    return {k: v.clone() for k, v in tensors.items()}
+
+
+def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> None:
+    """Put what :func:`pack` gave back into modules and optimisers of the same build.
+
+    Raises:
+        KeyError, ValueError, TypeError, RuntimeError: the tensors are of something else.
+    """
+    prefixes = [f"module{i}." for i in range(len(modules))] + [f"optimiser{i}." for i in range(len(optimisers))]
+    if foreign := [k for k in tensors if re.match("module|optimiser", k) and not k.startswith(tuple(prefixes))]:
+        raise KeyError(foreign[0])
+    for i, module in enumerate(modules):
+        module.load_state_dict(_below(tensors, f"module{i}."))
+    for i, optimiser in enumerate(optimisers):
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, f"optimiser{i}.").items():
+            number, key = name.split(".", 1)
+            moments.setdefault(int(number), {})[key] = value
+        known = optimiser.state_dict()
+        optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
+        # Files hold contiguous tensors; fused optimisers read moments in the memory order of their parameter.
+        for parameter, state in optimiser.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -15,6 +15,7 @@ from racecar.study.classification.experiment import Config, Experiment, Task
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.division import chains, work
+from racecar.study.growing import remember
 from racecar.study.protocol import Run, Variant
 from racecar.study.runs import Study, StudyError
 
@@ -233,7 +234,7 @@ def test_a_run_that_diverges_is_a_result(tmp_path) -> None:
 
 def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(tmp_path) -> None:
     study = opened(tmp_path / "s")
-    runs.remember(study, CONFIG)
+    remember(study, CONFIG)
     again, config = runs.reopen(study.folder, Rows())
     assert config == CONFIG
     assert again.folder == study.folder

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from racecar.study.classification import report
-from racecar.study.classification.experiment import Config, Task, keep_data, open_study, remember
+from racecar.study.classification.experiment import Config, Task, keep_data, open_study
 from racecar.study.classification.images import Images
 from racecar.study.classification.regenerated import regenerate, step_work
 from racecar.study.digits.experiment import Digits
+from racecar.study.growing import remember
 from racecar.study.protocol import Run, Variant
 from racecar.study.runs import Study, StudyError
 

@@ -7,9 +7,10 @@ import numpy as np
 from scipy import stats
 
 from racecar.study.cifar.experiment import Cifar
-from racecar.study.classification.experiment import Config, open_study, remember
+from racecar.study.classification.experiment import Config, open_study
 from racecar.study.classification.results import Results, compact
 from racecar.study.digits.experiment import Digits
+from racecar.study.growing import remember
 from racecar.study.protocol import Variant
 from racecar.study.runs import Study
 

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import racecar
+from racecar.study import growing
 from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import Images
@@ -26,7 +27,7 @@ from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import DivergedError, Trainer
 from racecar.study.division import Units
 from racecar.study.protocol import Run, Variant, plan
-from racecar.study.runs import Progress, Study, read_json
+from racecar.study.runs import Progress, Study
 
 TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
 SHARES = {"1pct": 0.01, "10pct": 0.1}  # of B's labels
@@ -182,30 +183,16 @@ def experiment_of(name: str) -> Experiment:
 
 def open_study(folder: Path, experiment: Experiment, config: Config) -> Study:
     """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
-    content = asdict(config)
-    for changeable in ("seeds", "variants", "phases"):
-        del content[changeable]
-    return Study(folder, experiment.name, content)
-
-
-def remember(study: Study, config: Config) -> None:
-    """Note what was asked for, so that a report can say what was not run."""
-    about = study.about()
-    study.note(
-        variants=list(dict.fromkeys([*about.get("variants", []), *(Variant.parse(v).name for v in config.variants)])),
-        phases=list(dict.fromkeys([*about.get("phases", []), *config.phases])),
-        seeds=max(config.seeds, about.get("seeds", 0)),
-    )
+    return growing.open_study(folder, experiment.name, config)
 
 
 def reopen(folder: Path, experiment: Experiment) -> tuple[Study, Config]:
     """A study on disk with its configuration, for the report."""
-    about = read_json(folder / "study.json")
-    content = dict(about["config"])
+    content = growing.remembered(folder)
     for phase in ("a", "aa", "ab", "b"):
         recipe = dict(content[phase])
         content[phase] = Recipe(**recipe | {"milestones": tuple(recipe["milestones"])})
-    config = Config(**content, variants=about["variants"], phases=about["phases"], seeds=about["seeds"])
+    config = Config(**content)
     return open_study(folder, experiment, config), config
 
 

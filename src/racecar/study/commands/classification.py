@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study import division
+from racecar.study import division, growing
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, experiment_of
 from racecar.study.commands.carry_out import carry_out
@@ -99,7 +99,7 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
         loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
         runs.keep_data(study, loaded)
         study.note(sources=sources, setting=f"{recipe} recipe, {options.preset} preset")
-    runs.remember(study, config)
+    growing.remember(study, config)
     shares = [(name, folder, config, chain) for chain in division.chains(planned, cost, workers)]
     return carry_out(study, f"{len(planned)} networks", (total, done), _train, shares)
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from racecar.study.classification.experiment import Config, Experiment, Task
-from racecar.study.glorot import initialise_glorot
 from racecar.study.classification.images import train_and_validation
 from racecar.study.digits import nmnist
+from racecar.study.glorot import initialise_glorot
 
 VARIANTS = ["Std", "Ort", "RR3", "RR1", "Dec3", "StdC"]
 HUB = "ylecun/mnist"

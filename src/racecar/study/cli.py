@@ -19,6 +19,8 @@ COMMANDS = {
     ("study", "mutual-information"): _Command("mutual_information", "parser", "run", "the 12-bit task (Section 4)"),
     ("study", "digits"): _Command("classification", "digits_parser", "run_digits", "MNIST, n-MNIST (Section 5.1)"),
     ("study", "cifar"): _Command("classification", "cifar_parser", "run_cifar", "CIFAR-10, -100 (Section 5.2)"),
+    ("study", "smoke"): _Command("smoke", "parser", "run", "simulated and real smoke (Section 5.3)"),
+    ("data", "smoke"): _Command("data", "parser", "run", "simulate the smoke of Section 5.3"),
     ("report",): _Command("report", "parser", "run", "report.html from the finished runs of studies"),
     ("explain",): _Command("explain", "parser", "run", "the palindrome of a model"),
     ("train",): _Command("train", "parser", "run", "pretrain a classifier on your own images"),

@@ -158,11 +158,7 @@ def columns(split: Any, source: str, image: str | None = None, label: str | None
     import datasets
 
     features = split.features
-    if image is None:
-        found = [n for n, f in features.items() if isinstance(f, datasets.Image) or n in ("image", "img")]
-        if len(found) != 1:
-            raise StudyError(f"{source}: which column holds the images? It has {', '.join(features)}: --image-column")
-        image = found[0]
+    image = image or image_column(split, source)
     if label is None:
         found = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
         if len(found) != 1:
@@ -174,6 +170,20 @@ def columns(split: Any, source: str, image: str | None = None, label: str | None
         if name not in features:
             raise StudyError(f"{source} has no column {name!r}, only {', '.join(features)}")
     return image, label
+
+
+def image_column(split: Any, source: str) -> str:
+    """The name of the one column that holds images.
+
+    Raises:
+        StudyError: none, or several.
+    """
+    import datasets
+
+    found = [n for n, f in split.features.items() if isinstance(f, datasets.Image) or n in ("image", "img")]
+    if len(found) != 1:
+        raise StudyError(f"{source}: which column holds the images? It has {', '.join(split.features)}: --image-column")
+    return found[0]
 
 
 def decode(
@@ -208,11 +218,26 @@ def decode(
 
     if len(split) == 0:
         raise StudyError(f"{source} holds no images")
-    raw = split.cast_column(image, datasets.Image(decode=False))
     feature = split.features[label]
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = _labels(raw[label], names, tuple(classes) if classes is not None else None, source)
+    labels, names = _labels(split[label], names, tuple(classes) if classes is not None else None, source)
+    stacked, good, bad = decode_pixels(split, source, image=image, size=size, channels=channels, skip_bad=skip_bad)
+    return Images(stacked, labels[good], names), bad
 
+
+def decode_pixels(
+    split: Any, source: str, *, image: str, size: int | None = None, channels: int | None = None, skip_bad: bool = False
+) -> tuple[Tensor, list[int], list[str]]:
+    """The images of a split alone, see :func:`decode`.
+
+    Returns:
+        Pixels [n, C, H, W] as uint8, the rows they are from, and the names of the images left out.
+    """
+    import datasets
+
+    if len(split) == 0:
+        raise StudyError(f"{source} holds no images")
+    raw = split.cast_column(image, datasets.Image(decode=False))
     one = _Decoder(size, channels)
     pixels: list[np.ndarray | None] = []
     bad: list[str] = []
@@ -245,7 +270,7 @@ def decode(
             f"{' × '.join(map(str, shapes[-1][:2]))} pixels): choose one with --size"
         )
     stacked = torch.from_numpy(np.stack([p for p in pixels if p is not None])).permute(0, 3, 1, 2).contiguous()
-    return Images(stacked, labels[good], names), bad
+    return stacked, good, bad
 
 
 class _Decoder:

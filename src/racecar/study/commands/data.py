@@ -1,0 +1,55 @@
+"""``racecar data smoke``: the simulated set of Section 5.3."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from racecar.study.runs import StudyError, read_json, write_bytes
+from racecar.study.smoke import dataset
+from racecar.study.smoke.simulation import Settings
+from racecar.study.terminal import STOPPED, progress_bar, worker_count
+from racecar.study.workers import Stopper, run_shares
+
+
+def parser(words: Sequence[str]) -> ArgumentParser:
+    """The command's options."""
+    found = ArgumentParser(description="simulate rising smoke with PhiFlow for `racecar study smoke`")
+    found.add_argument("--out", type=str, default=".data/smoke", help="folder")
+    found.add_argument("--count", type=int, default=20, help="simulations; more may be added later")
+    found.add_argument("--seed", type=int, default=0, help="of the random inflows and buoyancies")
+    found.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
+    found.add_class_arguments(Settings)
+    return found
+
+
+def run(parser: ArgumentParser, options: Namespace) -> int:
+    """Make what is missing, a preview, and say what the checks found."""
+    if options.count < 1:
+        raise StudyError(f"--count must be at least 1, not {options.count}")
+    folder = Path(options.out)
+    settings = Settings(options.frames, options.size, options.warm_up)
+    workers = worker_count(options.workers)
+    dataset.open_folder(folder, settings, options.count, options.seed)
+    left = dataset.missing(folder)
+    if left:
+        each = settings.warm_up + settings.frames
+        count = read_json(folder / "smoke.json")["count"]
+        shares = [(folder, left[i::workers]) for i in range(min(workers, len(left)))]
+        with Stopper() as stop, progress_bar(f"{count} simulations", count * each, (count - len(left)) * each) as bar:
+            complete = run_shares(dataset.make, shares, bar, stop)
+        if not complete:
+            print(STOPPED, file=sys.stderr)
+            return 130
+    from racecar.study.figures import png
+
+    write_bytes(folder / "preview.png", png(dataset.preview(dataset.load(folder).density)))
+    found = dataset.checks(folder)
+    print(
+        f"{folder}: largest divergence {found['divergence']:.2g} per time step, largest gain of mass by advection "
+        f"{found['gain']:.2%} per frame, mean density {found['density']:.3f}; a look at it: {folder / 'preview.png'}"
+    )
+    return 0

@@ -1,0 +1,153 @@
+"""The simulated set in a folder: one file per simulation, made once, checked when made, resumed where it stopped.
+
+FOLDER/smoke.json                     settings, versions, what the checks found
+FOLDER/simulation-003.safetensors     density [frames, 1, size, size] in float16: its steps of 0.0005 are finer than
+                                      8 bits at half of float32's size; divergence, mass and gain per frame
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from torch import Tensor
+
+from racecar.study.runs import StudyError, environment, is_leftover, read_json, read_tensors, write_json, write_tensors
+from racecar.study.smoke.simulation import Settings, simulate
+from racecar.study.workers import Advance, Stop
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Simulations:
+    """A set of simulations.
+
+    Attributes:
+        density: [simulations, frames, 1, size, size], float32, 0 to 1; row 0 is the top.
+        about: the content of smoke.json.
+    """
+
+    density: Tensor
+    about: dict[str, Any]
+
+
+def open_folder(folder: Path, settings: Settings, count: int, seed: int) -> None:
+    """Begin a set, or go on with one of the same settings and seed; more simulations may be asked for later.
+
+    Raises:
+        StudyError: the folder holds something else.
+    """
+    wanted = {"settings": asdict(settings), "seed": seed}
+    path = folder / "smoke.json"
+    if path.exists():
+        about = read_json(path)
+        known = {k: about.get(k) for k in wanted}
+        if known != wanted:
+            raise StudyError(
+                f"{folder} holds simulations of other settings ({known} there, {wanted} now): another --out"
+            )
+        if about["count"] >= count:
+            return
+        write_json(path, about | {"count": count})
+        return
+    if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
+        raise StudyError(f"{folder} is not empty and holds no simulations: choose another --out")
+    write_json(path, wanted | {"count": count, "phiflow": version("phiflow"), "environment": environment()})
+
+
+def missing(folder: Path) -> list[int]:
+    """Numbers of the simulations that are not made yet."""
+    return [i for i in range(read_json(folder / "smoke.json")["count"]) if not _file(folder, i).exists()]
+
+
+def make(share: tuple[Path, Sequence[int]], advance: Advance, stop: Stop) -> bool:
+    """Make some simulations of a folder; for :func:`racecar.study.workers.run_shares`.
+
+    Args:
+        share: the folder and the simulations' numbers.
+        advance: told of time steps done.
+        stop: asked before every simulation.
+
+    Returns:
+        Whether all are made.
+    """
+    folder, numbers = share
+    about = read_json(folder / "smoke.json")
+    for number in numbers:
+        if stop():
+            return False
+        found = simulate(Settings(**about["settings"]), about["seed"] * 1_000_003 + number, advance)
+        tensors = {
+            "density": found.density.half(),
+            "divergence": found.divergence,
+            "mass": found.mass,
+            "gain": found.gain,
+        }
+        write_tensors(_file(folder, number), tensors)
+    return True
+
+
+def load(folder: Path) -> Simulations:
+    """Read a whole set.
+
+    Raises:
+        StudyError: not there, incomplete, or damaged, and the command that mends it.
+    """
+    command = f"racecar data smoke --out {folder}"
+    if not (folder / "smoke.json").exists():
+        raise StudyError(f"{folder} holds no simulations: run `{command}` first")
+    about = read_json(folder / "smoke.json")
+    if left := missing(folder):
+        raise StudyError(f"{folder} lacks {len(left)} of {about['count']} simulations: run `{command}` again")
+    size, frames = about["settings"]["size"], about["settings"]["frames"]
+    density = []
+    for number in range(about["count"]):
+        found = read_tensors(_file(folder, number)).get("density")
+        if found is None or found.shape != (frames, 1, size, size):
+            raise StudyError(f"{_file(folder, number)} is not a simulation of this set: delete it and run `{command}`")
+        density.append(found.float())
+    return Simulations(torch.stack(density), about)
+
+
+def checks(folder: Path) -> dict[str, float]:
+    """The worst of all frames: ``divergence`` per time step, ``gain`` of mass by advection; mean ``density``."""
+    found = [read_tensors(_file(folder, i)) for i in range(read_json(folder / "smoke.json")["count"])]
+    return {
+        "divergence": max(float(f["divergence"].max()) for f in found),
+        "gain": max(float(f["gain"].max()) for f in found),
+        "density": sum(float(f["density"].float().mean()) for f in found) / len(found),
+    }
+
+
+def preview(density: Tensor, simulations: int = 6, frames: int = 8) -> Figure:
+    """A strip of frames per simulation, of the first few.
+
+    Args:
+        density: [simulations, frames, 1, size, size].
+        simulations, frames: how many to show.
+    """
+    rows = density[:simulations]
+    at = torch.linspace(0, density.shape[1] - 1, min(frames, density.shape[1])).round().long().tolist()
+    figure, axes = plt.subplots(len(rows), len(at), figsize=(1.1 * len(at), 1.1 * len(rows) + 0.2), squeeze=False)
+    for line, simulation in zip(axes, rows, strict=True):
+        for axis, number in zip(line, at, strict=True):
+            axis.imshow(simulation[number, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+            axis.set_axis_off()
+    for axis, number in zip(axes[0], at, strict=True):
+        axis.set_title(f"frame {number}", fontsize=8)
+    figure.subplots_adjust(
+        left=0, right=1, bottom=0, top=1 - 0.2 / figure.get_size_inches()[1], wspace=0.03, hspace=0.03
+    )
+    return figure
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"simulation-{number:03d}.safetensors"

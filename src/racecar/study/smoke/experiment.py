@@ -1,0 +1,203 @@
+"""The runs of the smoke study: trained, kept, resumed; and what their kept weights make of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import racecar
+from racecar.study import growing
+from racecar.study.accelerator import make_accelerator
+from racecar.study.division import Units
+from racecar.study.protocol import Run
+from racecar.study.runs import Progress, Study, read_tensors, write_tensors
+from racecar.study.smoke import adversarial, autoencoding, network
+from racecar.study.smoke.config import EARLY, Config
+from racecar.study.smoke.frames import Frames
+from racecar.study.smoke.quality import COLLAPSED, constants
+from racecar.study.smoke.training import DivergedError, Training
+
+NAME = "smoke"
+
+
+def open_study(folder: Path, config: Config) -> Study:
+    """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
+    return growing.open_study(folder, NAME, config)
+
+
+def reopen(folder: Path) -> tuple[Study, Config]:
+    """A study on disk with its configuration, for the report."""
+    config = Config(**growing.remembered(folder))
+    return open_study(folder, config), config
+
+
+# --- pictures beside the runs -----------------------------------------------------------------------------------------
+
+
+def _data(study: Study, task: str) -> Path:
+    return study.folder / f"data-{task}.safetensors"
+
+
+def keep_data(study: Study, task: str, frames: Frames) -> None:
+    """The task's pictures beside the runs: training processes and the report read what was trained on."""
+    write_tensors(_data(study, task), {"train": frames.train, "test": frames.test})
+
+
+def has_data(study: Study, task: str) -> bool:
+    """Whether an earlier call has kept them."""
+    return _data(study, task).exists()
+
+
+def kept_data(study: Study, task: str) -> Frames:
+    """What :func:`keep_data` wrote, for ``"A"`` (simulated; B1 has the same) or ``"B2"``.
+
+    Raises:
+        StudyError: missing or damaged.
+    """
+    return Frames(**read_tensors(_data(study, "A" if task == "B1" else task)))
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def cost(config: Config, run: Run) -> int:
+    """Expected work of a run, in plain generator steps: Table 13's discriminator costs four of them."""
+    if run.phase != "A":
+        return 2 * config.steps_b
+    mirror = 1 if run.variant.depth else 0
+    return (5 + mirror) * config.steps(run.variant)
+
+
+def run_share(
+    study: Study,
+    config: Config,
+    runs: Sequence[Run],
+    *,
+    advance: Callable[[int], None] = lambda units: None,
+    stop: Callable[[], bool] = lambda: False,
+    save_every: float = 60.0,
+) -> bool:
+    """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
+
+    Args:
+        study: the folder, with its data kept.
+        config: hyper-parameters.
+        runs: this process's; sources before what continues from them.
+        advance: told of work done, in the unit of :func:`cost`.
+        stop: asked after every step.
+        save_every: seconds between saved states.
+
+    Returns:
+        Whether all are finished.
+    """
+    device = make_accelerator().device
+    return all(_train(study, config, r, device, advance, stop, save_every) for r in runs if not study.finished(r))
+
+
+def _train(
+    study: Study,
+    config: Config,
+    run: Run,
+    device: torch.device,
+    advance: Callable[[int], None],
+    stop: Callable[[], bool],
+    save_every: float,
+) -> bool:
+    training = make_training(study, config, run, kept_data(study, run.task).to(device))
+    slot = run.key.replace("/", "-")
+    for progress in study.load_progress():
+        if progress.about.get("run") == run.key:
+            training.restore(progress)
+    units = Units(cost(config, run), training.total, training.step, advance)
+
+    def save(state: Progress) -> None:
+        study.save_progress(slot, Progress(state.tensors, state.about | {"run": run.key}))
+
+    failure = ""
+    try:
+        if not training.run(advance=units, save=save, save_every=save_every, stop=stop):
+            return False
+    except (DivergedError, racecar.NonFiniteError) as error:
+        failure = str(error)  # a result of the study, not an error of it
+    units.finish()
+    study.finish(run, _kept(training), _metrics(training, run, failure))
+    study.drop_progress(slot)
+    return True
+
+
+def make_training(study: Study, config: Config, run: Run, frames: Frames) -> Training:
+    """The networks of a run, where its source has left them, and their training."""
+    if run.phase == "A":
+        early = partial(write_tensors, study.path(run) / f"{EARLY}.safetensors")
+        return adversarial.SuperResolution(run.variant, frames, config, run.seed, early=early)
+    source = None
+    if run.source is not None:
+        source = (
+            study.weights(run.source) if not run.way else read_tensors(study.path(run.source) / f"{EARLY}.safetensors")
+        )
+        source = {n: w for n, w in source.items() if not n.startswith(_DECODER)}
+    return autoencoding.AutoEncoding(source, frames, config, run.seed)
+
+
+_DECODER = "untied."  # of Dec's reverse pass, kept beside the generator for the report
+
+
+def _kept(training: Training) -> dict[str, Tensor]:
+    if not isinstance(training, adversarial.SuperResolution):
+        return training.modules[0].state_dict()
+    decoder = training.mirror.decoder if training.mirror is not None else None
+    own = {f"{_DECODER}{n}": t for n, t in decoder.state_dict().items()} if decoder is not None else {}
+    return training.generator.state_dict() | own
+
+
+def _metrics(training: Training, run: Run, failure: str) -> dict[str, Any]:
+    with torch.no_grad():
+        last = training.history[-1] if training.history and not failure else training.measure()
+    found: dict[str, Any] = {
+        "steps": training.step,
+        "seconds_per_step": round(training.seconds / max(1, training.step), 5),
+        "parameters": sum(p.numel() for p in training.modules[0].parameters()),
+        "train_frames": len(training.frames.train),
+        "test_frames": len(training.frames.test),
+        **{k: last[k] for k in ("l2", "mse", "psnr", "dssim")},
+        "constants": constants(training.frames.test),
+        "history": training.history,
+    }
+    found["collapsed"] = bool(failure) or found["l2"] > COLLAPSED * found["constants"]["grey"]
+    if run.phase == "A":
+        found["regeneration"] = {k: last[f"regeneration_{k}"] for k in ("error", "correlation", "psnr")}
+    if isinstance(training, autoencoding.AutoEncoding):
+        found["reused"] = training.reused
+    return found | ({"diverged": failure} if failure else {})
+
+
+# --- what kept weights make of pictures -------------------------------------------------------------------------------
+
+
+def super_resolved(study: Study, config: Config, run: Run, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Figure 8 for a run of phase I: (low resolution, high-resolution output, regenerated low resolution).
+
+    Args:
+        study, config: of the run.
+        run: finished.
+        reference: [n, 1, size, size].
+    """
+    weights = study.weights(run)
+    generator, decoder = network.generator(config.width), None
+    generator.load_state_dict({n: w for n, w in weights.items() if not n.startswith(_DECODER)})
+    if own := {n.removeprefix(_DECODER): w for n, w in weights.items() if n.startswith(_DECODER)}:
+        decoder = network.generator(config.width)
+        decoder.load_state_dict(own)
+    return adversarial.pictures(generator, reference, decoder)
+
+
+def auto_encoded(study: Study, config: Config, run: Run, reference: Tensor) -> Tensor:
+    """Figures 19 and 21 for a run of an auto-encoder: the reference pictures [n, C, h, w], encoded and decoded."""
+    model = network.AutoEncoder(config.width, reference.shape[1])
+    model.load_state_dict(study.weights(run))
+    return autoencoding.decoded(model.eval(), reference)

@@ -345,8 +345,14 @@ class _Mirror:
         if not arguments:
             return estimate
         if rule.range == "through":
-            return self._into_range(arguments[0], estimate)
-        if rule.range == "within":
+            try:
+                return self._into_range(arguments[0], estimate)
+            except RuleError:
+                # A reshape below fits the value before pooling or upsampling, not the one after: the range is found
+                # at that size, as for the operations that move values.
+                if estimate.meta["example"].shape == arguments[0].meta["example"].shape:
+                    raise
+        if rule.range in ("through", "within"):
             pieces = self._reverse_quietly(node, estimate)
             mapped: dict[fx.Node, list[fx.Node]] = {}  # per use: cat may take one value twice
             for value, piece in pieces:

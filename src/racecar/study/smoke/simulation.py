@@ -118,8 +118,9 @@ def simulate(settings: Settings, seed: int, advance: Callable[[int], None] = lam
         StudyError: a value is not finite, the velocity is not free of divergence, or advection makes smoke of nothing.
     """
     with warnings.catch_warnings():
-        # torch calls its sparse tensors new and warns that PhiFlow does not have them checked.
-        warnings.filterwarnings("ignore", "Sparse", UserWarning)
+        # PhiFlow on parts of itself and of torch that are new, torch on how PhiFlow compiles.
+        warnings.filterwarnings("ignore", module="phi")
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         return _simulate(settings, seed, advance)
 
 

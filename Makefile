@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 # Real data: what lies beside the checkout, unpacked once, else the hub.
 UNPACK := $(wildcard ../shared/data/unpack.py)
 DATA := $(if $(UNPACK),.data,hub)
+unpacked = $(if $(UNPACK),$(addprefix .data/,$(1)))
+SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
-.PHONY: demo quick digits cifar test lint results clean
+.PHONY: demo quick digits cifar smoke test lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -19,15 +21,20 @@ quick: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset quick
 
 # Sections 5.1 and 5.2 in minutes; --preset small takes hours on two cores, --preset paper wants a GPU.
-digits: $(VENV)/.installed $(filter .data,$(DATA))
+digits: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study digits --preset quick --data $(DATA)
 
-cifar: $(VENV)/.installed $(filter .data,$(DATA))
+cifar: $(VENV)/.installed $(call unpacked,cifar10 cifar100)
 	$(BIN)/racecar study cifar --preset quick --data $(DATA)
 	$(BIN)/racecar study cifar --preset quick --recipe strong --data $(DATA)
 
-.data: $(VENV)/.installed
-	$(BIN)/python $(UNPACK) .data mnist cifar10 cifar100
+# Section 5.3: two minutes of simulation, once, then the study.
+smoke: $(VENV)/.installed $(call unpacked,scalarflow)
+	$(BIN)/racecar data smoke --out .data/smoke
+	$(BIN)/racecar study smoke --preset quick $(SMOKE)
+
+.data/%: | $(VENV)/.installed
+	$(BIN)/python $(UNPACK) .data $*
 
 test: lint
 	$(BIN)/pytest -n 2
@@ -38,7 +45,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 # Measure again what README.md and results/ cite: hours on two cores.
-results: demo $(filter .data,$(DATA))
+results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
@@ -46,7 +53,10 @@ results: demo $(filter .data,$(DATA))
 	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --recipe strong --seeds 3 --data $(DATA)
-	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small --results results
+	$(BIN)/racecar data smoke --out .data/smoke
+	$(BIN)/racecar study smoke --preset small $(SMOKE)
+	$(BIN)/racecar study smoke --preset small --variants Std RR6 StdC Dec6 $(SMOKE)
+	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/python benchmarks/classification.py --table results/classification-speed.md
 
 $(VENV)/.installed: pyproject.toml

@@ -53,6 +53,17 @@ def test_a_way_of_a_phase_has_the_phases_task_and_source() -> None:
     assert all(Run.parse(r.key) == r for r in runs)
 
 
+def test_a_study_may_have_several_tasks_b() -> None:
+    runs = plan([Variant("Std"), Variant("RR6")], [0], ["A", "B1", "B2", "AB1", "AB2", "AB1-early"])
+    assert [r.model for r in runs if r.phase[0] == "B"] == ["Std_B1", "Std_B2"]
+    assert {r.task for r in runs} == {"A", "B1", "B2"}
+    early = next(r for r in runs if r.key == "RR6_AB1-early/seed-0")
+    assert (early.task, early.path, early.way) == ("B1", "AB1", "early")
+    assert early.source == Run(Variant("RR6"), "A", 0)
+    assert all(Run.parse(r.key) == r for r in runs)
+    assert all(r.source is None or runs.index(r.source) < runs.index(r) for r in runs)
+
+
 @pytest.mark.parametrize(
     ("phases", "said"),
     [(["A", "C"], "no phase 'C'"), (["AB"], "add A to the phases"), (["A", "AB-"], "no phase 'AB-'")],

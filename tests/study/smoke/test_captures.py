@@ -60,5 +60,5 @@ def test_what_is_wrong_is_said(tmp_path, grey) -> None:
         load(parquet(tmp_path / "small", grey), 8)
     with pytest.raises(StudyError, match="differ in size"):
         load(parquet(tmp_path / "sizes", [*grey, np.zeros((20, 20), np.uint8)]), 1)
-    with pytest.raises(StudyError, match="1 of 5 images in .* do not decode: row 4"):
+    with pytest.raises(StudyError, match=r"1 of 5 images in .* do not decode: row 4"):
         load(parquet(tmp_path / "bad", [*grey, {"bytes": b"no image", "path": None}]), 1)

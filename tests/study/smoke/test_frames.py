@@ -71,7 +71,9 @@ def test_frames_are_flipped_and_rotated_in_all_ways_that_keep_their_shape(shape,
     seen = {tuple(batch(picture, 1, 0, step).flatten().tolist()) for step in range(200)}
     assert len(seen) == symmetries
     assert all(sorted(s) == picture.flatten().tolist() for s in seen)
-    turned = {tuple(torch.rot90(picture, k, (2, 3)).flatten().tolist()) for k in (range(4) if symmetries == 8 else (0, 2))}
+    turned = {
+        tuple(torch.rot90(picture, k, (2, 3)).flatten().tolist()) for k in (range(4) if symmetries == 8 else (0, 2))
+    }
     assert turned < seen
 
 

@@ -1,5 +1,7 @@
 """Table 13's shapes and weights; what an auto-encoder takes over."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ def test_the_generator_is_table_13s() -> None:
     net = generator()
     assert net(torch.zeros(2, 1, 16, 16)).shape == (2, 1, 64, 64)
     widths = [1, 64, 128, 128, 64, 32, 1]
-    count = sum(convolution(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    count = sum(convolution(a, b) for a, b in pairwise(widths))
     assert sum(p.numel() for p in net.parameters()) == count == 873_217
 
 
@@ -23,7 +25,7 @@ def test_the_discriminator_is_table_13s() -> None:
     net = discriminator()
     assert net(torch.zeros(2, 2, 64, 64)).shape == (2, 1)
     widths = [2, 32, 64, 128, 256]
-    count = sum(convolution(a, b) + 2 * b for a, b in zip(widths, widths[1:], strict=False))
+    count = sum(convolution(a, b) + 2 * b for a, b in pairwise(widths))
     assert sum(p.numel() for p in net.parameters()) == count + 256 * 64 * 64 + 1
 
 

@@ -201,3 +201,16 @@ def auto_encoded(study: Study, config: Config, run: Run, reference: Tensor) -> T
     model = network.AutoEncoder(config.width, reference.shape[1])
     model.load_state_dict(study.weights(run))
     return autoencoding.decoded(model.eval(), reference)
+
+
+@torch.no_grad()
+def alive_at_start(study: Study, config: Config, run: Run, reference: Tensor) -> float:
+    """Share of an auto-encoder's output that is above 0 before its first step: the last ReLU has no gradient elsewhere.
+
+    Args:
+        study, config: of the run.
+        run: of B1 or B2; its source is finished.
+        reference: [n, C, h, w].
+    """
+    training = make_training(study, config, run, Frames(reference, reference))
+    return float((autoencoding.decoded(training.modules[0].eval(), reference) > 0).float().mean())

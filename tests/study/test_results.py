@@ -9,7 +9,16 @@ from scipy import stats
 
 from racecar.study.figures import Bar, accuracies, lowest, math_title, png, svg
 from racecar.study.protocol import Run, Variant
-from racecar.study.results import Results, interval, markdown, spread, variant_of, verdict_lines
+from racecar.study.results import (
+    Results,
+    file_stem,
+    interval,
+    markdown,
+    portable,
+    spread,
+    variant_of,
+    verdict_lines,
+)
 
 A = [0.91, 0.93, 0.92, 0.95, 0.94]
 B = [0.90, 0.925, 0.90, 0.93, 0.915]
@@ -107,3 +116,27 @@ def test_an_axis_starts_at_zero_unless_all_is_high() -> None:
     assert with_constant.axes[0].get_ylim()[0] == 0
     assert png(cut).startswith(b"\x89PNG")
     assert not math.isnan(len(svg(with_constant)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "stem"),
+    [
+        ("paper recipe, small preset", "cifar-small"),
+        ("strong recipe, quick preset", "cifar-strong-quick"),
+        ("", "cifar"),
+    ],
+)
+def test_names_of_results(setting, stem) -> None:
+    assert file_stem("cifar", setting) == stem
+
+
+def test_portable_command_keeps_what_is_no_path() -> None:
+    assert portable("racecar study cifar --data hub --out /a/b --seeds 3") == (
+        "racecar study cifar --data hub --out OUT --seeds 3"
+    )
+    assert portable("racecar study smoke --simulations /a --captures=/b") == (
+        "racecar study smoke --simulations SIMULATIONS --captures=CAPTURES"
+    )
+    assert portable("racecar study digits --nmnist=/x.mat 'unclosed") == (
+        "racecar study digits --nmnist=FILE 'unclosed"
+    )

@@ -110,27 +110,6 @@ def test_the_results_file(study, tmp_path) -> None:
     assert "/home" not in text
 
 
-@pytest.mark.parametrize(
-    ("setting", "stem"),
-    [
-        ("paper recipe, small preset", "cifar-small"),
-        ("strong recipe, quick preset", "cifar-strong-quick"),
-        ("", "cifar"),
-    ],
-)
-def test_names_of_results(setting, stem) -> None:
-    assert report._stem("cifar", setting) == stem
-
-
-def test_portable_command_keeps_what_is_no_path() -> None:
-    assert report.portable("racecar study cifar --data hub --out /a/b --seeds 3") == (
-        "racecar study cifar --data hub --out OUT --seeds 3"
-    )
-    assert report.portable("racecar study digits --nmnist=/x.mat 'unclosed") == (
-        "racecar study digits --nmnist=FILE 'unclosed"
-    )
-
-
 @pytest.mark.parametrize("gone", ["data-A-test.safetensors", "runs/RR3_A/seed-0/model.safetensors"])
 def test_absent_weights_or_data_are_said_to_be_absent(study, gone) -> None:
     (study.folder / gone).unlink()

@@ -12,11 +12,12 @@ from racecar.study.runs import StudyError, read_tensors
 from racecar.study.smoke import experiment
 from racecar.study.smoke.config import PRESETS, Config
 from racecar.study.smoke.frames import Frames
+from racecar.study.smoke.network import AutoEncoder
 
 CONFIG = Config(
     variants=["Std", "RR6", "StdC", "Dec6"],
     seeds=2,
-    phases=["A", "B1", "B2", "AB1", "AB2", "AB1-early"],
+    phases=["A", "B1", "B2", "AB1", "AB2", "AB1-early", "AB2-leaky", "B1-leaky"],
     width=4,
     discriminator_width=2,
     steps_a=4,
@@ -52,7 +53,7 @@ def finished(tmp_path_factory):
 
 
 def test_every_run_is_there(finished) -> None:
-    assert len(CONFIG.runs()) == 2 * (4 * 4 + 2)
+    assert len(CONFIG.runs()) == 2 * (4 * 5 + 3)
     assert all(finished.finished(r) for r in CONFIG.runs())
     assert work(finished, CONFIG.runs(), COST)[0] == work(finished, CONFIG.runs(), COST)[1]
     assert not list(finished.folder.glob("progress-*"))
@@ -152,6 +153,24 @@ def test_a_decoder_that_answers_black_is_a_collapsed_run(tmp_path) -> None:
     assert metrics["l2"] == pytest.approx(metrics["constants"]["black"], rel=1e-4)
 
 
+def test_a_leaky_last_activation_keeps_a_dark_start_alive(tmp_path) -> None:
+    reference = torch.rand(4, 1, 16, 16)
+    leaky, dead = (AutoEncoder(4, leaky=leaky) for leaky in (True, False))
+    for model in (leaky, dead):
+        model.decoder.conv6.bias.data -= 100.0
+        (model(reference) - reference).square().sum().backward()
+    assert dead.decoder.conv6.weight.grad.abs().max() == 0
+    assert leaky.decoder.conv6.bias.grad.abs().max() > 0
+
+
+def test_dead_channels_of_the_output_are_counted(finished) -> None:
+    run = Run(Variant("Std"), "AB2", 0)
+    real = experiment.kept_data(finished, "B2").test
+    output = experiment.auto_encoded(finished, CONFIG, run, real)
+    by_hand = sum(bool((output[:, c] <= 0).all()) for c in range(3))
+    assert experiment.dead_channels(finished, CONFIG, run, real) == by_hand
+
+
 def test_a_training_that_diverges_is_a_result(tmp_path) -> None:
     config = Config(variants=["Std"], seeds=1, phases=["A", "B1"], width=4, steps_b=3, batch_size=2)
     study = opened(tmp_path / "s", config)
@@ -179,8 +198,9 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(fin
         ({"phases": ["A", "AA"]}, "no phase 'AA' in this study"),
         ({"phases": ["A", "AB"]}, "no phase 'AB' in this study"),
         ({"phases": ["A", "AB3"]}, "no phase 'AB3' in this study"),
-        ({"phases": ["A", "AB1-probe"]}, "a way of its own has only AB1-early"),
-        ({"phases": ["A", "B1-early"]}, "a way of its own has only AB1-early"),
+        ({"phases": ["A", "AB1-probe"]}, "ways are AB1-early, AB1-leaky"),
+        ({"phases": ["A", "B1-early"]}, "ways are AB1-early, AB1-leaky"),
+        ({"phases": ["A", "A-leaky"]}, "ways are AB1-early, AB1-leaky"),
         ({"phases": ["AB1"]}, "add A to the phases"),
         ({"variants": ["Ort"]}, "no variant Ort in this study"),
         ({"variants": ["RR7"]}, "no variant RR7 in this study"),

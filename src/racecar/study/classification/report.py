@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -29,7 +27,17 @@ from racecar.study.report import (
     Text,
     Verdicts,
 )
-from racecar.study.results import CONTROL, interval, markdown, model_cell, spread, variant_of, verdict_lines
+from racecar.study.results import (
+    CONTROL,
+    file_stem,
+    interval,
+    markdown,
+    model_cell,
+    portable,
+    spread,
+    variant_of,
+    verdict_lines,
+)
 from racecar.study.runs import Study, StudyError, write_bytes, write_text
 
 _COST = ["variant", "seconds per epoch, median (range)", "× Std", "FLOP of a step, × Std", "paper, s", "paper, × Std"]
@@ -254,7 +262,7 @@ def write_results(study: Study, experiment: Experiment, config: Config, folder: 
     """The numbers as Markdown and the figures as PNG, with the command, hardware and versions they come from."""
     content = _gather(study, experiment, config)
     about = study.about()
-    stem = _stem(experiment.name, str(about.get("setting", "")))
+    stem = file_stem(experiment.name, str(about.get("setting", "")))
     drawn = {
         "accuracy": (accuracies(content.bars), "Accuracy: mean, standard deviation and runs; diamonds: the paper's")
     }
@@ -321,31 +329,3 @@ def _lines(content: _Content, experiment: Experiment, command: str) -> list[str]
         lines += [f"## {title}", "", *markdown(header, body), "", note, ""]
     lines += ["## Not run", "", *([f"- {m}" for m in missing] or ["Everything of this configuration was run."]), ""]
     return [*lines, "## Figures", ""]
-
-
-def _stem(name: str, setting: str) -> str:
-    """``cifar-strong-small`` of "strong recipe, small preset"; the paper's recipe goes without saying."""
-    found = {kind: word for word, kind in re.findall(r"(\w+) (recipe|preset)", setting)}
-    recipe = "" if found.get("recipe", "paper") == "paper" else found["recipe"]
-    return "-".join(part for part in (name, recipe, found.get("preset", "")) if part)
-
-
-def portable(command: str) -> str:
-    """The command without the machine's folders: what follows --data, --out, --nmnist and --config in capitals."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    shown: list[str] = []
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if shown and shown[-1] in _PATHS and word != "hub":
-            shown.append(_PATHS[shown[-1]])
-        elif equals and option in _PATHS:
-            shown.append(f"{option}={_PATHS[option]}")
-        else:
-            shown.append(word)
-    return " ".join(shown)
-
-
-_PATHS = {"--data": "DATA", "--out": "OUT", "--nmnist": "FILE", "--config": "FILE"}

@@ -50,6 +50,12 @@ def _reporter(folder: Path) -> tuple[Callable[[], Page], Callable[[Path], list[P
 
         opened = experiment.reopen(folder)
         return partial(report.page, *opened), partial(report.write_results, *opened)
+    if name == "smoke":
+        from racecar.study.smoke import experiment as smoke
+        from racecar.study.smoke import report as smoke_report
+
+        kept = smoke.reopen(folder)
+        return partial(smoke_report.page, *kept), partial(smoke_report.write_results, *kept)
     if name in ("digits", "cifar"):
         from racecar.study.classification.experiment import experiment_of, reopen
         from racecar.study.classification.report import page, write_results

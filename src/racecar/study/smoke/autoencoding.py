@@ -20,13 +20,17 @@ class AutoEncoding(Training):
         frames: pictures.
         config: hyper-parameters.
         seed: of the run; encoders of all variants start alike.
+        leaky: see :class:`.network.AutoEncoder`.
     """
 
     losses = ("loss",)
 
-    def __init__(self, source: dict[str, Tensor] | None, frames: Frames, config: Config, seed: int) -> None:
-        self.model: nn.Module = config.initialised(AutoEncoder(config.width, frames.train.shape[1]), seed)
-        self.reused = self.model.reuse(source) if source is not None else []  # type: ignore[operator]
+    def __init__(
+        self, source: dict[str, Tensor] | None, frames: Frames, config: Config, seed: int, leaky: bool = False
+    ) -> None:
+        model = config.initialised(AutoEncoder(config.width, frames.train.shape[1], leaky), seed)
+        self.reused = model.reuse(source) if source is not None else []
+        self.model: nn.Module = model
         self.model.to(frames.train.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimiser = torch.optim.Adam(self.model.parameters(), config.learning_rate, fused=True)
         super().__init__([self.model], [optimiser], frames, config, config.steps_b, seed)

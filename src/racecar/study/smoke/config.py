@@ -13,6 +13,7 @@ from racecar.study.protocol import Run, Variant, plan
 
 Network = TypeVar("Network", bound=nn.Module)
 EARLY = "early"  # way of a phase II that continues from an early state of phase I
+LEAKY = "leaky"  # way of an auto-encoder whose last activation has a gradient everywhere
 TASKS = ("A", "B1", "B2")
 
 
@@ -24,7 +25,8 @@ class Config:
         variants: of phase I, see :class:`racecar.study.protocol.Variant`.
         seeds: how many, counted from 0.
         phases: A, then B1 (simulated smoke) and B2 (real smoke), transferred (``AB1``) or from scratch (``B1``);
-            ``AB1-early`` continues from phase I after ``early`` of its steps.
+            ``AB1-early`` continues from phase I after ``early`` of its steps; ``AB1-leaky`` and ``B1-leaky`` have a
+            leaky last ReLU.
         width: channels of the generator's first layer, 64 in the paper.
         discriminator_width: of the discriminator's, 32 in the paper.
         weight: λ_1 to λ_6, summed over batch and units.
@@ -82,9 +84,9 @@ class Config:
             raise ValueError("variants is empty: name at least one, e.g. Std")
         for run in self.runs():
             if run.task not in TASKS or run.path == "AA":
-                raise ValueError(f"no phase {run.phase!r} in this study: use A, B1, B2, AB1, AB2, or AB1-{EARLY}")
-            if run.way not in ("", EARLY) or (run.way and run.source is None):
-                raise ValueError(f"no phase {run.phase!r}: a way of its own has only AB1-{EARLY} and AB2-{EARLY}")
+                raise ValueError(f"no phase {run.phase!r} in this study: use A, B1, B2, AB1, AB2")
+            if run.way not in ("", EARLY, LEAKY) or (run.way == EARLY and run.source is None) or run.phase[:2] == "A-":
+                raise ValueError(f"no phase {run.phase!r}: ways are AB1-{EARLY}, AB1-{LEAKY}, B1-{LEAKY}, and of B2")
             if run.variant.family == "Ort" or run.variant.shared or run.variant.depth > 6:
                 raise ValueError(
                     f"no variant {run.variant.name} in this study: use Std, StdC, RR1 to RR6, Dec1 to Dec6"
@@ -109,12 +111,13 @@ class Config:
         return network
 
 
+PHASES = ["A", "B1", "B2", "AB1", "AB2", "AB1-early", *(f"{p}-{LEAKY}" for p in ("B1", "B2", "AB1", "AB2"))]
 PRESETS: dict[str, dict[str, Any]] = {
     # Table 14.
-    "paper": {"variants": ["Std", "RR6", "StdC", "Dec6"], "phases": ["A", "B1", "B2", "AB1", "AB2", "AB1-early"]},
+    "paper": {"variants": ["Std", "RR6", "StdC", "Dec6"], "phases": PHASES},
     # For two CPU cores: a quarter of the generator's width, an eighth of the discriminator's, smaller batches.
     "small": {
-        "phases": ["A", "B1", "B2", "AB1", "AB2", "AB1-early"],
+        "phases": PHASES,
         "width": 16,
         "discriminator_width": 4,
         "batch_size": 8,

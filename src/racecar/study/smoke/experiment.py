@@ -17,7 +17,7 @@ from racecar.study.division import Units
 from racecar.study.protocol import Run
 from racecar.study.runs import Progress, Study, read_tensors, write_tensors
 from racecar.study.smoke import adversarial, autoencoding, network
-from racecar.study.smoke.config import EARLY, Config
+from racecar.study.smoke.config import EARLY, LEAKY, Config
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.quality import COLLAPSED, constants
 from racecar.study.smoke.training import DivergedError, Training
@@ -137,11 +137,10 @@ def make_training(study: Study, config: Config, run: Run, frames: Frames) -> Tra
         return adversarial.SuperResolution(run.variant, frames, config, run.seed, early=early)
     source = None
     if run.source is not None:
-        source = (
-            study.weights(run.source) if not run.way else read_tensors(study.path(run.source) / f"{EARLY}.safetensors")
-        )
+        file = f"{EARLY}.safetensors" if run.way == EARLY else "model.safetensors"
+        source = read_tensors(study.path(run.source) / file)
         source = {n: w for n, w in source.items() if not n.startswith(_DECODER)}
-    return autoencoding.AutoEncoding(source, frames, config, run.seed)
+    return autoencoding.AutoEncoding(source, frames, config, run.seed, run.way == LEAKY)
 
 
 _DECODER = "untied."  # of Dec's reverse pass, kept beside the generator for the report
@@ -198,7 +197,7 @@ def super_resolved(study: Study, config: Config, run: Run, reference: Tensor) ->
 
 def auto_encoded(study: Study, config: Config, run: Run, reference: Tensor) -> Tensor:
     """Figures 19 and 21 for a run of an auto-encoder: the reference pictures [n, C, h, w], encoded and decoded."""
-    model = network.AutoEncoder(config.width, reference.shape[1])
+    model = network.AutoEncoder(config.width, reference.shape[1], run.way == LEAKY)
     model.load_state_dict(study.weights(run))
     return autoencoding.decoded(model.eval(), reference)
 
@@ -214,3 +213,8 @@ def alive_at_start(study: Study, config: Config, run: Run, reference: Tensor) ->
     """
     training = make_training(study, config, run, Frames(reference, reference))
     return float((autoencoding.decoded(training.modules[0].eval(), reference) > 0).float().mean())
+
+
+def dead_channels(study: Study, config: Config, run: Run, reference: Tensor) -> int:
+    """How many channels of a finished auto-encoder's output are 0 on all reference pictures [n, C, h, w]."""
+    return int((auto_encoded(study, config, run, reference).amax((0, 2, 3)) <= 0).sum())

@@ -68,12 +68,19 @@ class AutoEncoder(nn.Module):
 
     The paper names the generator's reused layers and not what else there is. Here they are the decoder, and the encoder
     is its mirror image, trained from scratch in every variant.
+
+    Args:
+        width: as of the generator.
+        channels: of the pictures.
+        leaky: the last activation has a slope of 0.2 below 0, where Table 13's ReLU has no gradient.
     """
 
-    def __init__(self, width: int = 64, channels: int = 1) -> None:
+    def __init__(self, width: int = 64, channels: int = 1, leaky: bool = False) -> None:
         super().__init__()
         self.encoder = encoder(width, channels)
         self.decoder = generator(width, channels)
+        if leaky:
+            self.decoder.relu6 = nn.LeakyReLU(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
         """The pictures, encoded and decoded."""

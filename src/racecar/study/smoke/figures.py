@@ -1,0 +1,227 @@
+"""Figures 8, 9 and 18 to 21, the training curves of phase I, and strips of the pictures themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from racecar.study.figures import FAMILY, PAPER, math_title
+from racecar.study.results import variant_of
+from racecar.study.smoke import paper
+from racecar.study.smoke.results import Results
+
+SCRATCH = "#b5533c"  # Figure 18's red
+_PANELS = {
+    "B1": ("AB1", "B1"),
+    "B2": ("AB2", "B2"),
+    "B1, leaky last ReLU": ("AB1-leaky", "B1-leaky"),
+    "B2, leaky last ReLU": ("AB2-leaky", "B2-leaky"),
+}
+
+
+def color_of(model: str) -> str:
+    """The variant's; from scratch as in Figure 18."""
+    return SCRATCH if "_B" in model else FAMILY[variant_of(model).family]
+
+
+def strips(rows: Mapping[str, Tensor], count: int = 10) -> Figure:
+    """Pictures of every set, evenly spaced.
+
+    Args:
+        rows: [n, C, h, w] by title.
+        count: per row.
+    """
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(count, 0.25 + 1.25 * len(rows)), squeeze=False, layout="constrained"
+    )
+    for line, (title, pictures) in zip(axes, rows.items(), strict=True):
+        at = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+        for axis, number in zip(line, at, strict=True):
+            _show(axis, pictures[int(number)])
+        line[0].set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+def figure_8(reference: Tensor, shown: Mapping[str, tuple[Tensor, Tensor, Tensor]]) -> Figure:
+    """Regenerated low resolution above, super-resolution below, a line per model, the reference last.
+
+    Args:
+        reference: [n, 1, h, w].
+        shown: per model, (low resolution, output, regenerated low resolution).
+    """
+    low = next(iter(shown.values()))[0]
+    lines = [
+        *((f"{math_title(m)}\nregenerated", pictures[2]) for m, pictures in shown.items()),
+        ("low resolution", low),
+        *((f"{math_title(m)}\noutput", pictures[1]) for m, pictures in shown.items()),
+        ("reference", reference),
+    ]
+    return _grid([(title, [(p, "gray", 1.0, "") for p in pictures]) for title, pictures in lines])
+
+
+def figure_19(reference: Tensor, outputs: Mapping[str, Tensor]) -> Figure:
+    """Outputs with their absolute errors on one scale and the mean absolute error (Figures 19 and 21).
+
+    Args:
+        reference: [n, C, h, w].
+        outputs: the same, per model.
+    """
+    errors = {m: (o - reference).abs().mean(1, keepdim=True) for m, o in outputs.items()}
+    top = max(float(e.max()) for e in errors.values()) if errors else 1.0
+    lines: list[tuple[str, list[tuple[Tensor | None, str, float, str]]]] = [
+        ("reference", [cell for p in reference for cell in ((p, "gray", 1.0, ""), (None, "", 1.0, ""))])
+    ]
+    for model, output in outputs.items():
+        cells: list[tuple[Tensor | None, str, float, str]] = []
+        for picture, error in zip(output, errors[model], strict=True):
+            cells += [(picture, "gray", 1.0, ""), (error, "magma", top, f"{float(error.mean()):.3f}")]
+        lines.append((math_title(model), cells))
+    return _grid(lines)
+
+
+def figure_9(results: Results) -> Figure:
+    """L2 on a logarithmic axis: bars are medians, dots runs, crosses collapsed ones; below, Table 6."""
+    panels = _run_panels(results)
+    figure, axes = plt.subplots(2, len(panels), figsize=(1 + 3.6 * len(panels), 6.2), squeeze=False)
+    figure.set_layout_engine("constrained")
+    for column, (title, phases) in zip(axes.T, panels.items(), strict=True):
+        models = results.of_task(*phases)
+        runs = {m: [(float(x["l2"]), bool(x["collapsed"])) for x in results.of(m).values()] for m in models}
+        constants = next((m["constants"] for r, m in results.metrics.items() if r.task == title[:2]), {})
+        _bars(column[0], runs, constants)
+        column[0].set_title(f"{title}, this study", fontsize=10)
+        if theirs := {m: [(v, False) for v in paper.L2[m]] for m in models if m in paper.L2}:
+            _bars(column[1], theirs, {})
+            column[1].set_title(f"{title}, the paper (its own sum)", fontsize=10, color=PAPER)
+        else:
+            column[1].set_axis_off()
+    handles = [
+        Line2D([], [], marker="o", linestyle="", markerfacecolor="white", color="black", label="run"),
+        Line2D([], [], marker="x", linestyle="", color="#c00000", label="collapsed run"),
+        Line2D([], [], color="#666666", linestyle="--", linewidth=1, label="black picture"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _run_panels(results: Results) -> dict[str, tuple[str, ...]]:
+    """Panels of which something is finished."""
+    return {t: p for t, p in _PANELS.items() if any(results.of(m) for m in results.of_task(*p))}
+
+
+def _bars(axis: Axes, models: Mapping[str, Sequence[tuple[float, bool]]], constants: Mapping[str, float]) -> None:
+    everything = [v for runs in models.values() for v, _ in runs]
+    for i, (model, runs) in enumerate(models.items()):
+        if not runs:
+            place = axis.get_xaxis_transform()
+            axis.text(i, 0.04, "not run", rotation=90, ha="center", fontsize=8, color="#777777", transform=place)
+            continue
+        axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=color_of(model), zorder=2)
+        offsets = np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else np.zeros(1)
+        for x, (value, collapsed) in zip(i + offsets, runs, strict=True):
+            look = {"marker": "x", "color": "#c00000"} if collapsed else {"marker": "o", "color": "white"}
+            axis.scatter(x, value, s=22, edgecolors=None if collapsed else "black", linewidths=0.9, zorder=3, **look)
+    if "black" in constants:
+        axis.axhline(constants["black"], color="#666666", linestyle="--", linewidth=1, zorder=1)
+    axis.set_yscale("log")
+    if everything:
+        axis.set_ylim(min(everything) / 2, max([*everything, constants.get("black", 0)]) * 1.6)
+    axis.set_ylabel("L2 loss", fontsize=9)
+    axis.set_xticks(range(len(models)), [math_title(m).replace("$ ", "$\n") for m in models], fontsize=9)
+    axis.set_xlim(-0.6, max(len(models), 2) - 0.4)
+    axis.tick_params(axis="y", which="both", labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def curves_a(results: Results) -> Figure:
+    """Phase I against steps: PSNR of the super-resolution, its L2, error of the regenerated low resolution."""
+    figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.5), layout="constrained")
+    names = {"psnr": "PSNR, dB", "l2": "L2", "regeneration_error": "error of the regenerated input"}
+    for axis, (name, words) in zip(axes, names.items(), strict=True):
+        for model in results.of_task("A"):
+            _curve(axis, model, [m["history"] for m in results.of(model).values()], name)
+        axis.set_ylabel(words)
+        if name != "psnr":
+            axis.set_yscale("log")
+        if name == "regeneration_error":
+            axis.axhline(1, color="#666666", linestyle="--", linewidth=1)
+    axes[0].legend(fontsize=9, frameon=False)
+    return figure
+
+
+def curves_b(results: Results) -> Figure:
+    """Figures 18 and 20: L2 of the auto-encoders against steps, below them their last fifth."""
+    panels = _run_panels(results)
+    figure, axes = plt.subplots(2, len(panels), figsize=(1 + 3.6 * len(panels), 6), squeeze=False)
+    figure.set_layout_engine("constrained")
+    for column, (title, phases) in zip(axes.T, panels.items(), strict=True):
+        for axis, share in zip(column, (0.0, 0.8), strict=True):
+            for model in results.of_task(*phases):
+                histories = [
+                    [p for p in m["history"] if p["step"] >= share * m["steps"]] for m in results.of(model).values()
+                ]
+                _curve(axis, model, histories, "l2")
+            axis.set_yscale("log")
+            axis.set_ylabel("test L2")
+        column[0].set_title(title, fontsize=10)
+        column[1].set_title("the last fifth", fontsize=9)
+        column[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+_STYLES = {"StdC": "--", "Dec": "-."}
+
+
+def _curve(axis: Axes, model: str, histories: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
+    color, style = color_of(model), _STYLES.get(variant_of(model).family, "-")
+    for history in histories:
+        axis.plot([p["step"] for p in history], [p[name] for p in history], color=color, linewidth=0.6, alpha=0.5)
+    steps = sorted(set.intersection(*({p["step"] for p in h} for h in histories))) if histories else []
+    if steps:
+        found = [[next(p[name] for p in h if p["step"] == s) for h in histories] for s in steps]
+        axis.plot(steps, np.median(found, 1), style, color=color, linewidth=2, label=math_title(model))
+    axis.set_xlabel("step")
+    axis.grid(color="#e4e4e4", linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _show(axis: Axes, picture: Tensor, colors: str = "gray", top: float = 1.0) -> None:
+    image = picture.clamp(0, top).permute(1, 2, 0).numpy()
+    axis.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap=colors, vmin=0, vmax=top)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_color("#bbbbbb")
+
+
+def _grid(lines: Sequence[tuple[str, Sequence[tuple[Tensor | None, str, float, str]]]]) -> Figure:
+    """Rows of (picture, colours, highest value, words), each with its title on the left."""
+    columns = len(lines[0][1])
+    first = next(p for p, *_ in lines[0][1] if p is not None)
+    aspect = first.shape[-2] / first.shape[-1]
+    wide = min(1.05, 11 / columns)
+    margin = 1.1
+    figure, axes = plt.subplots(
+        len(lines), columns, figsize=(margin + wide * columns, wide * aspect * len(lines) + 0.1), squeeze=False
+    )
+    for line, (title, cells) in zip(axes, lines, strict=True):
+        for axis, (picture, colors, top, words) in zip(line, cells, strict=True):
+            if picture is None:
+                axis.set_axis_off()
+                continue
+            _show(axis, picture, colors, top)
+            if words:
+                axis.text(0.03, 0.97, words, color="white", fontsize=7, va="top", transform=axis.transAxes)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    width = figure.get_size_inches()[0]
+    figure.subplots_adjust(left=margin / width, right=0.998, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04)
+    return figure

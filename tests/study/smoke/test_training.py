@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from racecar.study.protocol import Variant
 from racecar.study.runs import StudyError
 from racecar.study.smoke.adversarial import SuperResolution
 from racecar.study.smoke.autoencoding import AutoEncoding
-from racecar.study.smoke.config import Config
+from racecar.study.smoke.config import PRESETS, Config
 from racecar.study.smoke.frames import Frames, batch, lowered, raised
 from racecar.study.smoke.network import discriminator, generator
 from racecar.study.smoke.training import DivergedError
@@ -146,6 +147,20 @@ def test_an_untied_decoder_trains_weights_of_its_own() -> None:
 
 def test_a_compute_matched_std_trains_longer() -> None:
     assert (gan("StdC", replace(CONFIG, compute_match=1.5)).total, gan("Std").total) == (9, 6)
+
+
+@pytest.mark.parametrize("preset", ["paper", "small"])
+def test_compute_match_is_the_ratio_of_the_flops_of_a_step(preset) -> None:
+    settings = {k: v for k, v in PRESETS[preset].items() if k not in ("variants", "phases", "batch_size")}
+    config = Config(**settings, batch_size=1)
+    pictures = torch.rand(1, 1, 64, 64)
+    work = []
+    for variant in ("Std", "RR6"):
+        training = SuperResolution(Variant.parse(variant), Frames(pictures, pictures), config, 0)
+        with FlopCounterMode(display=False) as counter:
+            training.train_step(pictures)
+        work.append(counter.get_total_flops())
+    assert config.compute_match == pytest.approx(work[1] / work[0], rel=0.02)
 
 
 def test_a_loss_that_is_not_finite_is_one_clear_error() -> None:

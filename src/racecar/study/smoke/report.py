@@ -245,7 +245,8 @@ def _rows_b(results: Results) -> Rows:
         theirs = paper.L2.get(model)
         words = [f"{sum(theirs) / len(theirs):.4g}", f"{median(theirs):.4g}"] if theirs else ["—", "—"]
         if not results.of(model):
-            rows.append([model, 0, *["not run"] * (len(_HEADER_B) - 4), *words])
+            if theirs:  # the others are named under "not run"
+                rows.append([model, 0, *["not run"] * (len(_HEADER_B) - 4), *words])
             continue
         values = results.values(model)
         intact = results.intact(model)

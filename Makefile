@@ -55,7 +55,8 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow)
 	$(BIN)/racecar study cifar --preset small --recipe strong --seeds 3 --data $(DATA)
 	$(BIN)/racecar data smoke --out .data/smoke
 	$(BIN)/racecar study smoke --preset small $(SMOKE)
-	$(BIN)/racecar study smoke --preset small --variants StdC Dec6 --phases A AB1 AB2 $(SMOKE)
+	$(BIN)/racecar study smoke --preset small --variants Std RR6 StdC Dec6 --phases A B1 B2 AB1 AB2 $(SMOKE)
+	$(BIN)/racecar study smoke --preset small --seeds 5 --phases A B1 AB1 $(SMOKE)
 	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/python benchmarks/classification.py --table results/classification-speed.md
 

@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
 from racecar.study.cifar.network import strong, table_11
-from racecar.study.glorot import initialise_glorot
 from racecar.study.digits.experiment import network
+from racecar.study.glorot import initialise_glorot
 from racecar.study.runs import environment, write_text
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -94,7 +94,9 @@ def figure_9(results: Results) -> Figure:
     for column, (title, phases) in zip(axes.T, panels.items(), strict=True):
         models = results.of_task(*phases)
         runs = {m: [(float(x["l2"]), bool(x["collapsed"])) for x in results.of(m).values()] for m in models}
-        constants = next((m["constants"] for r, m in results.metrics.items() if r.task == title[:2]), {})
+        constants: Mapping[str, float] = next(
+            (m["constants"] for r, m in results.metrics.items() if r.task == title[:2]), {}
+        )
         _bars(column[0], runs, constants)
         column[0].set_title(f"{title}, this study", fontsize=10)
         if theirs := {m: [(v, False) for v in paper.L2[m]] for m in models if m in paper.L2}:
@@ -126,8 +128,10 @@ def _bars(axis: Axes, models: Mapping[str, Sequence[tuple[float, bool]]], consta
         axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=color_of(model), zorder=2)
         offsets = np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else np.zeros(1)
         for x, (value, collapsed) in zip(i + offsets, runs, strict=True):
-            look = {"marker": "x", "color": "#c00000"} if collapsed else {"marker": "o", "color": "white"}
-            axis.scatter(x, value, s=22, edgecolors=None if collapsed else "black", linewidths=0.9, zorder=3, **look)
+            if collapsed:
+                axis.scatter(x, value, s=22, marker="x", color="#c00000", linewidths=0.9, zorder=3)
+            else:
+                axis.scatter(x, value, s=22, color="white", edgecolors="black", linewidths=0.9, zorder=3)
     if "black" in constants:
         axis.axhline(constants["black"], color="#666666", linestyle="--", linewidth=1, zorder=1)
     axis.set_yscale("log")

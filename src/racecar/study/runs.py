@@ -237,9 +237,14 @@ class Study:
             write_json(self.folder / "study.json", about | content)
 
     def add_command(self) -> None:
-        """Note this call beside those that have filled the folder before."""
-        known = self.about()["command"].split(" && ")
-        self.note(command=" && ".join(dict.fromkeys([*known, _command()])))
+        """Note this call, and the code's revision, beside those that have filled the folder before."""
+        about = self.about()
+        known = about["command"].split(" && ")
+        revisions = about.get("revisions") or [about["environment"]["revision"]]
+        self.note(
+            command=" && ".join(dict.fromkeys([*known, _command()])),
+            revisions=list(dict.fromkeys([*revisions, _revision()])),
+        )
 
     def add_seconds(self, seconds: float) -> None:
         """Add to the wall-clock time that was spent on training, over all sessions."""

@@ -87,6 +87,7 @@ def test_ratios_are_geometric_and_paired_by_seed(results) -> None:
         ("RR^6_A recovers more of the input than Std_A", "reproduced"),
         ("RR^6_A recovers the low resolution", "reproduced"),
         ("Std_A fails to", "reproduced"),
+        ("RR^6_A recovers more of the input than an untied decoder", "not run"),
         ("after transfer to B2", "not run"),
         ("compute-matched", "not run"),
     ],
@@ -113,8 +114,23 @@ def test_an_order_is_settled_when_it_does_not_change_any_more(results) -> None:
     assert (upscaling.ahead, upscaling.step, upscaling.total) == ("RR^6_A", 30, 40)
     assert upscaling.end.mean == pytest.approx(math.log(9 / 8))
     assert found["phase I: error of the regenerated input"].step == 10
-    assert found["AB1: L2"].ahead == "RR^6_AB1"
+    assert (found["AB1: L2"].ahead, found["AB1: L2"].step) == ("RR^6_AB1", None)  # ahead, and undecided
     assert found["AB1 against B1: L2"].end.n == 3
+
+
+def test_a_diverged_run_is_said_and_settles_nothing(study) -> None:
+    wild = {"error": 1e30, "correlation": 0.0, "psnr": -300.0}
+    kept(study, "Std_A/seed-0", 1e30, [{"step": 1, "l2": 1e30}], diverged="not finite in step 1", regeneration=wild)
+    metrics = study.metrics(Run.parse("Std_A/seed-0"))
+    study.finish(Run.parse("Std_A/seed-0"), study.weights(Run.parse("Std_A/seed-0")), metrics | {"history": []})
+    try:
+        results = Results.load(study, CONFIG)
+        assert "Diverged: Std_A, seed 0: not finite in step 1." in results.not_run()
+        assert {s.end.n for s in results.settled() if s.words.startswith("phase I")} == {2}
+    finally:
+        points = history((11, 9.5, 9.2, 9), regeneration_error=[1.2] * 4)
+        regeneration = {"error": 1.2, "correlation": 0.9, "psnr": 20.0}
+        kept(study, "Std_A/seed-0", 9, points, regeneration=regeneration)
 
 
 def test_flatness_is_the_fall_over_the_last_fifth(results) -> None:

@@ -27,6 +27,7 @@ L2 = (
     "L2 is ½ Σ of squared differences over the pixels and channels of one picture, mean over the test pictures. The "
     "paper does not say over how many pictures and pixels its sum goes: only ratios can be compared."
 )
+_MANY = "Every interval is for one comparison, without a correction for their number."
 _DEAD = (
     "Dead: channels of the output that are 0 on all of 20 test pictures at the end, by seed. Intact: median L2 of the "
     "runs without any."
@@ -42,7 +43,8 @@ _ERROR = (
 )
 _SETTLED = (
     "Settled from: the first measured step since when the same model is ahead, by the mean over seeds of logarithms. "
-    "Ratio: at the end, the other model's over that of the one ahead, with its 95 % CI."
+    "Not settled: the interval at the end holds ×1. Ratio: at the end, the other model's over that of the one ahead, "
+    "with its 95 % CI."
 )
 
 Rows = list[list[object]]
@@ -121,7 +123,7 @@ def page(study: Study, config: Config) -> Page:
         ],
         summary_blocks=[
             Verdicts(results.verdicts()),
-            Text(f"{L2} Where it says **{CONTROL}**, **reproduced** means that the statement holds here."),
+            Text(f"{L2} Where it says **{CONTROL}**, **reproduced** means that the statement holds here. {_MANY}"),
         ],
         command=about["command"],
     )
@@ -142,14 +144,15 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
         f"`{portable(about['command'])}`",
         "",
         f"{results.sources} {hardware}, torch {environment['torch']}, Python {environment['python']}, revision "
-        f"{environment['revision']}; {len(results.metrics)} networks in {about['seconds']:.0f} s. Seeds 0 to "
+        f"{', '.join(about.get('revisions') or [environment['revision']])}; {len(results.metrics)} networks in "
+        f"{about['seconds']:.0f} s. Seeds 0 to "
         f"{config.seeds - 1}.",
         "",
         "## Verdicts",
         "",
         *verdict_lines(results.verdicts()),
         "",
-        f'{L2} Where it says "{CONTROL}", reproduced means that the statement holds here.',
+        f'{L2} Where it says "{CONTROL}", reproduced means that the statement holds here. {_MANY}',
         "",
     ]
     for table in _tables(results).values():
@@ -287,7 +290,7 @@ def _rows_budget(results: Results) -> Rows:
             [
                 s.words,
                 s.ahead,
-                s.step,
+                s.step if s.step is not None else "not settled",
                 s.total,
                 f"{times(s.end.mean)}, {log_bounds(s.end)}",
                 s.end.n,

@@ -34,16 +34,16 @@ def test_what_is_read_is_what_was_simulated(made) -> None:
 
 def test_what_was_stopped_goes_on_and_what_is_made_stays(tmp_path) -> None:
     folder = tmp_path / "s"
-    dataset.open_folder(folder, SETTINGS, 3, 0)
+    dataset.open_folder(folder, SETTINGS, 2, 0)
     stops = iter([False, True])
     assert not dataset.make((folder, dataset.missing(folder)), lambda steps: None, lambda: next(stops))
     first = (folder / "simulation-000.safetensors").stat().st_mtime_ns
-    assert dataset.missing(folder) == [1, 2]
-    with pytest.raises(StudyError, match=r"lacks 2 of 3 simulations: run `racecar data smoke --out .*` again"):
+    assert dataset.missing(folder) == [1]
+    with pytest.raises(StudyError, match=r"lacks 1 of 2 simulations: run `racecar data smoke --out .*` again"):
         dataset.load(folder)
     assert dataset.make((folder, dataset.missing(folder)), lambda steps: None, lambda: False)
     assert (folder / "simulation-000.safetensors").stat().st_mtime_ns == first
-    assert len(dataset.load(folder).density) == 3
+    assert len(dataset.load(folder).density) == 2
 
 
 def test_more_may_be_added_but_nothing_else_changed(made) -> None:

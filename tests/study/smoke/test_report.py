@@ -19,7 +19,7 @@ CONFIG = Config(
     steps_a=5,
     steps_b=5,
     batch_size=2,
-    evaluations=5,
+    evaluations=2,
 )
 
 

@@ -45,8 +45,11 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             print(STOPPED, file=sys.stderr)
             return 130
     from racecar.study.figures import png
+    from racecar.study.smoke.figures import strips
 
-    write_bytes(folder / "preview.png", png(dataset.preview(dataset.load(folder).density)))
+    shown = dataset.load(folder).density[:6]
+    pictures = {f"simulation {number}": frames for number, frames in enumerate(shown)}
+    write_bytes(folder / "preview.png", png(strips(pictures, 8)))
     found = dataset.checks(folder)
     print(
         f"{folder}: largest divergence {found['divergence']:.2g} per time step, largest gain of mass by advection "

@@ -1,6 +1,6 @@
 """The simulated set in a folder: one file per simulation, made once, checked when made, resumed where it stopped.
 
-FOLDER/smoke.json                     settings, versions, what the checks found
+FOLDER/smoke.json                     settings, seed, number of simulations, versions
 FOLDER/simulation-003.safetensors     density [frames, 1, size, size] in float16: its steps of 0.0005 are finer than
                                       8 bits at half of float32's size; divergence, mass and gain per frame
 """
@@ -13,17 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from torch import Tensor
 
 from racecar.study.runs import StudyError, environment, is_leftover, read_json, read_tensors, write_json, write_tensors
 from racecar.study.smoke.simulation import Settings, simulate
 from racecar.study.workers import Advance, Stop
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -125,28 +120,6 @@ def checks(folder: Path) -> dict[str, float]:
         "gain": max(float(f["gain"].max()) for f in found),
         "density": sum(float(f["density"].float().mean()) for f in found) / len(found),
     }
-
-
-def preview(density: Tensor, simulations: int = 6, frames: int = 8) -> Figure:
-    """A strip of frames per simulation, of the first few.
-
-    Args:
-        density: [simulations, frames, 1, size, size].
-        simulations, frames: how many to show.
-    """
-    rows = density[:simulations]
-    at = torch.linspace(0, density.shape[1] - 1, min(frames, density.shape[1])).round().long().tolist()
-    figure, axes = plt.subplots(len(rows), len(at), figsize=(1.1 * len(at), 1.1 * len(rows) + 0.2), squeeze=False)
-    for line, simulation in zip(axes, rows, strict=True):
-        for axis, number in zip(line, at, strict=True):
-            axis.imshow(simulation[number, 0].numpy(), cmap="gray", vmin=0, vmax=1)
-            axis.set_axis_off()
-    for axis, number in zip(axes[0], at, strict=True):
-        axis.set_title(f"frame {number}", fontsize=8)
-    figure.subplots_adjust(
-        left=0, right=1, bottom=0, top=1 - 0.2 / figure.get_size_inches()[1], wspace=0.03, hspace=0.03
-    )
-    return figure
 
 
 def _file(folder: Path, number: int) -> Path:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from racecar.study.protocol import Run
+from racecar.study.protocol import START, Run
 from racecar.study.runs import Study
 
 Cost = Callable[[Run], int]  # expected work of a run, in any unit
 
 
 def chains(runs: Sequence[Run], cost: Cost, workers: int) -> list[list[Run]]:
-    """Divide the runs among processes: a variant and seed stay together, the longest chains are placed first."""
+    """Divide the runs among processes: a variant and seed stay together, the longest chains are placed first.
+
+    Where all variants of a seed begin with one model (``A-start``), a seed stays together.
+    """
     grouped: dict[tuple[Any, ...], list[Run]] = {}
+    common = any(r.phase == START for r in runs)
     for run in runs:
-        key = (run.variant, run.seed, run.path if run.path.startswith("B") else "")
+        key = (run.seed,) if common else (run.variant, run.seed, run.path if run.path.startswith("B") else "")
         grouped.setdefault(key, []).append(run)
     shares: list[list[Run]] = [[] for _ in range(max(1, min(workers, len(grouped))))]
     load = [0] * len(shares)
@@ -24,7 +28,7 @@ def chains(runs: Sequence[Run], cost: Cost, workers: int) -> list[list[Run]]:
         shares[least] += chain
         load[least] += sum(map(cost, chain))
     # Low seeds first: an interrupted study has all variants of some seeds.
-    return [sorted(s, key=lambda r: (r.seed, len(r.path), r.variant)) for s in shares]
+    return [sorted(s, key=lambda r: (r.seed, r.phase != START, len(r.path), r.variant)) for s in shares]
 
 
 def work(study: Study, runs: Sequence[Run], cost: Cost) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 Phase I trains on task A (``Std_A``, ``RR^6_A``, ``Ort_A``) or on B from scratch (``Std_B``). Phase II continues
 plainly on the same task (``AA``) or on task B (``AB``); a study with several tasks B numbers them (``AB1``, ``B2``). A
 phase may name a way of its own after a hyphen: ``AB-probe`` trains a new last layer alone, ``AB-1pct`` and ``B-1pct``
-see one percent of B's labels.
+see one percent of B's labels. ``A-start`` is a plain model that all variants of phase I begin with.
 """
 
 from __future__ import annotations
@@ -120,12 +120,13 @@ class Run:
 
 
 STD = Variant("Std")
+START = "A-start"
 
 
 def plan(
     variants: Iterable[Variant], seeds: Sequence[int], phases: Sequence[str] = ("A", "B", "AA", "AB")
 ) -> list[Run]:
-    """All runs of a study, sources before what continues from them; ``B`` from scratch for Std alone.
+    """All runs of a study, sources before what continues from them; ``B`` from scratch and the start for Std alone.
 
     Raises:
         ValueError: a phase that is none, or phase II without A.
@@ -137,7 +138,10 @@ def plan(
     if "A" not in phases and any(p.startswith("A") for p in phases):
         raise ValueError("phase II continues from phase I: add A to the phases")
     runs = []
-    for phase in sorted(phases, key=lambda p: len(p.partition("-")[0])):
-        trained = [STD] if phase[0] == "B" and STD in chosen else chosen if phase[0] == "A" else []
+    for phase in sorted(phases, key=lambda p: (p != START, len(p.partition("-")[0]))):
+        if phase == START:
+            trained = [STD]
+        else:
+            trained = [STD] if phase[0] == "B" and STD in chosen else chosen if phase[0] == "A" else []
         runs += [Run(v, phase, s) for v in trained for s in seeds]
     return runs

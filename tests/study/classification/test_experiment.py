@@ -88,7 +88,7 @@ def _fresh_accelerator():
 
 def opened(folder: Path, config: Config = CONFIG) -> Study:
     study = runs.open_study(folder, Rows(), config)
-    runs.keep_data(study, TASKS)
+    Rows().keep(study, TASKS)
     return study
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from racecar.study.classification import report
-from racecar.study.classification.experiment import Config, Task, keep_data, open_study
+from racecar.study.classification.experiment import Config, Task, open_study
 from racecar.study.classification.images import Images
 from racecar.study.classification.regenerated import regenerate, step_work
 from racecar.study.digits.experiment import Digits
@@ -31,7 +31,7 @@ def study(tmp_path, monkeypatch) -> Study:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8, generator=generator)
     images = Images(pixels, torch.arange(40) % 10, tuple(map(str, range(10))))
-    keep_data(found, {"A": Task(images, images), "B": Task(images, images)})
+    Digits().keep(found, {"A": Task(images, images), "B": Task(images, images)})
     for run in CONFIG.runs():
         if run.key == "RR3_AA/seed-1":
             continue

@@ -1,15 +1,17 @@
 """Training against a loop written by hand, interrupted and resumed, diverging, out of memory."""
 
 import math
+from dataclasses import replace
 
 import pytest
+import sklearn.metrics
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import racecar
 from racecar.study.accelerator import make_accelerator, reset_accelerator
-from racecar.study.classification.batches import Batches, Normalisation
+from racecar.study.classification.batches import Batches, InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
@@ -30,6 +32,7 @@ def images(count: int) -> Images:
 
 TRAIN, TEST = images(44), images(20)
 UNIT = Normalisation.unit(1)
+DATA = InMemory(TRAIN, TEST, UNIT)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +64,7 @@ PENALTIES = {
 
 def trainer(model: nn.Module, penalty: Penalty, recipe: Recipe, **options) -> Trainer:
     objective = Objective(model, penalty, UNIT(TRAIN.pixels[:4]), lambda: net())
-    return Trainer(objective, recipe, TRAIN, TEST, UNIT, seed=3, accelerator=make_accelerator(), **options)
+    return Trainer(objective, recipe, DATA, seed=3, accelerator=make_accelerator(), **options)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
@@ -187,7 +190,20 @@ def test_out_of_memory_says_which_batch_and_what_to_try() -> None:
 
 def test_accuracy_counts_in_evaluation_mode_and_restores_the_mode() -> None:
     model = net(dropout=0.9).train()
-    value = accuracy(model, TEST, UNIT, batch=7)
+    top1, top5 = accuracy(model, DATA, batch=7)
     assert model.training
     model.eval()
-    assert value == pytest.approx((model(UNIT(TEST.pixels)).argmax(1) == TEST.labels).float().mean().item())
+    output = model(UNIT(TEST.pixels))
+    assert top1 == pytest.approx((output.argmax(1) == TEST.labels).float().mean().item())
+    assert top5 == 1  # of four classes
+
+
+def test_top_five_agrees_with_scikit_learn() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
+    test = replace(TEST, labels=torch.arange(20) % 9, classes=tuple("abcdefghi"))
+    _, top5 = accuracy(model, InMemory(TRAIN, test, UNIT), batch=6)
+    scores = model(UNIT(TEST.pixels)).detach().numpy()
+    expected = sklearn.metrics.top_k_accuracy_score(test.labels, scores, k=5, labels=range(9))
+    assert 0 < top5 < 1
+    assert top5 == pytest.approx(expected)

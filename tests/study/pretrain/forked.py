@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 import racecar.study.commands.train
 import racecar.study.runs
 from racecar.study.accelerator import make_accelerator
-from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
@@ -181,7 +181,7 @@ def one_step(count: int, weight: float, reduction: Any) -> dict[str, torch.Tenso
     normalisation = Normalisation.of(images)
     objective = Mirror(weight, None, None, reduction).objective(model, normalisation(images.pixels[:2]))
     recipe = Recipe(epochs=1, batch_size=count, optimiser="sgd", momentum=0.0, learning_rate=0.5)
-    trainer = Trainer(objective, recipe, images, images, normalisation, seed=0, accelerator=accelerator)
+    trainer = Trainer(objective, recipe, InMemory(images, images, normalisation), seed=0, accelerator=accelerator)
     assert trainer.run()
     return {k: v.clone() for k, v in model.state_dict().items()} | {
         "history": torch.tensor([trainer.history[0].loss, trainer.history[0].penalty, trainer.history[0].accuracy])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
@@ -35,8 +35,8 @@ def test_stopped_after_any_step(tmp_path: Path, optimiser, channels_last: bool) 
         model = small_nets.net(3).to(memory_format=layout)
         objective = Mirror().objective(model, normalisation(images.pixels[:4]))
         return Trainer(
-            objective, recipe, images, images, normalisation, seed=0, accelerator=Accelerator(),
-            channels_last=channels_last,
+            objective, recipe, InMemory(images, images, normalisation, channels_last), seed=0,
+            accelerator=Accelerator(),
         )  # fmt: skip
 
     whole = trainer()

@@ -1,4 +1,5 @@
-"""Shuffled, augmented batches of images that live on the device as uint8: no data-loader workers in the hot loop.
+"""What a classifier is trained and measured on, and the way small sets do it: shuffled, augmented batches of images that
+live on the device as uint8, without data-loader workers in the hot loop.
 
 Order and augmentation of an epoch are functions of (seed, epoch) alone, and belong to an image's place in the epoch:
 a run goes on where it stopped, and several processes see together exactly what one would.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,53 @@ from torch import Tensor
 from racecar.study.classification.images import Images
 
 Augmentation = Literal["none", "crop", "flip-crop"]
+Batch = tuple[Tensor, Tensor, float]
+
+
+class Epochs(Protocol):
+    """Training images, cut into batches epoch by epoch."""
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Batches of an epoch from number ``first`` on.
+
+        Yields:
+            Images [n, C, H, W] in float32, labels [n], and the weight of this process's share: n · world over the
+            size of the whole batch, 1 unless the batch does not divide evenly.
+        """
+
+
+class Data(Protocol):
+    """Training and test images of one task, held in memory or read on the way.
+
+    Attributes:
+        classes: their names, by label.
+        shape: (C, H, W) of what the network sees.
+        train_count, test_count: images.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+
+    @property
+    def train_count(self) -> int: ...  # noqa: D102
+
+    @property
+    def test_count(self) -> int: ...  # noqa: D102
+
+    def batches(self, size: int, seed: int, augmentation: Augmentation, rank: int, world: int) -> Epochs:
+        """Of the training images, ``size`` to a batch over all processes."""
+
+    def tests(self, size: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the test images: images [n, C, H, W] in float32 and labels [n]."""
+
+    def some_tests(self, count: int) -> Tensor:
+        """The first test images, [n, C, H, W] in float32."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +128,8 @@ class Batches:
         full, rest = divmod(len(self.images), self.size)
         return full + (rest >= max(2, self.world))  # one image has no batch statistics, and every process needs one
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Batches of an epoch from number ``first`` on.
-
-        Yields:
-            Images [n, C, H, W] in float32, labels [n], and the weight of this process's share: n · world over the
-            size of the whole batch, 1 unless the batch does not divide evenly.
-        """
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """See :class:`Epochs`."""
         device, count = self.images.labels.device, len(self.images)
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         order = torch.randperm(count, generator=generator).to(device)
@@ -104,6 +147,59 @@ class Batches:
             batch = self.normalisation(pixels, channels_last=self.channels_last)
             weight = len(chosen) * self.world / (whole.stop - whole.start)
             yield batch, self.images.labels[chosen], weight
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Images on the device as :class:`Data`.
+
+    Attributes:
+        train, test: of equal shape and classes.
+        normalisation: of both.
+        channels_last: memory format of the batches.
+    """
+
+    train: Images
+    test: Images
+    normalisation: Normalisation
+    channels_last: bool = False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, by label."""
+        return self.train.classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.train.shape
+
+    @property
+    def train_count(self) -> int:
+        """Training images."""
+        return len(self.train)
+
+    @property
+    def test_count(self) -> int:
+        """Test images."""
+        return len(self.test)
+
+    def batches(self, size: int, seed: int, augmentation: Augmentation, rank: int, world: int) -> Batches:
+        """See :class:`Data`."""
+        return Batches(self.train, size, seed, self.normalisation, augmentation, self.channels_last, rank, world)
+
+    def tests(self, size: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :class:`Data`."""
+        for first in range(rank * size, len(self.test), world * size):
+            part = slice(first, first + size)
+            yield self._normalised(self.test.pixels[part]), self.test.labels[part]
+
+    def some_tests(self, count: int) -> Tensor:
+        """See :class:`Data`."""
+        return self._normalised(self.test.pixels[:count])
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return self.normalisation(pixels, channels_last=self.channels_last)
 
 
 def _cropped(pixels: Tensor, shifts: Tensor, pad: int, mirrored: Tensor | None) -> Tensor:

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 import racecar
 from racecar.study import growing
 from racecar.study.accelerator import make_accelerator
-from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.batches import Data, InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import DivergedError, Trainer
 from racecar.study.division import Units
-from racecar.study.protocol import Run, Variant, plan
+from racecar.study.protocol import START, Run, Variant, plan
 from racecar.study.runs import Progress, Study
 
 TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
@@ -70,6 +70,8 @@ class Config:
     few_epochs: int | None = None
     evaluations: int = 20
 
+    WAYS: ClassVar[tuple[str, ...]] = ("probe", *SHARES)
+
     def __post_init__(self) -> None:
         for name in ("seeds", "width", "evaluations"):
             if getattr(self, name) < 1:
@@ -85,8 +87,8 @@ class Config:
         if not self.variants:
             raise ValueError("variants is empty: name at least one, e.g. Std")
         for run in self.runs():
-            if run.way not in ("", "probe", *SHARES):
-                raise ValueError(f"no phase {run.phase!r}: ways are probe, {', '.join(SHARES)}")
+            if run.way not in ("", *self.WAYS):
+                raise ValueError(f"no phase {run.phase!r}: ways are {', '.join(self.WAYS)}")
 
     def runs(self) -> list[Run]:
         """All runs."""
@@ -105,13 +107,23 @@ class Config:
             return dataclasses.replace(recipe, epochs=self.few_epochs)
         return recipe
 
+    def source(self, run: Run) -> Run | None:
+        """The run whose weights this one continues from."""
+        if run.phase == "A" and START in self.phases:
+            return Run(Variant("Std"), START, run.seed)
+        return run.source
+
 
 @dataclass(frozen=True)
 class Task:
-    """Training and test images of one task."""
+    """Training and test images of one task, in memory."""
 
     train: Images
     test: Images
+
+    def to(self, device: torch.device) -> Task:
+        """On a device."""
+        return Task(self.train.to(device), self.test.to(device))
 
 
 class Experiment(ABC):
@@ -120,6 +132,9 @@ class Experiment(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     head: ClassVar[str]  # prefix of the parameters of the last layer, new for a task with other classes
+    config: ClassVar[type[Config]] = Config
+    regenerated: ClassVar[int] = 1000  # test images that regeneration is measured on
+    shared: ClassVar[bool] = False  # whether several processes can train one run together
 
     @abstractmethod
     def load(self, source: str, config: Config, file: Path | None) -> tuple[dict[str, Task], dict[str, str]]:
@@ -138,6 +153,32 @@ class Experiment(ABC):
     @abstractmethod
     def depth(self, config: Config) -> int:
         """How many layers the reverse pass can compare: the highest s of RR^s."""
+
+    def measure(self, config: Config) -> Literal["accuracy", "top5"]:
+        """What tables show, top-1 or top-5."""
+        return "accuracy"
+
+    def data(self, config: Config, run: Run, task: Task) -> Data:
+        """What a run is trained and measured on: all images of its task, or the share that its way says."""
+        train = task.train
+        if run.way in SHARES:
+            train, _ = train.stratified(max(len(train.classes), round(SHARES[run.way] * len(train))), run.seed)
+        return InMemory(train, task.test, self.normalisation(config, task), channels_last=True)
+
+    def keep(self, study: Study, tasks: dict[str, Task]) -> None:
+        """Decoded images beside the runs: training processes map them instead of decoding again."""
+        for name, task in tasks.items():
+            task.train.write(study.folder / f"data-{name}-train.safetensors")
+            task.test.write(study.folder / f"data-{name}-test.safetensors")
+
+    def kept(self, study: Study) -> dict[str, Task]:
+        """What :meth:`keep` wrote; empty where nothing was kept yet."""
+        found: dict[str, Task] = {}
+        for name in TASKS:
+            train, test = (study.folder / f"data-{name}-{part}.safetensors" for part in ("train", "test"))
+            if train.exists() and test.exists():
+                found[name] = Task(Images.read(train), Images.read(test))
+        return found
 
     def check(self, config: Config) -> None:
         """Refuse variants that the network has no layers for.
@@ -189,10 +230,10 @@ def open_study(folder: Path, experiment: Experiment, config: Config) -> Study:
 def reopen(folder: Path, experiment: Experiment) -> tuple[Study, Config]:
     """A study on disk with its configuration, for the report."""
     content = growing.remembered(folder)
-    for phase in ("a", "aa", "ab", "b"):
-        recipe = dict(content[phase])
-        content[phase] = Recipe(**recipe | {"milestones": tuple(recipe["milestones"])})
-    config = Config(**content)
+    for field_ in dataclasses.fields(experiment.config):
+        if isinstance(value := content.get(field_.name), dict):
+            content[field_.name] = Recipe(**value | {"milestones": tuple(value["milestones"])})
+    config = experiment.config(**content)
     return open_study(folder, experiment, config), config
 
 
@@ -207,26 +248,6 @@ def subsets(tasks: dict[str, Task], sources: dict[str, str], config: Config) -> 
         n: f"{sources[n]}; used here: {len(t.train)} training and {len(t.test)} test images" for n, t in found.items()
     }
     return found, words
-
-
-def keep_data(study: Study, tasks: dict[str, Task]) -> None:
-    """Decoded images beside the runs: training processes map them instead of decoding again."""
-    for name, task in tasks.items():
-        task.train.write(study.folder / f"data-{name}-train.safetensors")
-        task.test.write(study.folder / f"data-{name}-test.safetensors")
-
-
-def has_data(study: Study) -> bool:
-    """Whether an earlier call has decoded the images."""
-    return all((study.folder / f"data-{n}-{part}.safetensors").exists() for n in TASKS for part in ("train", "test"))
-
-
-def kept_data(study: Study) -> dict[str, Task]:
-    """What :func:`keep_data` wrote."""
-    return {
-        name: Task(*(Images.read(study.folder / f"data-{name}-{part}.safetensors") for part in ("train", "test")))
-        for name in TASKS
-    }
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -269,8 +290,7 @@ def run_share(
     if not pending:
         return True
     accelerator = make_accelerator()
-    data = kept_data(study)
-    tasks = {n: Task(t.train.to(accelerator.device), t.test.to(accelerator.device)) for n, t in data.items()}
+    tasks = {n: t.to(accelerator.device) for n, t in experiment.kept(study).items()}
     return all(_train(study, experiment, config, r, tasks, accelerator, advance, stop, save_every) for r in pending)
 
 
@@ -285,17 +305,19 @@ def _train(
     stop: Callable[[], bool],
     save_every: float,
 ) -> bool:
-    task = tasks[run.task]
+    task, main = tasks[run.task], accelerator.is_main_process
     model, trainer = make_trainer(study, experiment, config, run, task, accelerator)
     slot = run.key.replace("/", "-")
     for progress in study.load_progress():
         if progress.about.get("run") == run.key:
             trainer.restore(progress)
+    accelerator.wait_for_everyone()
     units = Units(cost(config, run), trainer.total, trainer.step, advance)
 
     def save(state: Progress) -> None:
         about = state.about | {"run": run.key, "total": trainer.total}
-        study.save_progress(slot, Progress(state.tensors, about))
+        if main:
+            study.save_progress(slot, Progress(state.tensors, about))
 
     failure = ""
     try:
@@ -309,20 +331,25 @@ def _train(
         for name in ("loss", "penalty"):
             point[name] = round(point[name], 6)
         point["seconds"] = round(point["seconds"], 4)
+    last = (history[-1]["accuracy"], history[-1]["top5"]) if history and not failure else trainer.accuracy()
     metrics: dict[str, Any] = {
         "epochs": len(history),
-        "accuracy": history[-1]["accuracy"] if history and not failure else trainer.accuracy(),
+        "accuracy": last[0],
+        "top5": last[1],
         "seconds_per_epoch": round(sorted(p["seconds"] for p in history)[len(history) // 2], 4) if history else None,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "train_images": len(trainer.batches.images),
+        "train_images": trainer.data.train_count,
         "history": history,
     }
     if failure:
         metrics["diverged"] = failure
     if run.phase == "A":
         metrics["regeneration"] = regeneration(experiment, config, model, trainer)
-    study.finish(run, model.state_dict(), metrics)
-    study.drop_progress(slot)
+    if main:
+        study.finish(run, model.state_dict(), metrics)
+        study.drop_progress(slot)
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()  # it keeps what it has prepared
     return True
 
 
@@ -330,37 +357,30 @@ def make_trainer(
     study: Study, experiment: Experiment, config: Config, run: Run, task: Task, accelerator: Accelerator
 ) -> tuple[nn.Module, Trainer]:
     """The network of a run, where its source has left it, and its training."""
-    device = accelerator.device
-    channels, size, _ = task.train.shape
-    recipe = config.recipe(run)
-    train = task.train
-    if run.way in SHARES:
-        train, _ = train.stratified(max(len(train.classes), round(SHARES[run.way] * len(train))), run.seed)
+    device, recipe = accelerator.device, config.recipe(run)
+    data = experiment.data(config, run, task)
+    channels, size, _ = data.shape
 
     def fresh(seed: int = run.seed) -> nn.Module:
-        return experiment.network(config, channels, size, len(task.train.classes), seed)
+        return experiment.network(config, channels, size, len(data.classes), seed)
 
-    model = fresh()
-    if run.source is not None:
-        load_source(model, study.weights(run.source), experiment.head)
+    model, source = fresh(), config.source(run)
+    if source is not None:
+        load_source(model, study.weights(source), experiment.head)
     frozen: tuple[nn.Module, ...] = ()
     if run.way == "probe":
         frozen = freeze(model, experiment.head)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    normalisation = experiment.normalisation(config, task)
-    example = normalisation(train.pixels[: min(len(train), recipe.batch_size)], channels_last=True)
     penalty = experiment.penalty(config, run.variant) if run.phase == "A" else Penalty()
+    example = data.some_tests(recipe.batch_size) if penalty.kind != "none" else torch.empty(0, device=device)
     objective = Objective(model, penalty, example, lambda: fresh(10_000 + run.seed))
     trainer = Trainer(
         objective,
         recipe,
-        train,
-        task.test,
-        normalisation,
+        data,
         seed=run.seed,
         accelerator=accelerator,
         evaluations=config.evaluations,
-        channels_last=True,
         eval_modules=frozen,
     )
     return model, trainer
@@ -384,14 +404,13 @@ def freeze(model: nn.Module, head: str) -> tuple[nn.Module, ...]:
 
 
 def regeneration(experiment: Experiment, config: Config, model: nn.Module, trainer: Trainer) -> dict[str, float]:
-    """How much of the input the reverse pass brings back (Figure 5): 1000 test images, batch statistics.
+    """How much of the input the reverse pass brings back (Figure 5): on test images, with batch statistics.
 
     Returns:
         ``error``: mean squared difference of I and I' over the variance of I, so 1 is as good as the mean image
         value. ``correlation``: between I and I' over the pixels of an image, averaged; 0 where I' is constant.
     """
-    images = trainer.test.pixels[:1000]
-    batch = trainer.normalisation(images, channels_last=True)
+    batch = trainer.data.some_tests(experiment.regenerated)
     layers = racecar.Racecar(model, batch[:2]).layers
     decoder = trainer.objective.rr.decoder if trainer.objective.rr is not None else None
     rr = racecar.Racecar(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
-from racecar.study.classification.experiment import Config, Experiment, kept_data
+from racecar.study.classification.experiment import Config, Experiment
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.protocol import Run, Variant
@@ -55,7 +55,7 @@ def regenerate(study: Study, experiment: Experiment, config: Config, runs: Seque
     channels, size, _ = images.shape
     pixels, labels = images.pixels[:BATCH], images.labels[:BATCH].tolist()
     shown = [labels.index(c) for c in range(len(images.classes)) if c in labels][:10]
-    normalisation = experiment.normalisation(config, kept_data(study)["A"])
+    normalisation = experiment.normalisation(config, experiment.kept(study)["A"])
     batch = normalisation(pixels)
     model = experiment.network(config, channels, size, len(images.classes), 0)
     rr = racecar.Racecar(model, batch[:2], input_range=experiment.input_range(config))

@@ -58,8 +58,11 @@ class Results(results.Results):
     def load(cls, study: Study, experiment: Experiment, config: Config) -> Results:
         """Read the finished runs of a configuration."""
         paper = importlib.import_module(f"racecar.study.{experiment.name}.paper")
-        runs = config.runs()
-        return cls(runs, load_metrics(study, runs), paper.ACCURACY, config, paper, study.about())
+        runs, measure = config.runs(), experiment.measure(config)
+        metrics = load_metrics(study, runs)
+        if measure != "accuracy":
+            metrics = {r: _measured(m, measure) for r, m in metrics.items()}
+        return cls(runs, metrics, paper.ACCURACY, config, paper, study.about())
 
     @property
     def variants(self) -> list[Variant]:
@@ -247,6 +250,12 @@ class Results(results.Results):
             lines.append("The published n-MNIST file was not used: task B was made from MNIST.")
         lines += [f"Not judged: {v.claim} ({v.evidence})." for v in self.verdicts() if v.outcome == "not run"]
         return lines
+
+
+def _measured(metrics: Mapping[str, Any], measure: str) -> dict[str, Any]:
+    """Metrics with another measure in accuracy's place."""
+    history = [point | {"accuracy": point[measure]} for point in metrics["history"]]
+    return {**metrics, "accuracy": metrics[measure], "history": history}
 
 
 def compact(value: float) -> str:

@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from racecar.study.classification.batches import Batches, Normalisation
-from racecar.study.classification.images import Images
+from racecar.study.classification.batches import Data
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.runs import Progress, StudyError
@@ -39,6 +38,7 @@ class Point:
         train_accuracy: over the epoch, while the weights changed.
         accuracy: on the test images; None where it was not measured.
         seconds: of training, evaluation left out.
+        top5: share of test images whose class is among the first five answers, measured with ``accuracy``.
     """
 
     epoch: int
@@ -47,34 +47,38 @@ class Point:
     train_accuracy: float
     accuracy: float | None
     seconds: float
+    top5: float | None = None
 
 
 @torch.no_grad()
 def accuracy(
     model: nn.Module,
-    images: Images,
-    normalisation: Normalisation,
+    data: Data,
     *,
     batch: int = 1000,
     precision: torch.dtype | None = None,
-    channels_last: bool = False,
     accelerator: Accelerator | None = None,
-) -> float:
-    """Share of images classified right, in evaluation mode; each of several processes looks at its share."""
+) -> tuple[float, float]:
+    """Shares of test images whose class is the network's first answer, and among its first five.
+
+    In evaluation mode; each of several processes looks at its share.
+    """
     training, rank, world = model.training, 0, 1
+    device = next(model.parameters()).device
     if accelerator is not None:
         rank, world = accelerator.process_index, accelerator.num_processes
     model.eval()
-    right = torch.zeros((), device=images.labels.device)
-    for first in range(rank * batch, len(images), world * batch):
-        part = slice(first, first + batch)
-        with torch.autocast(images.labels.device.type, precision, enabled=precision is not None):
-            output = model(normalisation(images.pixels[part], channels_last=channels_last))
-        right += (output.argmax(1) == images.labels[part]).sum()
+    right = torch.zeros(2, device=device)
+    for images, labels in data.tests(batch, rank, world):
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            output = model(images)
+        hits = output.topk(min(5, output.shape[1]), 1).indices == labels[:, None]
+        right += torch.stack([(output.argmax(1) == labels).sum(), hits.sum()])
     model.train(training)
     if accelerator is not None and world > 1:
         right = accelerator.reduce(right)
-    return float(right) / len(images)
+    top1, top5 = (right / data.test_count).tolist()
+    return top1, top5
 
 
 class Trainer:
@@ -83,12 +87,10 @@ class Trainer:
     Args:
         objective: the model with its penalty; the model's device is the accelerator's.
         recipe: hyper-parameters.
-        train, test: images on the device.
-        normalisation: of both.
+        data: training and test images.
         seed: of order, augmentation and dropout.
         accelerator: device, processes, mixed precision.
         evaluations: how often accuracy on ``test`` is measured in all, the last epoch included.
-        channels_last: memory format of the batches; the model has been brought into it.
         eval_modules: modules that stay in evaluation mode while the rest trains (a linear probe's frozen part).
     """
 
@@ -96,31 +98,19 @@ class Trainer:
         self,
         objective: Objective,
         recipe: Recipe,
-        train: Images,
-        test: Images,
-        normalisation: Normalisation,
+        data: Data,
         *,
         seed: int,
         accelerator: Accelerator,
         evaluations: int = 20,
-        channels_last: bool = False,
         eval_modules: tuple[nn.Module, ...] = (),
     ) -> None:
-        self.objective, self.recipe, self.test, self.normalisation = objective, recipe, test, normalisation
-        self.accelerator, self.seed, self.channels_last = accelerator, seed, channels_last
-        self.eval_modules = eval_modules
-        self.batches = Batches(
-            train,
-            recipe.batch_size,
-            seed,
-            normalisation,
-            recipe.augmentation,
-            channels_last,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        self.objective, self.recipe, self.data = objective, recipe, data
+        self.accelerator, self.seed, self.eval_modules = accelerator, seed, eval_modules
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.batches = data.batches(recipe.batch_size, seed, recipe.augmentation, rank, world)
         if not len(self.batches):
-            raise StudyError(f"{len(train)} images cannot be shared by {accelerator.num_processes} processes")
+            raise StudyError(f"{data.train_count} images cannot be shared by {world} processes")
         self.modules = [objective.model, *([objective.rr.decoder] if objective.rr and objective.rr.decoder else [])]
         self.optimiser = recipe.make_optimiser(self.modules)
         wrapped: nn.Module = torch.compile(objective) if recipe.compile else objective  # type: ignore[assignment]
@@ -259,23 +249,19 @@ class Trainer:
                 f"the loss is not finite in epoch {epoch} (learning rate "
                 f"{self.recipe.rate(self.step - 1, len(self.batches)):g}): lower the learning rate"
             )
-        measured = None
-        if epoch in self.evaluated:
-            measured = self.accuracy()
-        self.history.append(Point(epoch, loss / count, penalty / count, right / count, measured, self.seconds))
+        top1, top5 = self.accuracy() if epoch in self.evaluated else (None, None)
+        self.history.append(Point(epoch, loss / count, penalty / count, right / count, top1, self.seconds, top5))
 
-    def accuracy(self) -> float:
-        """On the test images, now."""
+    def accuracy(self) -> tuple[float, float]:
+        """Top-1 and top-5 on the test images, now."""
         if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
             for buffer in self.objective.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         return accuracy(
             self.objective.model,
-            self.test,
-            self.normalisation,
+            self.data,
             batch=min(1000, 4 * self.recipe.batch_size),  # fits where a training step fits
             precision=self.precision,
-            channels_last=self.channels_last,
             accelerator=self.accelerator,
         )
 

@@ -95,9 +95,9 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     study.add_command()
     planned, cost = config.runs(), partial(runs.cost, config)
     total, done = division.work(study, planned, cost)
-    if done < total and not runs.has_data(study):
+    if done < total and not experiment.kept(study):
         loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
-        runs.keep_data(study, loaded)
+        experiment.keep(study, loaded)
         study.note(sources=sources, setting=f"{recipe} recipe, {options.preset} preset")
     growing.remember(study, config)
     shares = [(name, folder, config, chain) for chain in division.chains(planned, cost, workers)]

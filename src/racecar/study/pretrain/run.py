@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from racecar.loss import Reduction
 from racecar.selection import Layers
-from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
@@ -169,13 +169,10 @@ def train(
         trainer = Trainer(
             mirror.objective(model, example),
             recipe,
-            data.train,
-            data.test,
-            data.normalisation,
+            InMemory(data.train, data.test, data.normalisation, last),
             seed=seed,
             accelerator=accelerator,
             evaluations=recipe.epochs,
-            channels_last=last,
             eval_modules=frozen,
         )
         for progress in study.load_progress():
@@ -206,6 +203,7 @@ def train(
             "recipe": asdict(recipe),
             "seed": seed,
             "accuracy": trainer.history[-1].accuracy,
+            "top5": trainer.history[-1].top5,
             "seconds_per_epoch": seconds[len(seconds) // 2],
             "train_images": len(data.train),
             "validation_images": len(data.test),

@@ -20,6 +20,7 @@ COMMANDS = {
     ("study", "digits"): _Command("classification", "digits_parser", "run_digits", "MNIST, n-MNIST (Section 5.1)"),
     ("study", "cifar"): _Command("classification", "cifar_parser", "run_cifar", "CIFAR-10, -100 (Section 5.2)"),
     ("study", "smoke"): _Command("smoke", "parser", "run", "simulated and real smoke (Section 5.3)"),
+    ("study", "vgg"): _Command("classification", "vgg_parser", "run_vgg", "VGG19, ImageNet (Section 5.4)"),
     ("data", "smoke"): _Command("data", "parser", "run", "simulate the smoke of Section 5.3"),
     ("report",): _Command("report", "parser", "run", "report.html from the finished runs of studies"),
     ("explain",): _Command("explain", "parser", "run", "the palindrome of a model"),

@@ -244,7 +244,7 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(tmp
 
 def test_subsets_are_balanced_and_said_in_words() -> None:
     config = Config(train_images=24, test_images=10_000)
-    tasks, words = runs.subsets(TASKS, {"A": "four rows", "B": "six rows"}, config)
+    tasks, words = Rows().subsets(TASKS, {"A": "four rows", "B": "six rows"}, config)
     assert tasks["B"].train.labels.bincount().tolist() == [4] * 6
     assert len(tasks["B"].test) == 24
     assert words["B"] == "six rows; used here: 24 training and 24 test images"

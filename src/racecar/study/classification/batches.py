@@ -1,5 +1,6 @@
-"""What a classifier is trained and measured on, and the way small sets do it: shuffled, augmented batches of images that
-live on the device as uint8, without data-loader workers in the hot loop.
+"""What a classifier is trained and measured on, and the way small sets do it.
+
+Shuffled, augmented batches of images that live on the device as uint8: no data-loader workers in the hot loop.
 
 Order and augmentation of an epoch are functions of (seed, epoch) alone, and belong to an image's place in the epoch:
 a run goes on where it stopped, and several processes see together exactly what one would.

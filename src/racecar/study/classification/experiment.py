@@ -154,6 +154,10 @@ class Experiment(ABC):
     def depth(self, config: Config) -> int:
         """How many layers the reverse pass can compare: the highest s of RR^s."""
 
+    def normalisation_of(self, study: Study, config: Config) -> Normalisation:
+        """Of the images of task A that a study has kept."""
+        return self.normalisation(config, self.kept(study, config)["A"])
+
     def measure(self, config: Config) -> Literal["accuracy", "top5"]:
         """What tables show, top-1 or top-5."""
         return "accuracy"
@@ -165,13 +169,27 @@ class Experiment(ABC):
             train, _ = train.stratified(max(len(train.classes), round(SHARES[run.way] * len(train))), run.seed)
         return InMemory(train, task.test, self.normalisation(config, task), channels_last=True)
 
+    def subsets(
+        self, tasks: dict[str, Task], words: dict[str, str], config: Config
+    ) -> tuple[dict[str, Task], dict[str, str]]:
+        """The share of every task that the configuration asks for, and words that say so."""
+
+        def part(images: Images, count: int | None) -> Images:
+            return images if count is None or count >= len(images) else images.stratified(count, 0)[0]
+
+        found = {
+            n: Task(part(t.train, config.train_images), part(t.test, config.test_images)) for n, t in tasks.items()
+        }
+        counts = {n: f"used here: {len(t.train)} training and {len(t.test)} test images" for n, t in found.items()}
+        return found, {n: f"{words[n]}; {c}" for n, c in counts.items()}
+
     def keep(self, study: Study, tasks: dict[str, Task]) -> None:
         """Decoded images beside the runs: training processes map them instead of decoding again."""
         for name, task in tasks.items():
             task.train.write(study.folder / f"data-{name}-train.safetensors")
             task.test.write(study.folder / f"data-{name}-test.safetensors")
 
-    def kept(self, study: Study) -> dict[str, Task]:
+    def kept(self, study: Study, config: Config) -> dict[str, Task]:
         """What :meth:`keep` wrote; empty where nothing was kept yet."""
         found: dict[str, Task] = {}
         for name in TASKS:
@@ -237,19 +255,6 @@ def reopen(folder: Path, experiment: Experiment) -> tuple[Study, Config]:
     return open_study(folder, experiment, config), config
 
 
-def subsets(tasks: dict[str, Task], sources: dict[str, str], config: Config) -> tuple[dict[str, Task], dict[str, str]]:
-    """The share of every task that the configuration asks for, and words that say so."""
-
-    def part(images: Images, count: int | None) -> Images:
-        return images if count is None or count >= len(images) else images.stratified(count, 0)[0]
-
-    found = {n: Task(part(t.train, config.train_images), part(t.test, config.test_images)) for n, t in tasks.items()}
-    words = {
-        n: f"{sources[n]}; used here: {len(t.train)} training and {len(t.test)} test images" for n, t in found.items()
-    }
-    return found, words
-
-
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -290,7 +295,7 @@ def run_share(
     if not pending:
         return True
     accelerator = make_accelerator()
-    tasks = {n: t.to(accelerator.device) for n, t in experiment.kept(study).items()}
+    tasks = {n: t.to(accelerator.device) for n, t in experiment.kept(study, config).items()}
     return all(_train(study, experiment, config, r, tasks, accelerator, advance, stop, save_every) for r in pending)
 
 

@@ -220,7 +220,7 @@ def decode(
         raise StudyError(f"{source} holds no images")
     feature = split.features[label]
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = _labels(split[label], names, tuple(classes) if classes is not None else None, source)
+    labels, names = numbered(split[label], names, tuple(classes) if classes is not None else None, source)
     stacked, good, bad = decode_pixels(split, source, image=image, size=size, channels=channels, skip_bad=skip_bad)
     return Images(stacked, labels[good], names), bad
 
@@ -313,7 +313,7 @@ class _Decoder:
         return array[:, :, None] if array.ndim == 2 else array
 
 
-def _labels(
+def numbered(
     values: Sequence[Any], names: tuple[str, ...] | None, wanted: tuple[str, ...] | None, source: str
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Labels as numbers below the number of classes, and the classes' names."""

@@ -55,7 +55,7 @@ def regenerate(study: Study, experiment: Experiment, config: Config, runs: Seque
     channels, size, _ = images.shape
     pixels, labels = images.pixels[:BATCH], images.labels[:BATCH].tolist()
     shown = [labels.index(c) for c in range(len(images.classes)) if c in labels][:10]
-    normalisation = experiment.normalisation(config, experiment.kept(study)["A"])
+    normalisation = experiment.normalisation_of(study, config)
     batch = normalisation(pixels)
     model = experiment.network(config, channels, size, len(images.classes), 0)
     rr = racecar.Racecar(model, batch[:2], input_range=experiment.input_range(config))

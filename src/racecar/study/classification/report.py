@@ -46,7 +46,7 @@ _COST_NOTE = (
     "with whatever else ran there at their time, so seconds and their ratio say little where they spread: the ratio of "
     "steps that take turns is in classification-speed.md (benchmarks/classification.py). FLOP: convolutions and matrix "
     "products of one step, forward and backward, on this network. StdC takes a plain step, but more of them: {match:g} "
-    "times Std's epochs."
+    "times Std's epochs. The paper's seconds are per {unit}."
 )
 _ERROR_NOTE = (
     "Error: mean squared difference of I and I' over the variance of I, on 1000 test images, so that 1 is as good as "
@@ -130,6 +130,8 @@ class _Content:
         """Of the accuracy table."""
         results = self.results
         parts = ["95 % CI: Student's t over seeds.", results.sources]
+        if results.measure == "top5":
+            parts.insert(0, f"{results.measured}; {results.top1()}.")
         families = {variant_of(m).family for m in results.models}
         if "Ort" in families:
             parts.append("Ort: SRIP, Eq. 2.")
@@ -211,7 +213,7 @@ def _accuracy(content: _Content) -> list[Block]:
         Table(
             results.accuracy_columns(seeds),
             results.accuracy_rows(seeds),
-            "Test accuracy at the last epoch.",
+            f"{results.measured} at the last epoch.",
             content.notes,
         ),
         Figure(svg(accuracies(content.bars)), caption, "Bar charts of test accuracy per model"),
@@ -247,8 +249,12 @@ def _cost(content: _Content) -> Table:
     results = content.results
     columns = [Column(title, numeric=i > 0) for i, title in enumerate(_COST)]
     rows = [[model_cell(row[0]), *(None if c == "not run" else c for c in row[1:])] for row in _cost_rows(content)]
-    note = f"{_COST_NOTE.format(match=results.config.compute_match)} {results.sources}"
+    note = f"{_cost_note(results)} {results.sources}"
     return Table(columns, rows, f"Seconds per epoch, beside those of {results.constants.CURVES}.", note)
+
+
+def _cost_note(results: Results) -> str:
+    return _COST_NOTE.format(match=results.config.compute_match, unit=getattr(results.constants, "UNIT", "epoch"))
 
 
 def _cost_rows(content: _Content) -> list[list[str]]:
@@ -306,7 +312,7 @@ def _lines(content: _Content, experiment: Experiment, command: str) -> list[str]
             "Cost",
             _COST,
             _cost_rows(content),
-            f"{_COST_NOTE.format(match=results.config.compute_match)} {results.sources}",
+            f"{_cost_note(results)} {results.sources}",
         ),
     )
     lines = [

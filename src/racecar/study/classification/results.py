@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from racecar.study import results
 from racecar.study.classification.experiment import Config, Experiment
-from racecar.study.protocol import Run, Variant
+from racecar.study.protocol import START, Run, Variant
 from racecar.study.report import Outcome, Verdict
 from racecar.study.results import CONTROL, Claim, load_metrics, outcome
 from racecar.study.runs import Study
@@ -46,6 +46,7 @@ class Results(results.Results):
         config: of the study.
         constants: the experiment's module ``paper``.
         about: the content of study.json.
+        measure: what is shown as accuracy, ``"accuracy"`` (top-1) or ``"top5"``.
     """
 
     digits: ClassVar[int] = 4
@@ -53,6 +54,7 @@ class Results(results.Results):
     config: Config
     constants: ModuleType
     about: Mapping[str, Any]
+    measure: str = "accuracy"
 
     @classmethod
     def load(cls, study: Study, experiment: Experiment, config: Config) -> Results:
@@ -62,7 +64,7 @@ class Results(results.Results):
         metrics = load_metrics(study, runs)
         if measure != "accuracy":
             metrics = {r: _measured(m, measure) for r, m in metrics.items()}
-        return cls(runs, metrics, paper.ACCURACY, config, paper, study.about())
+        return cls(runs, metrics, paper.ACCURACY, config, paper, study.about(), measure)
 
     @property
     def variants(self) -> list[Variant]:
@@ -85,6 +87,16 @@ class Results(results.Results):
         """Where the data comes from, for every table."""
         given = self.about.get("sources", {})
         return " ".join(f"Task {name}: {words}." for name, words in given.items()) or "Origin of the data not recorded."
+
+    @property
+    def measured(self) -> str:
+        """What the accuracy is, in words."""
+        return "Test accuracy" if self.measure == "accuracy" else "Top-5 accuracy on the test images"
+
+    def top1(self) -> str:
+        """Top-1 accuracy of every model that has runs, in words."""
+        found = {m: [float(r["top1"]) for r in self.of(m).values() if "top1" in r] for m in self.models}
+        return "top-1: " + ", ".join(f"{m} {fmean(v):.4f}" for m, v in found.items() if v)
 
     @property
     def diverged(self) -> dict[Run, str]:
@@ -110,16 +122,18 @@ class Results(results.Results):
 
     def _controls(self, rr: str) -> list[Claim]:
         depth = rr.partition("^")[2]
+        to = "AA" if all(p[:2] != "AB" for p in self.config.phases) else "AB"
+        words = f"{rr} outperforms Std that has trained as long in phase I (compute-matched)"
         found = [
-            (f"{rr} outperforms Std that has trained as long in phase I (compute-matched)", f"{rr}_AB", "StdC_AB"),
+            (words, f"{rr}_{to}", f"StdC_{to}"),
             (
                 f"{rr} outperforms an untied decoder of the same shape: sharing weights matters",
-                f"{rr}_AB",
-                self._decoder,
+                f"{rr}_{to}",
+                f"{self._decoder}_{to}",
             ),
         ]
         if depth != "1":
-            found.append((f"{rr} outperforms RR^1: comparing inner layers matters", f"{rr}_AB", "RR^1_AB"))
+            found.append((f"{rr} outperforms RR^1: comparing inner layers matters", f"{rr}_{to}", f"RR^1_{to}"))
         names = {
             "probe": "with a new last layer alone",
             "1pct": "with 1 % of the labels",
@@ -138,7 +152,7 @@ class Results(results.Results):
     @property
     def _decoder(self) -> str:
         found = [v for v in self.variants if v.family == "Dec"]
-        return f"{max(found, key=lambda v: v.depth).label if found else 'Dec^' + self.headline.partition('^')[2]}_AB"
+        return f"{max(found, key=lambda v: v.depth).label if found else 'Dec^' + self.headline.partition('^')[2]}"
 
     def _recovers(self, rr: str) -> list[Verdict]:
         """Figure 5: only RR_A recovers most of the input."""
@@ -235,12 +249,13 @@ class Results(results.Results):
         for found in range(wanted):
             if unfinished := [m for m in planned if len(self.of(m)) == found]:
                 lines.append(f"{', '.join(unfinished)}: {found} of {wanted} seeds finished.")
-        if self.config.seeds < 5:
-            lines.append(f"The paper has 5 runs of each model, this configuration {self.config.seeds}.")
+        theirs = max(map(len, self.paper.values()))
+        if self.config.seeds < theirs:
+            lines.append(f"The paper has {theirs} runs of each model, this configuration {self.config.seeds}.")
         preset = re.search(r"(\w+) preset", str(self.about.get("setting", "")))
         if preset is None or preset[1] != "paper":
-            recipes = (self.config.a, self.config.aa, self.config.ab, self.config.b)
-            epochs = ", ".join(f"{n} {r.epochs}" for n, r in zip(("A", "AA", "AB", "B"), recipes, strict=True))
+            recipes = {r.phase: self.config.recipe(r) for r in self.runs if not r.way or r.phase == START}
+            epochs = ", ".join(f"{phase} {recipe.epochs}" for phase, recipe in recipes.items())
             images = self.config.train_images
             lines.append(
                 f"The paper preset (all images, the paper's epochs) was not run: these numbers are from "
@@ -255,7 +270,7 @@ class Results(results.Results):
 def _measured(metrics: Mapping[str, Any], measure: str) -> dict[str, Any]:
     """Metrics with another measure in accuracy's place."""
     history = [point | {"accuracy": point[measure]} for point in metrics["history"]]
-    return {**metrics, "accuracy": metrics[measure], "history": history}
+    return {**metrics, "top1": metrics["accuracy"], "accuracy": metrics[measure], "history": history}
 
 
 def compact(value: float) -> str:

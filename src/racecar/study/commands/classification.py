@@ -1,11 +1,14 @@
-"""``racecar study digits`` and ``racecar study cifar`` (Sections 5.1 and 5.2)."""
+"""``racecar study digits``, ``cifar`` and ``vgg`` (Sections 5.1, 5.2 and 5.4)."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import os
+import sys
+import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +16,14 @@ from typing import Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study import division, growing
+from racecar.study.accelerator import make_accelerator
 from racecar.study.classification import experiment as runs
-from racecar.study.classification.experiment import Config, experiment_of
+from racecar.study.classification.experiment import Config, Experiment, experiment_of
 from racecar.study.commands.carry_out import carry_out
-from racecar.study.runs import StudyError
-from racecar.study.terminal import apply_preset, worker_count
-from racecar.study.workers import Advance, Stop
+from racecar.study.commands.report import write_report
+from racecar.study.runs import Study, StudyError
+from racecar.study.terminal import STOPPED, apply_preset, progress_bar, worker_count
+from racecar.study.workers import Advance, Stop, Stopper
 
 PRESETS = ("paper", "small", "quick")
 RECIPES = ("paper", "strong")
@@ -55,7 +60,17 @@ def cifar_parser(words: Sequence[str]) -> ArgumentParser:
     return found
 
 
-def _parser(description: str) -> ArgumentParser:
+def vgg_parser(words: Sequence[str]) -> ArgumentParser:
+    """The options of ``racecar study vgg``."""
+    from racecar.study.vgg.experiment import Config as VggConfig
+    from racecar.study.vgg.experiment import preset
+
+    found = _parser("VGG19 on ImageNet, Table 15, or on any images (Sections 5.4 and A.5)", VggConfig)
+    apply_preset(found, words, {name: preset(name) for name in PRESETS}, "paper")
+    return found
+
+
+def _parser(description: str, config: type[Config] = Config) -> ArgumentParser:
     found = ArgumentParser(description=description)
     found.add_argument("--config", action="config", help="YAML file with any of the options below")
     found.add_argument(
@@ -65,46 +80,80 @@ def _parser(description: str) -> ArgumentParser:
         help="paper: in full, for a GPU; small: an hour on 2 cores; quick: minutes",
     )
     found.add_argument(
-        "--data", type=str, default="hub", help="a folder with mnist, cifar10 and cifar100 in parquet, or hub"
+        "--data",
+        type=str,
+        default="hub",
+        help="hub; for digits and cifar a folder with mnist, cifar10 and cifar100 in parquet; for vgg a hub name, a "
+        "folder of images by class, a folder with parquet files, or a .parquet file",
     )
     found.add_argument("--out", type=str, default=None, help="folder (default: runs/NAME-PRESET)")
     found.add_argument(
         "--workers", type=int, default=None, help="processes (default: 1 on a GPU, else one per core, two at most)"
     )
-    defaults = Config()
+    defaults = config()
     found.add_argument("--variants", nargs="+", type=str, default=defaults.variants, help="e.g. Std Ort RR3 Dec3")
     found.add_argument("--phases", nargs="+", type=str, default=defaults.phases, help="e.g. A B AA AB AB-probe")
-    found.add_class_arguments(Config, skip={"variants", "phases"})
+    found.add_class_arguments(config, skip={"variants", "phases"})
     return found
 
 
 def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and write the report."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise StudyError("a study divides its runs among --workers: start it plainly, without accelerate launch")
     experiment = experiment_of(name)
-    names = {f.name for f in dataclasses.fields(Config)}
-    config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if together and not experiment.shared:
+        raise StudyError("this study divides its runs among --workers: start it plainly, without accelerate launch")
+    names = {f.name for f in dataclasses.fields(experiment.config)}
+    config = experiment.config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
     experiment.check(config)
     recipe = getattr(options, "recipe", "paper")
     stem = f"{name}-{recipe}" if recipe != "paper" else name
     folder = Path(options.out or f"runs/{stem}-{options.preset}")
+    if together:
+        return _together(experiment, config, folder, options)
     workers = worker_count(options.workers)
+    study, work = _opened(experiment, config, folder, options)
+    chains = division.chains(config.runs(), partial(runs.cost, config), workers)
+    shares = [(name, folder, config, chain) for chain in chains]
+    return carry_out(study, f"{len(config.runs())} networks", work, _train, shares)
+
+
+run_digits, run_cifar, run_vgg = (partial(run, name) for name in ("digits", "cifar", "vgg"))
+
+
+def _opened(experiment: Experiment, config: Config, folder: Path, options: Namespace) -> tuple[Study, tuple[int, int]]:
+    """The study with its data, and how much work there is and is done."""
     study = runs.open_study(folder, experiment, config)
     study.sweep()
     study.add_command()
-    planned, cost = config.runs(), partial(runs.cost, config)
-    total, done = division.work(study, planned, cost)
-    if done < total and not experiment.kept(study):
-        loaded, sources = runs.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
+    if options.data != "hub" or "data" not in study.about():
+        study.note(data=options.data)
+    work = division.work(study, config.runs(), partial(runs.cost, config))
+    if work[1] < work[0] and not experiment.kept(study, config):
+        loaded, sources = experiment.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
         experiment.keep(study, loaded)
+        recipe = getattr(options, "recipe", "paper")
         study.note(sources=sources, setting=f"{recipe} recipe, {options.preset} preset")
     growing.remember(study, config)
-    shares = [(name, folder, config, chain) for chain in division.chains(planned, cost, workers)]
-    return carry_out(study, f"{len(planned)} networks", (total, done), _train, shares)
+    return study, work
 
 
-run_digits, run_cifar = partial(run, "digits"), partial(run, "cifar")
+def _together(experiment: Experiment, config: Config, folder: Path, options: Namespace) -> int:
+    """Every run in turn, trained by all processes that ``accelerate launch`` or ``torchrun`` has started."""
+    accelerator = make_accelerator()
+    main = accelerator.is_main_process
+    study, work = _opened(experiment, config, folder, options) if main else (None, (1, 0))
+    accelerator.wait_for_everyone()
+    shown = progress_bar(f"{len(config.runs())} networks", *work) if main else nullcontext(lambda units: None)
+    started = time.monotonic()
+    with Stopper() as stop, shown as advance:
+        complete = _train((experiment.name, folder, config, config.runs()), advance, stop)
+    if main:
+        assert study is not None
+        study.add_seconds(time.monotonic() - started)
+        print(STOPPED if not complete else f"report: {write_report(folder)}", file=sys.stderr if not complete else None)
+    accelerator.end_training()
+    return 0 if complete else 130
 
 
 def _nmnist(options: Namespace) -> Path | None:

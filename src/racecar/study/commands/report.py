@@ -56,7 +56,7 @@ def _reporter(folder: Path) -> tuple[Callable[[], Page], Callable[[Path], list[P
 
         kept = smoke.reopen(folder)
         return partial(smoke_report.page, *kept), partial(smoke_report.write_results, *kept)
-    if name in ("digits", "cifar"):
+    if name in ("digits", "cifar", "vgg"):
         from racecar.study.classification.experiment import experiment_of, reopen
         from racecar.study.classification.report import page, write_results
 

@@ -21,10 +21,12 @@ COMMANDS = {
     ("study", "cifar"): _Command("classification", "cifar_parser", "run_cifar", "CIFAR-10, -100 (Section 5.2)"),
     ("study", "smoke"): _Command("smoke", "parser", "run", "simulated and real smoke (Section 5.3)"),
     ("study", "vgg"): _Command("classification", "vgg_parser", "run_vgg", "VGG19, ImageNet (Section 5.4)"),
+    ("study", "stylize"): _Command("stylize_study", "parser", "run", "stylization by VGG's features (Section 5.4)"),
     ("data", "smoke"): _Command("data", "parser", "run", "simulate the smoke of Section 5.3"),
     ("report",): _Command("report", "parser", "run", "report.html from the finished runs of studies"),
     ("explain",): _Command("explain", "parser", "run", "the palindrome of a model"),
     ("train",): _Command("train", "parser", "run", "pretrain a classifier on your own images"),
+    ("stylize",): _Command("stylize", "parser", "run", "one picture in the style of another (Section 5.4)"),
     ("transfer",): _Command("transfer", "parser", "run", "fine-tune or probe a checkpoint on other images"),
 }
 

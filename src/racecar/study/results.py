@@ -202,7 +202,7 @@ def file_stem(name: str, setting: str) -> str:
 
 
 def portable(command: str) -> str:
-    """The command without the machine's folders: what follows --data, --out, --nmnist and --config in capitals."""
+    """The command without the machine's folders: what follows --data, --out and such options in capitals."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -226,4 +226,7 @@ _PATHS = {
     "--config": "FILE",
     "--simulations": "SIMULATIONS",
     "--captures": "CAPTURES",
+    "--vgg": "VGG",
+    "--pictures": "PICTURES",
+    "--judge": "JUDGE",
 }

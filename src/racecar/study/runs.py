@@ -178,6 +178,21 @@ class Progress:
     about: dict[str, Any]
 
 
+def write_progress(path: Path, progress: Progress) -> None:
+    """Replace a saved state."""
+    write_tensors(path, progress.tensors, {"about": json.dumps(progress.about)})
+
+
+def read_progress(path: Path) -> Progress | None:
+    """A saved state; None where it is missing or damaged: what it was about starts again."""
+    try:
+        tensors = read_tensors(path)
+        with safe_open(path, "pt") as file:
+            return Progress(tensors, json.loads(file.metadata()["about"]))
+    except (StudyError, KeyError, TypeError, ValueError, SafetensorError):
+        return None
+
+
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings with dotted names."""
     found: dict[str, Any] = {}
@@ -273,20 +288,12 @@ class Study:
 
     def save_progress(self, slot: str, progress: Progress) -> None:
         """Replace the saved state of the runs that one process trains; ``slot`` names the process's share."""
-        path = self.folder / f"progress-{slot}.safetensors"
-        write_tensors(path, progress.tensors, {"about": json.dumps(progress.about)})
+        write_progress(self.folder / f"progress-{slot}.safetensors", progress)
 
     def load_progress(self) -> list[Progress]:
         """All saved states; a damaged one counts as none (its runs start again)."""
-        found = []
-        for path in sorted(self.folder.glob("progress-*.safetensors")):
-            try:
-                tensors = read_tensors(path)
-                with safe_open(path, "pt") as file:
-                    found.append(Progress(tensors, json.loads(file.metadata()["about"])))
-            except (StudyError, KeyError, TypeError, ValueError, SafetensorError):
-                continue
-        return found
+        found = [read_progress(path) for path in sorted(self.folder.glob("progress-*.safetensors"))]
+        return [p for p in found if p is not None]
 
     def sweep(self) -> None:
         """Remove what killed processes have left half-written. Only while no other process writes here."""

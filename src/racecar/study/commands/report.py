@@ -56,6 +56,12 @@ def _reporter(folder: Path) -> tuple[Callable[[], Page], Callable[[Path], list[P
 
         kept = smoke.reopen(folder)
         return partial(smoke_report.page, *kept), partial(smoke_report.write_results, *kept)
+    if name == "stylize":
+        from racecar.study.stylize import experiment as stylize
+        from racecar.study.stylize import report as stylize_report
+
+        done = stylize.reopen(folder)
+        return partial(stylize_report.page, *done), partial(stylize_report.write_results, *done)
     if name in ("digits", "cifar", "vgg"):
         from racecar.study.classification.experiment import experiment_of, reopen
         from racecar.study.classification.report import page, write_results

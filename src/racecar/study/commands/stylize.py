@@ -1,0 +1,102 @@
+"""``racecar stylize``: one picture in the style of another, as a network sees them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+from racecar.study.accelerator import make_accelerator
+from racecar.study.fields import add_both, add_fields, chosen
+from racecar.study.runs import Progress, StudyError, read_progress, write_progress
+from racecar.study.stylize.networks import KINDS, open_network
+from racecar.study.stylize.optimise import Settings, Stylization
+from racecar.study.stylize.pictures import read_picture, write_picture
+from racecar.study.terminal import STOPPED, progress_bar
+from racecar.study.workers import Stopper
+
+
+def parser(words: Sequence[str]) -> ArgumentParser:
+    """The command's options."""
+    found = ArgumentParser(
+        allow_abbrev=False,
+        description="one picture in the style of another: L_total = η L_content + δ L_style, Equations 3 and 4",
+    )
+    found.add_argument("--config", action="config", help="YAML file with any of the options below")
+    found.add_argument("--content", type=str, required=True, help="image")
+    found.add_argument("--style", type=str, required=True, help="image")
+    found.add_argument("--network", type=str, required=True, help=KINDS)
+    found.add_argument("--out", type=str, default="stylized.png", help="PNG to write; while it is made, how far it is")
+    add_both(found, "style_only", action="store_true", help="without the content loss: η = 0")
+    found.add_argument("--size", type=int, default=512, help="pixels of the longer side of both pictures")
+    found.add_argument("--preview", type=float, default=10.0, help="seconds between previews written to --out")
+    add_both(found, "save_every", type=float, default=60.0, help="seconds between saved states")
+    add_fields(found, Settings)
+    return found
+
+
+def run(parser: ArgumentParser, options: Namespace) -> int:
+    """Optimise, from where an earlier call has got."""
+    settings = Settings(**chosen(options, Settings) | ({"content_weight": 0.0} if options.style_only else {}))
+    out = Path(options.out)
+    if out.suffix.lower() != ".png":
+        raise StudyError(f"--out must be a .png file, not {out}")
+    if options.size < 1:
+        raise ValueError(f"--size must be at least 1, not {options.size}")
+    content, style = (read_picture(Path(p), options.size) for p in (options.content, options.style))
+    seeing = open_network(options.network)
+    device = make_accelerator().device
+    stylization = Stylization(
+        seeing.network.to(device), content.to(device), style.to(device), seeing.normalisation, settings
+    )
+    wanted = _fingerprint(settings, seeing.network, content, style)
+    kept = out.with_name(f".{out.name}.state.safetensors")
+    found = read_progress(kept)
+    if found is not None and found.about.get("wanted") == wanted:
+        stylization.restore(found)
+
+    def save() -> None:
+        state = stylization.state()
+        write_progress(kept, Progress(state.tensors, state.about | {"wanted": wanted}))
+
+    shown = saved = time.monotonic()
+
+    def watch(made: Stylization) -> None:
+        nonlocal shown, saved
+        now = time.monotonic()
+        if now - shown > options.preview:
+            write_picture(out, made.picture)
+            shown = now
+        if now - saved > options.save_every:
+            save()
+            saved = now
+
+    with Stopper() as stop, progress_bar("stylizing", settings.steps, stylization.step) as advance:
+        done = stylization.run(advance=advance, watch=watch, stop=stop)
+    write_picture(out, stylization.picture)
+    if not done:
+        save()
+        print(STOPPED, file=sys.stderr)
+        return 130
+    kept.unlink(missing_ok=True)
+    with torch.no_grad():
+        ends = [float(v) for v in stylization.losses(stylization.pixels)]
+    begin = stylization.history[0]
+    print(f"L_content (Eq. 3): {begin.content:.5g} → {ends[0]:.5g}")
+    print(f"L_style (Eq. 4): {begin.style:.5g} → {ends[1]:.5g}")
+    print(f"{out}: {content.shape[3]} × {content.shape[2]} pixels, as seen by {seeing.words}")
+    return 0
+
+
+def _fingerprint(settings: Settings, network: torch.nn.Module, *pictures: torch.Tensor) -> list[Any]:
+    """Of everything that decides the result."""
+    weights = float(sum(p.detach().double().abs().sum() for p in network.parameters()))
+    return [json.loads(json.dumps(asdict(settings))), weights, *(zlib.crc32(p.numpy().tobytes()) for p in pictures)]

@@ -1,0 +1,253 @@
+"""The stylization study: every comparison of the paper with every network of a VGG study, kept and resumed.
+
+OUT/runs/RR16_A-shapes/seed-0/run.json       numbers of one comparison as one network sees it
+OUT/runs/RR16_A-shapes/seed-0/NAME.png       its pictures
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from racecar.study import growing
+from racecar.study.accelerator import make_accelerator
+from racecar.study.protocol import Run, Variant
+from racecar.study.runs import Progress, Study, StudyError, write_json
+from racecar.study.stylize.comparisons import COMPARISONS, Pair, pairs
+from racecar.study.stylize.judge import Judge
+from racecar.study.stylize.networks import open_network
+from racecar.study.stylize.optimise import Settings, Stylization
+from racecar.study.stylize.pictures import write_picture
+
+NAME = "stylize"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What can be chosen.
+
+    Attributes:
+        variants: of phase I, see :class:`racecar.study.protocol.Variant`.
+        seeds: how many, counted from 0.
+        phases: comparisons: shapes, building, horse, detail.
+        size: pixels of the pictures' longer side.
+        factor: between high and low resolution of the comparison ``detail``.
+        steps: of L-BFGS.
+        content_weight: η; the shapes have none.
+        style_weight: δ.
+        detail_weight: δ of the comparison ``detail``, where the content counts more.
+        pooling: in the networks, while they stylize.
+    """
+
+    variants: list[str] = field(default_factory=lambda: ["Std", "RR16"])
+    seeds: int = 1
+    phases: list[str] = field(default_factory=lambda: list(COMPARISONS))
+    size: int = 512
+    factor: int = 4
+    steps: int = 300
+    content_weight: float = 1.0
+    style_weight: float = 1e5
+    detail_weight: float = 1e4
+    pooling: Literal["max", "avg"] = "avg"
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "size", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.factor < 2:
+            raise ValueError(f"factor must be at least 2, not {self.factor}")
+        for name in ("content_weight", "style_weight", "detail_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if unknown := [p for p in self.phases if p not in COMPARISONS]:
+            raise ValueError(f"no comparison {unknown[0]!r}: use {', '.join(COMPARISONS)}")
+        if not self.variants or not self.phases:
+            raise ValueError("name at least one variant, e.g. Std, and one comparison, e.g. shapes")
+        self.runs()
+
+    def runs(self) -> list[Run]:
+        """All runs: the way of a run is its comparison."""
+        variants = dict.fromkeys(Variant.parse(v) for v in self.variants)
+        return [Run(v, f"A-{c}", s) for s in range(self.seeds) for c in self.phases for v in variants]
+
+    def settings(self, comparison: str, pair: Pair) -> Settings:
+        """Of a picture of a comparison."""
+        return Settings(
+            content_weight=0.0 if pair.style_only else self.content_weight,
+            style_weight=self.detail_weight if comparison == "detail" else self.style_weight,
+            steps=self.steps,
+            pooling=self.pooling,
+        )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "small": {"seeds": 4, "size": 192, "steps": 200},
+    "quick": {"seeds": 1, "size": 96, "steps": 40},
+}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where networks and pictures come from.
+
+    Attributes:
+        vgg: folder of a VGG study.
+        pictures: folder with the paintings and photographs; None: the shapes alone.
+        judge: a network that took no part, see :func:`.networks.open_network`; None: none is at hand.
+    """
+
+    vgg: Path
+    pictures: Path | None
+    judge: str | None
+
+    def network(self, run: Run) -> Path:
+        """The folder of the network that a run sees with."""
+        return self.vgg / "runs" / Run(run.variant, "A", run.seed).key
+
+
+def open_study(folder: Path, config: Config) -> Study:
+    """The study's folder; seeds, variants and comparisons may grow later, everything else is fixed."""
+    return growing.open_study(folder, NAME, config)
+
+
+def reopen(folder: Path) -> tuple[Study, Config]:
+    """A study on disk with its configuration, for the report."""
+    config = Config(**growing.remembered(folder))
+    return open_study(folder, config), config
+
+
+def check(sources: Sources, config: Config) -> None:
+    """Before anything costly: whether all networks and pictures are there.
+
+    Raises:
+        StudyError: what is missing.
+    """
+    absent = [r.key for r in config.runs() if not (sources.network(r) / "run.json").exists()]
+    if absent:
+        some = sorted({str(sources.network(Run.parse(k))) for k in absent})
+        raise StudyError(
+            f"{len(some)} networks are not trained, the first is {some[0]}: run `racecar study vgg` first (with --out "
+            f"{sources.vgg}), or ask for fewer --seeds or other --variants"
+        )
+    for comparison in config.phases:
+        pairs(comparison, sources.pictures, config.size, config.factor)
+
+
+def cost(config: Config, run: Run) -> int:
+    """Steps of all pictures of a run."""
+    return config.steps * {"shapes": 3, "building": 2, "horse": 1, "detail": 2}[run.way]
+
+
+def run_share(
+    study: Study,
+    config: Config,
+    sources: Sources,
+    runs: Sequence[Run],
+    *,
+    advance: Callable[[int], None] = lambda steps: None,
+    stop: Callable[[], bool] = lambda: False,
+    save_every: float = 60.0,
+) -> bool:
+    """Stylize what is missing, in order. Safe to stop or kill at any moment and to call again.
+
+    Args:
+        study: the folder.
+        config: settings.
+        sources: of networks and pictures.
+        runs: this process's.
+        advance: told of steps done.
+        stop: asked after every step.
+        save_every: seconds between saved states.
+
+    Returns:
+        Whether all are finished.
+    """
+    device = make_accelerator().device
+    return all(
+        _stylize(study, config, sources, r, device, advance, stop, save_every) for r in runs if not study.finished(r)
+    )
+
+
+def _stylize(
+    study: Study,
+    config: Config,
+    sources: Sources,
+    run: Run,
+    device: torch.device,
+    advance: Callable[[int], None],
+    stop: Callable[[], bool],
+    save_every: float,
+) -> bool:
+    slot, folder = run.key.replace("/", "-"), study.path(run)
+    kept = next((p for p in study.load_progress() if p.about.get("run") == run.key), None)
+    done: list[dict[str, Any]] = kept.about["done"] if kept is not None else []
+    seeing, total = open_network(str(sources.network(run))), cost(config, run)
+    network = seeing.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def save(stylization: Stylization | None) -> None:
+        state = stylization.state() if stylization is not None else Progress({"none": torch.zeros(1)}, {"step": 0})
+        step = len(done) * config.steps + state.about["step"]
+        about = state.about | {"run": run.key, "done": done, "inner": state.about["step"], "step": step, "total": total}
+        study.save_progress(slot, Progress(state.tensors, about))
+
+    for pair in pairs(run.way, sources.pictures, config.size, config.factor)[len(done) :]:
+        content, style = pair.content.to(device), pair.style.to(device)
+        made = Stylization(network, content, style, seeing.normalisation, config.settings(run.way, pair))
+        if kept is not None and kept.about["inner"]:
+            made.restore(Progress(kept.tensors, kept.about | {"step": kept.about["inner"]}))
+        kept = None
+        saved = began = time.monotonic()
+
+        def watch(stylization: Stylization) -> None:
+            nonlocal saved
+            if time.monotonic() - saved > save_every:
+                save(stylization)
+                saved = time.monotonic()
+
+        if not made.run(advance=advance, watch=watch, stop=stop):
+            save(made)
+            return False
+        found = made.picture.cpu()
+        write_picture(folder / f"{pair.name}.png", found)
+        with torch.no_grad():
+            last = [float(v) for v in made.losses(made.pixels)]
+        done.append(
+            {
+                "name": pair.name,
+                "style": [made.history[0].style, last[1]],
+                "content": [made.history[0].content, last[0]],
+                "seconds": round(time.monotonic() - began, 2),
+                **pair.measure(found),
+                **_judged(sources.judge, pair, found),
+            }
+        )
+        save(None)
+        if stop() and len(done) * config.steps < total:
+            return False
+    numbers = {k for d in done for k, v in d.items() if isinstance(v, float) and k != "seconds"}
+    means = {k: sum(d[k] for d in done) / len(done) for k in sorted(numbers) if all(k in d for d in done)}
+    metrics = {"model": run.model, "seed": run.seed, "network": seeing.words, **means, "pictures": done}
+    write_json(folder / "run.json", metrics)
+    study.drop_progress(slot)
+    return True
+
+
+def _judged(judge: str | None, pair: Pair, found: torch.Tensor) -> dict[str, float]:
+    """What the independent network says of a picture."""
+    if judge is None or pair.style_only:
+        return {}
+    seeing = open_network(judge)
+    by = Judge(seeing.network, seeing.normalisation)
+    if pair.reference is None:
+        return {"judge_style": by.style(pair.style, found), "judge_content": by.distance(pair.content, found)}
+    return {
+        "judge": by.distance(pair.reference, found),
+        "low_judge": by.distance(pair.reference, pair.content),
+    }

@@ -110,20 +110,16 @@ class Extractor:
 
 def gatys_names(network: nn.Module) -> dict[str, str]:
     """``conv1_1`` and so on, by the name of the module whose output it is; empty for networks of another kind."""
-    sequence = next(
-        (
-            (name, module)
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Sequential) and any(isinstance(m, nn.Conv2d) for m in module)
-        ),
-        None,
-    )
-    if sequence is None or any("." in n.removeprefix(f"{sequence[0]}.") for n in _convolutions(sequence[1])):
+    parents = [n.rpartition(".")[0] for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]
+    name = max(parents, key=parents.count, default="")
+    sequence = network.get_submodule(name)
+    # timm's VGG has two more convolutions, which stand for fully connected layers.
+    if not isinstance(sequence, nn.Sequential) or len(parents) - parents.count(name) > 2 or parents.count(name) < 3:
         return {}
-    prefix = f"{sequence[0]}." if sequence[0] else ""
+    prefix = f"{name}." if name else ""
     found: dict[str, str] = {}
     block, number, waiting = 1, 0, ""
-    for child, module in sequence[1].named_children():
+    for child, module in sequence.named_children():
         if isinstance(module, nn.Conv2d):
             number += 1
             waiting = f"conv{block}_{number}"
@@ -133,7 +129,3 @@ def gatys_names(network: nn.Module) -> dict[str, str]:
         elif isinstance(module, _POOLS):
             block, number = block + 1, 0
     return found
-
-
-def _convolutions(network: nn.Module) -> list[str]:
-    return [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)]

@@ -11,23 +11,19 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from timing import DEVICE, Step, flops, turns
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
 from racecar.study.cifar.network import strong, table_11
 from racecar.study.digits.experiment import network
 from racecar.study.glorot import initialise_glorot
 from racecar.study.runs import environment, write_text
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-Step = Callable[[], None]
 
 
 def make_step(net: nn.Module, x: Tensor, variant: str, *, half: bool, last: bool, compiled: bool) -> Step:
@@ -54,31 +50,6 @@ def make_step(net: nn.Module, x: Tensor, variant: str, *, half: bool, last: bool
         optimiser.step()
 
     return step
-
-
-def turns(steps: dict[str, Step], seconds: float) -> dict[str, float]:
-    """Best time of each, in seconds; they take turns for at least so long and at least four times each."""
-    for step in steps.values():
-        step()
-        step()
-    found = dict.fromkeys(steps, float("inf"))
-    end, count = time.monotonic() + seconds, 0
-    while time.monotonic() < end or count < 4:
-        count += 1
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            found[name] = min(found[name], time.perf_counter() - began)
-    return found
-
-
-def flops(step: Step) -> int:
-    """Of one step."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
 
 
 def steps_table(seconds: float, compile_too: bool) -> list[str]:

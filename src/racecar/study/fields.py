@@ -24,7 +24,14 @@ def add_fields(parser: ArgumentParser, kind: type, **words: str) -> None:
         if types[field.name] is bool:
             add_both(parser, field.name, action="store_true", help=text)
         elif types[field.name] == tuple[str, ...]:
-            add_both(parser, field.name, nargs="+", type=str, default=list(field.default), help=text)
+            add_both(
+                parser,
+                field.name,
+                nargs="+",
+                type=str,
+                default=[*typing.cast(tuple[str, ...], field.default)],
+                help=text,
+            )
         else:
             add_both(parser, field.name, type=types[field.name], default=field.default, help=text)
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
 from racecar.study.figures import jpeg, math_title, svg
+from racecar.study.protocol import Run
 from racecar.study.report import Block, Column, Command, Figure, KeyValues, Page, Section, Table, Text, Verdicts
 from racecar.study.results import CONTROL, file_stem, markdown, portable, verdict_lines
 from racecar.study.runs import Study, StudyError, write_bytes, write_text
@@ -141,7 +142,7 @@ def _sheets(study: Study, results: Results) -> dict[str, MatplotlibFigure]:
     return found
 
 
-def _sheet(study: Study, results: Results, comparison: str, runs: Sequence[experiment.Run]) -> MatplotlibFigure:
+def _sheet(study: Study, results: Results, comparison: str, runs: Sequence[Run]) -> MatplotlibFigure:
     config, about = results.config, results.about
     folder = Path(about["pictures"]) if about.get("pictures") else None
     lines: list[list[tuple[str, Tensor]]] = []

@@ -80,7 +80,8 @@ def initialise(model: VGG19, seed: int) -> None:
                 nn.init.normal_(module.weight, 0, 0.01, generator=generator)
             else:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def from_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -51,10 +51,10 @@ class Crops:
         box = None
         for _ in range(10):
             area = width * height * draw.uniform(*self.scale)
-            ratio = math.exp(draw.uniform(*map(math.log, RATIOS)))
+            ratio = math.exp(draw.uniform(math.log(RATIOS[0]), math.log(RATIOS[1])))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                left, top = draw.integers(width - w + 1), draw.integers(height - h + 1)
+                left, top = int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1))
                 box = (left, top, left + w, top + h)
                 break
         if box is None:

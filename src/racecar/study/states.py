@@ -1,4 +1,7 @@
-"""The state of a training as tensors by name: weights, buffers and the optimisers' moments, and back."""
+"""The state of a training as tensors by name: weights, buffers and the optimisers' moments, and back.
+
+Tensors that several processes share among them (FSDP2) are whole in a saved state: all of them call :func:`pack`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 
@@ -18,7 +22,21 @@ def pack(modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> dict[
     for i, optimiser in enumerate(optimisers):
         for number, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser{i}.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    return {k: v.clone() for k, v in tensors.items()}
+    return {k: whole(v) for k, v in tensors.items()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, gathered from all processes if they share it."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor().detach().cpu()
+    return tensor.clone()
+
+
+def _shared(value: Tensor, like: Tensor | None) -> Tensor:
+    """This process's part of a whole tensor, where the one it replaces is shared."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
 
 
 def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> None:
@@ -31,13 +49,21 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
     if foreign := [k for k in tensors if re.match("module|optimiser", k) and not k.startswith(tuple(prefixes))]:
         raise KeyError(foreign[0])
     for i, module in enumerate(modules):
-        module.load_state_dict(_below(tensors, f"module{i}."))
+        own = module.state_dict()
+        given = _below(tensors, f"module{i}.")
+        module.load_state_dict({name: _shared(value, own.get(name)) for name, value in given.items()})
     for i, optimiser in enumerate(optimisers):
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in _below(tensors, f"optimiser{i}.").items():
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = value
         known = optimiser.state_dict()
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        for number, state in moments.items():
+            own_parameter = parameters[number]
+            moments[number] = {
+                k: _shared(v, own_parameter if v.shape == own_parameter.shape else None) for k, v in state.items()
+            }
         optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
         # Files hold contiguous tensors; fused optimisers read moments in the memory order of their parameter.
         for parameter, state in optimiser.state.items():

@@ -120,6 +120,7 @@ def test_streamed_photographs_top_five_and_a_finished_study_is_left_alone(data, 
         (["--crop", "[0.9, 0.1]"], "crop must be two shares between 0 and 1"),
         (["--dropout", "1"], "dropout must be at least 0"),
         (["--phases", "A-start", "A", "AB"], "no phase 'AB' in this study"),
+        (["--shard"], "start them by accelerate launch or torchrun"),
         (["--variants", "RR17"], "RR17: the network of this study has 16 layers"),
     ],
 )
@@ -182,6 +183,26 @@ def test_two_processes_train_what_one_trains(data, tmp_path) -> None:
         one, two = (weights(tmp_path / f, model) for f in ("one", "two"))
         for name, value in one.items():
             torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-3, msg=lambda m: f"{model} {name}: {m}")  # noqa: B023
+
+
+@pytest.mark.slow
+def test_a_stopped_sharded_training_goes_on_to_the_weights_of_one_process(data, tmp_path) -> None:
+    words = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--a.epochs", "60")
+    words += ("--start.precision", "float32", "--a.precision", "float32", "--a.learning_rate", "1e-3")
+    assert main(streamed(data, tmp_path / "one", *words)) == 0
+    command = call(*streamed(data, tmp_path / "two", *words, "--shard"), processes=2)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "two/runs/Std_A-start/seed-0/run.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert (tmp_path / "two" / "progress-RR16_A-seed-0.safetensors").exists()
+    assert subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=True, timeout=300)
+    one, two = (weights(tmp_path / f, "RR16_A") for f in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
 
 
 # --- stylization as a study -------------------------------------------------------------------------------------------

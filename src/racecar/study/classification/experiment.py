@@ -276,6 +276,7 @@ def run_share(
     advance: Callable[[int], None] = lambda units: None,
     stop: Callable[[], bool] = lambda: False,
     save_every: float = 60.0,
+    shard: bool = False,
 ) -> bool:
     """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
 
@@ -287,6 +288,7 @@ def run_share(
         advance: told of work done, in the unit of :func:`cost`.
         stop: asked after every step.
         save_every: seconds between saved states.
+        shard: divide weights and moments among the processes that train a run together.
 
     Returns:
         Whether all are finished.
@@ -296,7 +298,9 @@ def run_share(
         return True
     accelerator = make_accelerator()
     tasks = {n: t.to(accelerator.device) for n, t in experiment.kept(study, config).items()}
-    return all(_train(study, experiment, config, r, tasks, accelerator, advance, stop, save_every) for r in pending)
+    return all(
+        _train(study, experiment, config, r, tasks, accelerator, advance, stop, save_every, shard) for r in pending
+    )
 
 
 def _train(
@@ -309,9 +313,10 @@ def _train(
     advance: Callable[[int], None],
     stop: Callable[[], bool],
     save_every: float,
+    shard: bool,
 ) -> bool:
     task, main = tasks[run.task], accelerator.is_main_process
-    model, trainer = make_trainer(study, experiment, config, run, task, accelerator)
+    model, trainer = make_trainer(study, experiment, config, run, task, accelerator, shard)
     slot = run.key.replace("/", "-")
     for progress in study.load_progress():
         if progress.about.get("run") == run.key:
@@ -349,9 +354,11 @@ def _train(
     if failure:
         metrics["diverged"] = failure
     if run.phase == "A":
-        metrics["regeneration"] = regeneration(experiment, config, model, trainer)
+        with trainer.unsharded():
+            metrics["regeneration"] = regeneration(experiment, config, model, trainer)
+    weights = trainer.weights()
     if main:
-        study.finish(run, model.state_dict(), metrics)
+        study.finish(run, weights, metrics)
         study.drop_progress(slot)
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # it keeps what it has prepared
@@ -359,7 +366,13 @@ def _train(
 
 
 def make_trainer(
-    study: Study, experiment: Experiment, config: Config, run: Run, task: Task, accelerator: Accelerator
+    study: Study,
+    experiment: Experiment,
+    config: Config,
+    run: Run,
+    task: Task,
+    accelerator: Accelerator,
+    shard: bool = False,
 ) -> tuple[nn.Module, Trainer]:
     """The network of a run, where its source has left it, and its training."""
     device, recipe = accelerator.device, config.recipe(run)
@@ -387,6 +400,7 @@ def make_trainer(
         accelerator=accelerator,
         evaluations=config.evaluations,
         eval_modules=frozen,
+        shard=shard,
     )
     return model, trainer
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from racecar.study.classification.batches import Augmentation
@@ -82,8 +83,9 @@ class Recipe:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         groups = [g for g in groups if g["params"]]
+        fused = not any(isinstance(p, DTensor) for p in parameters)  # not for all of them, where weights are sharded
         if self.optimiser == "sgd":
             nesterov = self.momentum > 0
-            return torch.optim.SGD(groups, self.learning_rate, self.momentum, nesterov=nesterov, fused=True)
+            return torch.optim.SGD(groups, self.learning_rate, self.momentum, nesterov=nesterov, fused=fused)
         kind = torch.optim.Adam if self.optimiser == "adam" else torch.optim.AdamW
-        return kind(groups, self.learning_rate, fused=True)
+        return kind(groups, self.learning_rate, fused=fused)

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from racecar.study.classification.batches import Data
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.runs import Progress, StudyError
-from racecar.study.states import pack, unpack
+from racecar.study.states import pack, unpack, whole
 
 
 class DivergedError(StudyError):
@@ -92,6 +95,7 @@ class Trainer:
         accelerator: device, processes, mixed precision.
         evaluations: how often accuracy on ``test`` is measured in all, the last epoch included.
         eval_modules: modules that stay in evaluation mode while the rest trains (a linear probe's frozen part).
+        shard: divide weights, gradients and the optimiser's moments among the processes (FSDP2, at the root).
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class Trainer:
         accelerator: Accelerator,
         evaluations: int = 20,
         eval_modules: tuple[nn.Module, ...] = (),
+        shard: bool = False,
     ) -> None:
         self.objective, self.recipe, self.data = objective, recipe, data
         self.accelerator, self.seed, self.eval_modules = accelerator, seed, eval_modules
@@ -112,9 +117,15 @@ class Trainer:
         if not len(self.batches):
             raise StudyError(f"{data.train_count} images cannot be shared by {world} processes")
         self.modules = [objective.model, *([objective.rr.decoder] if objective.rr and objective.rr.decoder else [])]
+        if shard and world > 1:  # before the optimiser, which keeps the moments of what it is given
+            objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no other
+            fully_shard(objective, mesh=init_device_mesh(accelerator.device.type, (world,)))
         self.optimiser = recipe.make_optimiser(self.modules)
         wrapped: nn.Module = torch.compile(objective) if recipe.compile else objective  # type: ignore[assignment]
-        self.wrapped, self.prepared = accelerator.prepare(wrapped, self.optimiser)
+        if isinstance(objective, FSDPModule):
+            self.wrapped, self.prepared = wrapped, self.optimiser
+        else:
+            self.wrapped, self.prepared = accelerator.prepare(wrapped, self.optimiser)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
         self.precision = torch.bfloat16 if recipe.precision == "bfloat16" else half
         self.step = 0
@@ -170,8 +181,8 @@ class Trainer:
                 sums = sums + self._step(batch, labels, share)
                 self.step += 1
                 advance(1)
-                stopped = self._agreed(stop())
-                due = stopped or time.monotonic() - saved > save_every
+                stopped, due = self._agreed(stop(), time.monotonic() - saved > save_every)
+                due = due or stopped
                 if due and self.step % len(self.batches):  # after the last batch: below, with the epoch's point
                     self.sums, saved = sums.cpu(), time.monotonic()
                     self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
@@ -198,14 +209,32 @@ class Trainer:
         for module in self.eval_modules:
             module.eval()
 
-    def _agreed(self, stop: bool) -> bool:
-        """Whether to stop: all processes or none, at the same step."""
+    def _agreed(self, stop: bool, save: bool) -> tuple[bool, bool]:
+        """Whether to stop and whether to save: all processes or none, at the same step."""
         if self.accelerator.num_processes == 1:
-            return stop
+            return stop, save
         if self.step % 16:  # asking waits for the slowest process
-            return False
-        flag = torch.tensor(float(stop), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag) > 0)
+            return False, False
+        flags = torch.tensor([float(stop), float(save)], device=self.accelerator.device)
+        stop, save = (self.accelerator.reduce(flags) > 0).tolist()
+        return stop, save
+
+    @contextmanager
+    def unsharded(self) -> Iterator[nn.Module]:
+        """The model with whole weights on every process; all of them enter together."""
+        objective = self.objective
+        if not isinstance(objective, FSDPModule):
+            yield objective.model
+            return
+        objective.unshard()
+        try:
+            yield objective.model
+        finally:
+            objective.reshard()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The plain model's state; all processes call."""
+        return {name: whole(value) for name, value in self.objective.model.state_dict().items()}
 
     def _step(self, batch: Tensor, labels: Tensor, share: float) -> Tensor:
         """One step of the optimiser; sums over this process's images: cross entropy, penalty, right ones, images."""
@@ -257,13 +286,14 @@ class Trainer:
         if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
             for buffer in self.objective.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
-        return accuracy(
-            self.objective.model,
-            self.data,
-            batch=min(1000, 4 * self.recipe.batch_size),  # fits where a training step fits
-            precision=self.precision,
-            accelerator=self.accelerator,
-        )
+        with self.unsharded() as model:
+            return accuracy(
+                model,
+                self.data,
+                batch=min(1000, 4 * self.recipe.batch_size),  # fits where a training step fits
+                precision=self.precision,
+                accelerator=self.accelerator,
+            )
 
     # --- saved states -------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,11 @@ def vgg_parser(words: Sequence[str]) -> ArgumentParser:
     from racecar.study.vgg.experiment import preset
 
     found = _parser("VGG19 on ImageNet, Table 15, or on any images (Sections 5.4 and A.5)", VggConfig)
+    found.add_argument(
+        "--shard",
+        action="store_true",
+        help="under accelerate launch: divide weights, gradients and moments among the processes (FSDP2)",
+    )
     apply_preset(found, words, {name: preset(name) for name in PRESETS}, "paper")
     return found
 
@@ -111,6 +116,8 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     folder = Path(options.out or f"runs/{stem}-{options.preset}")
     if together:
         return _together(experiment, config, folder, options)
+    if getattr(options, "shard", False):
+        raise ValueError("--shard divides a network among processes: start them by accelerate launch or torchrun")
     workers = worker_count(options.workers)
     study, work = _opened(experiment, config, folder, options)
     chains = division.chains(config.runs(), partial(runs.cost, config), workers)
@@ -147,7 +154,10 @@ def _together(experiment: Experiment, config: Config, folder: Path, options: Nam
     shown = progress_bar(f"{len(config.runs())} networks", *work) if main else nullcontext(lambda units: None)
     started = time.monotonic()
     with Stopper() as stop, shown as advance:
-        complete = _train((experiment.name, folder, config, config.runs()), advance, stop)
+        opened = runs.open_study(folder, experiment, config)
+        complete = runs.run_share(
+            opened, experiment, config, config.runs(), advance=advance, stop=stop, shard=options.shard
+        )
     if main:
         assert study is not None
         study.add_seconds(time.monotonic() - started)

@@ -162,6 +162,10 @@ class Experiment(ABC):
         """What tables show, top-1 or top-5."""
         return "accuracy"
 
+    def comparable(self, config: Config) -> bool:
+        """Whether the paper's accuracies may stand beside this study's."""
+        return True
+
     def data(self, config: Config, run: Run, task: Task) -> Data:
         """What a run is trained and measured on: all images of its task, or the share that its way says."""
         train = task.train

@@ -141,8 +141,11 @@ class _Content:
             parts.append("Dec: a reverse pass with weights of its own.")
         if any(v.shared for v in results.variants):
             parts.append("RR^…s: the reverse pass's batch norm statistics shared with the forward pass's.")
-        if results.about.get("setting", "paper").partition(" ")[0] != "paper":
+        if results.paper and not str(results.about.get("setting", "paper")).startswith("paper"):
             parts.append("The paper's numbers are of its own network and recipe.")
+        if not results.paper:
+            theirs = ", ".join(f"{m} {v[0]:.4f}" for m, v in results.constants.ACCURACY.items())
+            parts.append(f"Not comparable with the paper's {results.constants.WHAT}: {theirs}.")
         parts += [f"Diverged: {r.model}, seed {r.seed}: {text}." for r, text in results.diverged.items()]
         return " ".join(parts)
 
@@ -270,7 +273,10 @@ def write_results(study: Study, experiment: Experiment, config: Config, folder: 
     about = study.about()
     stem = file_stem(experiment.name, str(about.get("setting", "")))
     drawn = {
-        "accuracy": (accuracies(content.bars), "Accuracy: mean, standard deviation and runs; diamonds: the paper's")
+        "accuracy": (
+            accuracies(content.bars),
+            "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",
+        )
     }
     if content.has_curves():
         drawn["curves"] = (figures.curves(content.curves), "Test accuracy against epochs (above) and seconds (below)")

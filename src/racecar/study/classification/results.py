@@ -64,7 +64,8 @@ class Results(results.Results):
         metrics = load_metrics(study, runs)
         if measure != "accuracy":
             metrics = {r: _measured(m, measure) for r, m in metrics.items()}
-        return cls(runs, metrics, paper.ACCURACY, config, paper, study.about(), measure)
+        theirs = paper.ACCURACY if experiment.comparable(config) else {}
+        return cls(runs, metrics, theirs, config, paper, study.about(), measure)
 
     @property
     def variants(self) -> list[Variant]:
@@ -80,7 +81,8 @@ class Results(results.Results):
     def headline(self) -> str:
         """The deepest racecar variant, by label; the paper's where the configuration has none."""
         found = sorted((v for v in self.variants if v.family == "RR"), key=lambda v: (v.depth, not v.shared))
-        return found[-1].label if found else next(m for m in self.paper if m.startswith("RR")).partition("_")[0]
+        theirs = (m for m in self.constants.ACCURACY if m.startswith("RR"))
+        return found[-1].label if found else next(theirs).partition("_")[0]
 
     @property
     def sources(self) -> str:
@@ -249,7 +251,7 @@ class Results(results.Results):
         for found in range(wanted):
             if unfinished := [m for m in planned if len(self.of(m)) == found]:
                 lines.append(f"{', '.join(unfinished)}: {found} of {wanted} seeds finished.")
-        theirs = max(map(len, self.paper.values()))
+        theirs = max(map(len, self.constants.ACCURACY.values()))
         if self.config.seeds < theirs:
             lines.append(f"The paper has {theirs} runs of each model, this configuration {self.config.seeds}.")
         preset = re.search(r"(\w+) preset", str(self.about.get("setting", "")))

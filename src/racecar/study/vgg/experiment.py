@@ -183,6 +183,11 @@ class Vgg(Experiment):
         assert isinstance(config, Config)
         return "top5" if config.streamed else "accuracy"
 
+    def comparable(self, config: experiment.Config) -> bool:
+        """Only on photographs: the paper's numbers are top-5 accuracies on ImageNet."""
+        assert isinstance(config, Config)
+        return config.streamed
+
     def depth(self, config: experiment.Config) -> int:
         """All convolutions."""
         return network.DEPTH

@@ -8,9 +8,14 @@ BIN := $(VENV)/bin
 UNPACK := $(wildcard ../shared/data/unpack.py)
 DATA := $(if $(UNPACK),.data,hub)
 unpacked = $(if $(UNPACK),$(addprefix .data/,$(1)))
+STYLE := $(addprefix --pictures ,$(wildcard ../shared/data/style))
+CIFAR10 := $(if $(UNPACK),.data/cifar10,uoft-cs/cifar10)
+JUDGE := --data $(CIFAR10) --epochs 4 --batch-size 128 --optimiser sgd --learning-rate 0.1 --schedule cosine \
+	--warmup 0.2 --weight-decay 5e-4 --augmentation flip-crop --precision bfloat16 --out runs/judge
+VGG := --data $(if $(UNPACK),.data/imagenet_sample,ILSVRC/imagenet-1k) --cifar $(CIFAR10) --batch 4
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
-.PHONY: demo quick digits cifar smoke test lint results clean
+.PHONY: demo quick digits cifar smoke vgg test lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -33,6 +38,11 @@ smoke: $(VENV)/.installed $(call unpacked,scalarflow)
 	$(BIN)/racecar data smoke --out .data/smoke
 	$(BIN)/racecar study smoke --preset quick $(SMOKE)
 
+# Section 5.4: VGG-shaped networks on CIFAR-10, then stylization as they see it.
+vgg: $(VENV)/.installed $(call unpacked,cifar10)
+	$(BIN)/racecar study vgg --preset quick --data $(CIFAR10)
+	$(BIN)/racecar study stylize --preset quick $(STYLE)
+
 .data/%: | $(VENV)/.installed
 	$(BIN)/python $(UNPACK) .data $*
 
@@ -45,7 +55,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 # Measure again what README.md and results/ cite: hours on two cores.
-results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow)
+results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
@@ -57,6 +67,11 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow)
 	$(BIN)/racecar study smoke --preset small $(SMOKE)
 	$(BIN)/racecar study smoke --preset small --variants Std RR6 StdC Dec6 --phases A B1 B2 AB1 AB2 $(SMOKE)
 	$(BIN)/racecar study smoke --preset small --seeds 5 --phases A B1 AB1 $(SMOKE)
+	$(BIN)/racecar study vgg --preset small --data $(CIFAR10)
+	$(BIN)/racecar train --model racecar.study.cifar.network:strong --model-options '{"width": 32, "classes": 10}' $(JUDGE)
+	$(BIN)/racecar study stylize --preset small $(STYLE) --judge runs/judge
+	$(BIN)/racecar report runs/vgg-small runs/stylize-small --results results
+	$(BIN)/python benchmarks/vgg.py $(VGG) --table results/vgg-speed.md
 	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/python benchmarks/classification.py --table results/classification-speed.md
 

@@ -220,7 +220,7 @@ def decode(
         raise StudyError(f"{source} holds no images")
     feature = split.features[label]
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = numbered(split[label], names, tuple(classes) if classes is not None else None, source)
+    labels, names = numbered(split[label][:], names, tuple(classes) if classes is not None else None, source)
     stacked, good, bad = decode_pixels(split, source, image=image, size=size, channels=channels, skip_bad=skip_bad)
     return Images(stacked, labels[good], names), bad
 

@@ -356,7 +356,7 @@ def _split(
         raise StudyError(f"{name} holds no images")
     feature = rows.features[label]
     names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = images.numbered(rows[label], names, classes, name)
+    labels, names = images.numbered(rows[label][:], names, classes, name)
     raw = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return Split(raw, labels, image, name), names
 

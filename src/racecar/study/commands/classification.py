@@ -139,8 +139,9 @@ def _opened(experiment: Experiment, config: Config, folder: Path, options: Names
     if work[1] < work[0] and not experiment.kept(study, config):
         loaded, sources = experiment.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
         experiment.keep(study, loaded)
-        recipe = f"{getattr(options, 'recipe', 'paper')} recipe, " if experiment.name != "vgg" else ""
-        study.note(sources=sources, setting=f"{recipe}{options.preset} preset")
+        study.note(sources=sources)
+    recipe = f"{getattr(options, 'recipe', 'paper')} recipe, " if experiment.name != "vgg" else ""
+    study.note(setting=f"{recipe}{options.preset} preset")
     growing.remember(study, config)
     return study, work
 

@@ -120,6 +120,15 @@ def test_it_goes_on_to_the_same_picture_from_any_step(network, tmp_path) -> None
         assert whole.history == second.history
 
 
+def test_where_nothing_is_left_to_do_nothing_is_done(network) -> None:
+    made = Stylization(network, CONTENT, CONTENT, IMAGENET, replace(SETTINGS, content_weight=0.0))
+    assert made.run(stop=lambda: False)
+    torch.testing.assert_close(made.picture, CONTENT)
+    again = Stylization(network, CONTENT, CONTENT, IMAGENET, replace(SETTINGS, content_weight=0.0))
+    again.restore(made.state())
+    assert again.step == SETTINGS.steps
+
+
 def test_a_foreign_state_is_refused(network) -> None:
     with pytest.raises(StudyError, match="does not fit"):
         make(network).restore(Progress({"pixels": torch.zeros(1, 3, 8, 8)}, {"step": 1, "lbfgs": {}, "history": []}))

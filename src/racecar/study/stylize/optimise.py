@@ -158,6 +158,7 @@ class Stylization:
             StudyError: a loss is not finite, or there is not enough memory.
         """
         while self.step < self.settings.steps:
+            before = self.pixels.detach().clone()
             try:
                 self.optimiser.step(self._closure)  # type: ignore[arg-type]
             except RuntimeError as error:
@@ -173,6 +174,8 @@ class Stylization:
                 raise StudyError(
                     f"the loss is not finite at step {self.step}: lower --style-weight or --content-weight"
                 )
+            if torch.equal(before, self.pixels.detach()):
+                self.optimiser.state.clear()  # no way down from what it remembers: it begins with the gradient again
             advance(1)
             watch(self)
             if stop() and self.step < self.settings.steps:

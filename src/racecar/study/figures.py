@@ -78,11 +78,14 @@ def accuracies(groups: Mapping[str, Sequence[Bar]], constant: float | None = Non
         for axis, title in zip(axes, row, strict=False):
             _bars(axis, groups[title], constant)
             axis.set_title(title, fontsize=9.5)
-    handles = [Line2D([], [], marker="D", linestyle="", color=PAPER, label="paper, mean ± sd")]
+    handles = []
+    if any(len(b.theirs) for bars in groups.values() for b in bars):
+        handles = [Line2D([], [], marker="D", linestyle="", color=PAPER, label="paper, mean ± sd")]
     if constant is not None:
         words = f"best constant answer, {constant:.3f}"
         handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1, label=words))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    if handles:
+        figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 

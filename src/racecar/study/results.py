@@ -17,7 +17,7 @@ from racecar.study.statistics import Summary, paired_difference, summarise
 CONTROL = "control, not in the paper"
 SHADES = {"Std": "std", "StdC": "std", "Ort": "ort", "RR": "rr"}  # names of the style sheet; Dec has none
 GROUPS = {
-    "Before phase I: plain, the start of all variants": ("A-start",),
+    "Common start": ("A-start",),
     "Phase I, task A": ("A",),
     "Phase II, task A again": ("AA",),
     "Phase II, transfer to task B": ("AB",),

@@ -44,7 +44,7 @@ _COST = ["variant", "seconds per epoch, median (range)", "× Std", "FLOP of a st
 _COST_NOTE = (
     "Phase I, evaluation left out, median over runs of the median epoch. Runs shared the machine with each other and "
     "with whatever else ran there at their time, so seconds and their ratio say little where they spread: the ratio of "
-    "steps that take turns is in classification-speed.md (benchmarks/classification.py). FLOP: convolutions and matrix "
+    "steps that take turns is in {speed}.md (benchmarks). FLOP: convolutions and matrix "
     "products of one step, forward and backward, on this network. StdC takes a plain step, but more of them: {match:g} "
     "times Std's epochs. The paper's seconds are per {unit}."
 )
@@ -81,7 +81,7 @@ class _Content:
     @property
     def curves(self) -> dict[str, dict[str, list[Curve]]]:
         panels = {"Phase I, task A": "A", "Phase II, task A again": "AA", "Task B": "AB B"}
-        return {
+        drawn = {
             title: {
                 m: found
                 for m in self.results.models
@@ -89,6 +89,7 @@ class _Content:
             }
             for title, phases in panels.items()
         }
+        return {title: models for title, models in drawn.items() if models}
 
     @property
     def grid(self) -> MatplotlibFigure | None:
@@ -257,7 +258,11 @@ def _cost(content: _Content) -> Table:
 
 
 def _cost_note(results: Results) -> str:
-    return _COST_NOTE.format(match=results.config.compute_match, unit=getattr(results.constants, "UNIT", "epoch"))
+    return _COST_NOTE.format(
+        match=results.config.compute_match,
+        unit=getattr(results.constants, "UNIT", "epoch"),
+        speed=getattr(results.constants, "SPEED", "classification-speed"),
+    )
 
 
 def _cost_rows(content: _Content) -> list[list[str]]:

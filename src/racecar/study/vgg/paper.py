@@ -10,6 +10,7 @@ ACCURACY: dict[str, tuple[float, ...]] = {
 }
 SECONDS = {"Std": 0.308, "RR^16": 0.636}  # per batch of 24, not per epoch
 UNIT = "batch"
+SPEED = "vgg-speed"
 WHAT = "top-5 accuracies on ImageNet, one run each"
 REGENERATION = CONTROL
 TABLES, BARS, CURVES = "Section 5.4", "Section 5.4", "Figures 22 and 23"

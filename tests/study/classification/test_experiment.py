@@ -1,5 +1,6 @@
 """A whole study on a small experiment: sources, heads, probes, shares, controls, interruption, divergence."""
 
+import itertools
 import math
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,19 @@ def test_phase_two_begins_where_phase_one_ended(finished) -> None:
             assert torch.equal(model.state_dict()[name], source[name])
         assert model.fc.out_features == (4 if phase == "AA" else 6)
         assert trainer.objective.rr is None  # phase II is plain
+
+
+def test_phases_draw_dropout_masks_of_their_own(finished) -> None:
+    """A mask that comes again is known to the network, which then answers by mask and not by image."""
+    masks = {}
+    for phase in ("A", "AA", "AB"):
+        run = Run(Variant("Std"), phase, 0)
+        _, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
+        drawn = []
+        trainer.objective.model.conv1.register_forward_hook(lambda *_: drawn.append(torch.rand(64)))  # noqa: B023
+        trainer.run(stop=lambda: True)
+        masks[phase] = drawn[0]
+    assert not any(torch.equal(masks[a], masks[b]) for a, b in itertools.combinations(masks, 2))
 
 
 def test_a_probe_trains_the_last_layer_alone(finished) -> None:

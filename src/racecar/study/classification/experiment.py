@@ -162,6 +162,10 @@ class Experiment(ABC):
         """What tables show, top-1 or top-5."""
         return "accuracy"
 
+    def order(self, run: Run) -> int:
+        """The seed of order and augmentation: every phase of a seed has the same."""
+        return run.seed
+
     def comparable(self, config: Config) -> bool:
         """Whether the paper's accuracies may stand beside this study's."""
         return True
@@ -401,6 +405,8 @@ def make_trainer(
         recipe,
         data,
         seed=run.seed,
+        phase=run.phase,
+        order=experiment.order(run),
         accelerator=accelerator,
         evaluations=config.evaluations,
         eval_modules=frozen,

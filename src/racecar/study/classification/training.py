@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -92,7 +93,10 @@ class Trainer:
         recipe: hyper-parameters.
         data: training and test images.
         seed: of order, augmentation and dropout.
+        phase: trainings that follow one another have names of their own. Were the next one to repeat the masks that
+            dropout drew in the last one, the network would know them again, and answer by mask.
         accelerator: device, processes, mixed precision.
+        order: seed of order and augmentation, if not ``seed``.
         evaluations: how often accuracy on ``test`` is measured in all, the last epoch included.
         eval_modules: modules that stay in evaluation mode while the rest trains (a linear probe's frozen part).
         shard: divide weights, gradients and the optimiser's moments among the processes (FSDP2, at the root).
@@ -106,14 +110,19 @@ class Trainer:
         *,
         seed: int,
         accelerator: Accelerator,
+        phase: str = "",
+        order: int | None = None,
         evaluations: int = 20,
         eval_modules: tuple[nn.Module, ...] = (),
         shard: bool = False,
     ) -> None:
         self.objective, self.recipe, self.data = objective, recipe, data
         self.accelerator, self.seed, self.eval_modules = accelerator, seed, eval_modules
+        self.salt = zlib.crc32(phase.encode())
         rank, world = accelerator.process_index, accelerator.num_processes
-        self.batches = data.batches(recipe.batch_size, seed, recipe.augmentation, rank, world)
+        self.batches = data.batches(
+            recipe.batch_size, seed if order is None else order, recipe.augmentation, rank, world
+        )
         if not len(self.batches):
             raise StudyError(f"{data.train_count} images cannot be shared by {world} processes")
         self.modules = [objective.model, *([objective.rr.decoder] if objective.rr and objective.rr.decoder else [])]
@@ -239,7 +248,8 @@ class Trainer:
     def _step(self, batch: Tensor, labels: Tensor, share: float) -> Tensor:
         """One step of the optimiser; sums over this process's images: cross entropy, penalty, right ones, images."""
         world = self.accelerator.num_processes
-        torch.manual_seed((self.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index)
+        number = (self.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index
+        torch.manual_seed(number ^ self.salt)  # within 32 bits, which is all that the CPU's generator takes
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.step, len(self.batches))
         try:

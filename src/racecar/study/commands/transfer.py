@@ -96,6 +96,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
                 data,
                 recipe,
                 seed=seed,
+                phase="transfer",
                 accelerator=accelerator,
                 frozen=frozen,
                 stop=stop,

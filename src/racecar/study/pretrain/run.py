@@ -132,6 +132,7 @@ def train(
     *,
     seed: int,
     accelerator: Accelerator,
+    phase: str = "",
     mirror: Mirror | None = None,
     frozen: tuple[nn.Module, ...] = (),
     stop: Callable[[], bool] = lambda: False,
@@ -147,6 +148,7 @@ def train(
         data: images.
         recipe: hyper-parameters.
         seed: of order, augmentation and dropout.
+        phase: see :class:`racecar.study.classification.training.Trainer`.
         accelerator: device, processes, precision.
         mirror: racecar's settings.
         frozen: modules that stay in evaluation mode.
@@ -171,6 +173,7 @@ def train(
             recipe,
             InMemory(data.train, data.test, data.normalisation, last),
             seed=seed,
+            phase=phase,
             accelerator=accelerator,
             evaluations=recipe.epochs,
             eval_modules=frozen,

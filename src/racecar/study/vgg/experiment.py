@@ -183,6 +183,10 @@ class Vgg(Experiment):
         assert isinstance(config, Config)
         return "top5" if config.streamed else "accuracy"
 
+    def order(self, run: Run) -> int:
+        """Every phase of a seed has other crops."""
+        return 3 * run.seed + (START, "A", "AA").index(run.phase)
+
     def comparable(self, config: experiment.Config) -> bool:
         """Only on photographs: the paper's numbers are top-5 accuracies on ImageNet."""
         assert isinstance(config, Config)

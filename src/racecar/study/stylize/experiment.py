@@ -88,7 +88,7 @@ class Config:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "small": {"seeds": 4, "size": 192, "steps": 200},
+    "small": {"seeds": 3, "size": 192, "steps": 200},
     "quick": {"seeds": 1, "size": 96, "steps": 40},
 }
 

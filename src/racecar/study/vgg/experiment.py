@@ -95,7 +95,7 @@ def preset(name: str) -> dict[str, Any]:
     if name != "paper":
         epochs = {"start": 8, "a": 12, "aa": 6} if name == "small" else {"start": 2, "a": 1, "aa": 1}
         found |= {"streamed": False, "size": 32, "pool": 1, "width": 16, "weight": 1e-7, "decoders": 0}
-        found |= {"seeds": 4, "train_images": 20_000, "test_images": 5_000, "evaluations": 12}
+        found |= {"seeds": 3, "train_images": 20_000, "test_images": 5_000, "evaluations": 12}
         for phase in epochs:
             found |= {
                 f"{phase}.learning_rate": 0.02,

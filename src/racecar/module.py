@@ -90,6 +90,7 @@ class Racecar(nn.Module):
         self._options = Options(layers, start, reduction, input_range, norm_statistics, decoder is not None)
         self._palindromes: dict[bool, tuple[_Configuration, list[_Program]]] = {}
         self._pending: Tensor | None = None
+        self.check_finite = True
         palindrome = self._program(args, kwargs, training=True).palindrome
         self.register_buffer("lambdas", _check_weight(weight, len(palindrome.layers), model), persistent=False)
         self.training = model.training  # train() would change the modes of submodules that the user has set
@@ -106,6 +107,7 @@ class Racecar(nn.Module):
             NonFiniteError: the penalty of a layer is infinite or NaN. On an accelerator this is reported one call
                 later, so that it need not be waited for; under ``torch.compile`` it is not checked, and neither is
                 whether the model's modes, hooks or sizes ask for another palindrome than at the last plain call.
+                Set ``check_finite`` to False where one of several processes must not stop alone.
         """
         if not self.training:
             return self.model(*args, **kwargs)
@@ -113,7 +115,7 @@ class Racecar(nn.Module):
         program = self._program(args, kwargs, training=self.model.training)
         output, distances = program.train(self.model, self.decoder, args, kwargs)
         terms = self.lambdas * distances
-        if not torch.compiler.is_compiling():
+        if self.check_finite and not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
         return output, terms.sum()
 

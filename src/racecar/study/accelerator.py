@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 
 from racecar.study.runs import StudyError
 
@@ -20,7 +22,9 @@ def make_accelerator() -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     # Without an accelerator, Accelerate takes started processes for single ones unless told to use the CPU.
     cpu = started > 1 and not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu)
+    # One process may download and prepare a large set while the others wait.
+    patience = [InitProcessGroupKwargs(timeout=timedelta(hours=6))] if started > 1 else None
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=patience)
     if accelerator.num_processes != started:
         raise StudyError(
             f"{started} processes were started, but each finds {accelerator.num_processes}: start them by "

@@ -135,7 +135,7 @@ def plan(
     for phase in phases:
         if re.fullmatch(_PHASE, phase) is None:
             raise ValueError(f"no phase {phase!r}: use A, B, AA, AB, AB1 and so on, or a way of one such as AB-probe")
-    if "A" not in phases and any(p.startswith("A") for p in phases):
+    if "A" not in phases and any(p.startswith("A") and p != START for p in phases):
         raise ValueError("phase II continues from phase I: add A to the phases")
     runs = []
     for phase in sorted(phases, key=lambda p: (p != START, len(p.partition("-")[0]))):

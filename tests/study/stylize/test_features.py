@@ -72,6 +72,18 @@ def test_average_pooling_takes_the_place_of_max_pooling(vgg) -> None:
     torch.testing.assert_close(found, vgg.features[5:7](nn.functional.avg_pool2d(vgg.features[:4](x), 2)))
 
 
+def test_what_follows_in_place_does_not_change_a_feature() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3))
+    x = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(Extractor(model, ["0", "2"])(x)["0"], model[0](x))
+
+
+def test_a_pooling_that_was_replaced_can_be_named(vgg) -> None:
+    x = torch.randn(1, 3, 32, 32)
+    found = Extractor(vgg, ["features.4"], "avg")(x)["features.4"]
+    torch.testing.assert_close(found, nn.functional.avg_pool2d(vgg.features[:4](x), 2))
+
+
 @pytest.mark.parametrize(
     ("make", "layers", "message"),
     [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -158,15 +158,20 @@ class Experiment(ABC):
         """Of the images of task A that a study has kept."""
         return self.normalisation(config, self.kept(study, config)["A"])
 
-    def measure(self, config: Config) -> Literal["accuracy", "top5"]:
-        """What tables show, top-1 or top-5."""
+    def measure(self, config: Config, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
+        """What tables show, top-1 or top-5.
+
+        Args:
+            config: of the study.
+            about: the content of study.json.
+        """
         return "accuracy"
 
     def order(self, run: Run) -> int:
         """The seed of order and augmentation: every phase of a seed has the same."""
         return run.seed
 
-    def comparable(self, config: Config) -> bool:
+    def comparable(self, config: Config, about: Mapping[str, Any]) -> bool:
         """Whether the paper's accuracies may stand beside this study's."""
         return True
 

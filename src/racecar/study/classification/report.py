@@ -49,8 +49,8 @@ _COST_NOTE = (
     "times Std's epochs. The paper's seconds are per {unit}."
 )
 _ERROR_NOTE = (
-    "Error: mean squared difference of I and I' over the variance of I, on 1000 test images, so that 1 is as good as "
-    "the mean image value. Correlation: over the pixels of an image."
+    "Error: mean squared difference of I and I' over the variance of I, on {count} test images, so that 1 is as good "
+    "as the mean image value. Correlation: over the pixels of an image."
 )
 
 
@@ -62,6 +62,7 @@ class _Content:
     pictures: Regenerated | None
     absent: str  # why there are no pictures
     work: dict[str, float]
+    samples: int  # test images that the regeneration error is measured on
 
     @property
     def bars(self) -> dict[str, list[Bar]]:
@@ -164,7 +165,7 @@ def _gather(study: Study, experiment: Experiment, config: Config) -> _Content:
             absent = f"Regenerated inputs are not shown: {error}"
     with suppress(StudyError, racecar.RacecarError):  # else a column of dashes
         work = step_work(study, experiment, config, results.variants)
-    return _Content(results, pictures, absent, work)
+    return _Content(results, pictures, absent, work, experiment.regenerated)
 
 
 def page(study: Study, experiment: Experiment, config: Config) -> Page:
@@ -239,13 +240,15 @@ def _regenerated(content: _Content) -> list[Block]:
     grid = content.grid
     picture: Block = Text(content.grid_caption)
     if grid is not None:
-        picture = Figure(svg(grid), f"**Figure 5**. {content.grid_caption}", "Regenerated test images per model")
+        where = content.results.constants.REGENERATION
+        title = "" if where == CONTROL else f"**{where.partition(',')[0]}**. "
+        picture = Figure(svg(grid), f"{title}{content.grid_caption}", "Regenerated test images per model")
     rows: list[Sequence[object]] = [
         [model_cell(model), *((error, correlation, n) if n else (None, None, 0))]
         for model, error, correlation, n in content.regeneration_rows
     ]
     columns = [Column("model"), *(Column(t, numeric=True) for t in ("error, mean ± sd", "correlation, mean ± sd", "n"))]
-    note = f"{_ERROR_NOTE} {content.results.sources}"
+    note = f"{_error_note(content)} {content.results.sources}"
     return [picture, Table(columns, rows, "How much of the input the reverse pass brings back after phase I.", note)]
 
 
@@ -255,6 +258,10 @@ def _cost(content: _Content) -> Table:
     rows = [[model_cell(row[0]), *(None if c == "not run" else c for c in row[1:])] for row in _cost_rows(content)]
     note = f"{_cost_note(results)} {results.sources}"
     return Table(columns, rows, f"Seconds per epoch, beside those of {results.constants.CURVES}.", note)
+
+
+def _error_note(content: _Content) -> str:
+    return _ERROR_NOTE.format(count=content.samples)
 
 
 def _cost_note(results: Results) -> str:
@@ -318,7 +325,12 @@ def _lines(content: _Content, experiment: Experiment, command: str) -> list[str]
     missing = results.not_run()
     tables = (
         ("Accuracy", ["model", "n", "mean ± sd", "95 % CI", "runs by seed", "paper, mean ± sd"], rows, content.notes),
-        ("Regenerated inputs", ["model", "error", "correlation", "n"], regenerated, f"{_ERROR_NOTE} {results.sources}"),
+        (
+            "Regenerated inputs",
+            ["model", "error", "correlation", "n"],
+            regenerated,
+            f"{_error_note(content)} {results.sources}",
+        ),
         (
             "Cost",
             _COST,

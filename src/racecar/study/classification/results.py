@@ -60,12 +60,13 @@ class Results(results.Results):
     def load(cls, study: Study, experiment: Experiment, config: Config) -> Results:
         """Read the finished runs of a configuration."""
         paper = importlib.import_module(f"racecar.study.{experiment.name}.paper")
-        runs, measure = config.runs(), experiment.measure(config)
+        runs, about = config.runs(), study.about()
+        measure = experiment.measure(config, about)
         metrics = load_metrics(study, runs)
         if measure != "accuracy":
             metrics = {r: _measured(m, measure) for r, m in metrics.items()}
-        theirs = paper.ACCURACY if experiment.comparable(config) else {}
-        return cls(runs, metrics, theirs, config, paper, study.about(), measure)
+        theirs = paper.ACCURACY if experiment.comparable(config, about) else {}
+        return cls(runs, metrics, theirs, config, paper, about, measure)
 
     @property
     def variants(self) -> list[Variant]:
@@ -255,12 +256,12 @@ class Results(results.Results):
         if self.config.seeds < theirs:
             lines.append(f"The paper has {theirs} runs of each model, this configuration {self.config.seeds}.")
         preset = re.search(r"(\w+) preset", str(self.about.get("setting", "")))
-        if preset is None or preset[1] != "paper":
+        if preset is None or preset[1] != "paper" or not self.paper:
             recipes = {r.phase: self.config.recipe(r) for r in self.runs if not r.way or r.phase == START}
             epochs = ", ".join(f"{phase} {recipe.epochs}" for phase, recipe in recipes.items())
             images = self.config.train_images
             lines.append(
-                f"The paper preset (all images, the paper's epochs) was not run: these numbers are from "
+                "The paper preset as it is (all images, the paper's epochs) was not run: these numbers are from "
                 f"{'all' if images is None else images} training images per task and epochs {epochs}."
             )
         if "original file was not at hand" in self.sources:

@@ -123,6 +123,11 @@ class Trainer:
         self.batches = data.batches(
             recipe.batch_size, seed if order is None else order, recipe.augmentation, rank, world
         )
+        if recipe.batch_size < world:
+            raise StudyError(f"batches of {recipe.batch_size} images cannot be shared by {world} processes")
+        if objective.rr is not None and world > 1:
+            # One process alone must not leave the others waiting: all find it in the sums of the epoch.
+            objective.rr.check_finite = False
         if not len(self.batches):
             raise StudyError(f"{data.train_count} images cannot be shared by {world} processes")
         self.modules = [objective.model, *([objective.rr.decoder] if objective.rr and objective.rr.decoder else [])]

@@ -133,17 +133,28 @@ def _opened(experiment: Experiment, config: Config, folder: Path, options: Names
     study = runs.open_study(folder, experiment, config)
     study.sweep()
     study.add_command()
-    if options.data != "hub" or "data" not in study.about():
-        study.note(data=options.data)
+    known = study.about().get("data")
+    given = str(Path(options.data).resolve()) if Path(options.data).exists() else options.data
+    study.note(data=given if given != "hub" else known or given)
+    try:
+        work = _prepared(study, experiment, config, options)
+    except BaseException:
+        study.note(data=known)  # what was wrong is not where the next call looks
+        raise
+    recipe = f"{getattr(options, 'recipe', 'paper')} recipe, " if experiment.name != "vgg" else ""
+    study.note(setting=f"{recipe}{options.preset} preset")
+    growing.remember(study, config)
+    return study, work
+
+
+def _prepared(study: Study, experiment: Experiment, config: Config, options: Namespace) -> tuple[int, int]:
+    """Keep the data where it is not kept yet; how much work there is and is done."""
     work = division.work(study, config.runs(), partial(runs.cost, config))
     if work[1] < work[0] and not experiment.kept(study, config):
         loaded, sources = experiment.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
         experiment.keep(study, loaded)
         study.note(sources=sources)
-    recipe = f"{getattr(options, 'recipe', 'paper')} recipe, " if experiment.name != "vgg" else ""
-    study.note(setting=f"{recipe}{options.preset} preset")
-    growing.remember(study, config)
-    return study, work
+    return work
 
 
 def _together(experiment: Experiment, config: Config, folder: Path, options: Namespace) -> int:

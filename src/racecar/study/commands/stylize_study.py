@@ -59,7 +59,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     """Stylize what is missing and write the report."""
     names = {f.name for f in dataclasses.fields(Config)}
     config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
-    if options.pictures is None:
+    if options.pictures is None and config.phases == Config().phases:
         config = dataclasses.replace(config, phases=[p for p in config.phases if p == "shapes"])
     pictures = Path(options.pictures).resolve() if options.pictures is not None else None
     sources = Sources(Path(options.vgg or f"runs/vgg-{options.preset}"), pictures, options.judge)
@@ -72,6 +72,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     workers = worker_count(options.workers)
     study = experiment.open_study(Path(options.out or f"runs/stylize-{options.preset}"), config)
     study.sweep()
+    experiment.agree(study, experiment.fingerprints(sources, config))
     study.add_command()
     planned, cost = config.runs(), partial(experiment.cost, config)
     trained = read_json(sources.vgg / "study.json")
@@ -83,6 +84,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         judge=words or study.about().get("judge"),
     )
     growing.remember(study, config)
+    experiment.judge_finished(study, config, sources)
     shares = [(study.folder, config, sources, chain) for chain in division.chains(planned, cost, workers)]
     return carry_out(study, f"{len(planned)} runs", division.work(study, planned, cost), _stylize, shares)
 

@@ -137,7 +137,10 @@ def _shapes(content: str, style: str, size: int) -> Pair:
 def _body(horse: Tensor) -> Tensor:
     """Where a brown animal stands on green: red well above green, [h, w] bool."""
     red, green, blue = horse[0]
-    return (red - green > 0.12) & (red > blue)
+    body = (red - green > 0.12) & (red > blue)
+    if not body.any():
+        raise StudyError("the picture of a horse has no brown pixels: its body is told from the grass by its colour")
+    return body
 
 
 def _grass(picture: Tensor, body: Tensor) -> float:
@@ -154,6 +157,8 @@ def _detail(name: str, photograph: Tensor, factor: int) -> Pair:
     half = photograph.shape[3] // 2
     style, reference = photograph[..., :half], photograph[..., -half:]
     height, width = reference.shape[2:]
+    if factor > min(height, width):
+        raise StudyError(f"the half of {name} has {width} × {height} pixels: too small for a factor of {factor}")
     small = F.interpolate(reference, (height // factor, width // factor), mode="area")
     low = F.interpolate(small, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +20,11 @@ from racecar.study import growing
 from racecar.study.accelerator import make_accelerator
 from racecar.study.protocol import Run, Variant
 from racecar.study.runs import Progress, Study, StudyError, write_json
-from racecar.study.stylize.comparisons import COMPARISONS, Pair, pairs
+from racecar.study.stylize.comparisons import COMPARISONS, FILES, Pair, pairs
 from racecar.study.stylize.judge import Judge
 from racecar.study.stylize.networks import open_network
 from racecar.study.stylize.optimise import Settings, Stylization
-from racecar.study.stylize.pictures import write_picture
+from racecar.study.stylize.pictures import read_picture, write_picture
 
 NAME = "stylize"
 
@@ -140,6 +141,54 @@ def check(sources: Sources, config: Config) -> None:
         pairs(comparison, sources.pictures, config.size, config.factor)
 
 
+def fingerprints(sources: Sources, config: Config) -> dict[str, int]:
+    """Of every network and picture that decides a result, by name."""
+    files = {
+        f"network {r.variant.name}, seed {r.seed}": sources.network(r) / "model.safetensors" for r in config.runs()
+    }
+    for name in dict.fromkeys(n for c in config.phases for n in FILES.get(c, ())):
+        assert sources.pictures is not None  # else check() has refused
+        files[f"picture {name}"] = next(iter(sorted(sources.pictures.glob(f"{name}.*"))))
+    if sources.judge is not None:
+        network = open_network(sources.judge).network
+        judge = sum(zlib.crc32(t.contiguous().numpy().tobytes()) for t in network.state_dict().values())
+        return {n: zlib.crc32(p.read_bytes()) for n, p in files.items()} | {"judge": judge}
+    return {n: zlib.crc32(p.read_bytes()) for n, p in files.items()}
+
+
+def agree(study: Study, found: Mapping[str, int]) -> None:
+    """Keep the fingerprints beside those of earlier calls.
+
+    Raises:
+        StudyError: a network, a picture or the judge is another one than before.
+    """
+    known = study.about().get("fingerprints", {})
+    if other := [n for n, v in found.items() if known.get(n, v) != v]:
+        raise StudyError(
+            f"{', '.join(other)}: not what {study.folder} has used before. Bring it back, or choose another --out"
+        )
+    study.note(fingerprints={**known, **found})
+
+
+def judge_finished(study: Study, config: Config, sources: Sources) -> None:
+    """What the judge says of pictures that were made before it was given."""
+    for run in config.runs():
+        metrics = study.metrics(run)
+        if metrics is None or sources.judge is None or run.way == "shapes" or "judge" in str(sorted(metrics)):
+            continue
+        for pair, kept in zip(
+            pairs(run.way, sources.pictures, config.size, config.factor), metrics["pictures"], strict=True
+        ):
+            kept |= _judged(sources.judge, pair, read_picture(study.path(run) / f"{pair.name}.png"))
+        write_json(study.path(run) / "run.json", metrics | _means(metrics["pictures"]))
+
+
+def _means(pictures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of every number that all pictures have."""
+    names = {k for p in pictures for k, v in p.items() if isinstance(v, float) and k != "seconds"}
+    return {k: sum(p[k] for p in pictures) / len(pictures) for k in sorted(names) if all(k in p for p in pictures)}
+
+
 def cost(config: Config, run: Run) -> int:
     """Steps of all pictures of a run."""
     return config.steps * {"shapes": 3, "building": 2, "horse": 1, "detail": 2}[run.way]
@@ -231,9 +280,7 @@ def _stylize(
         save(None)
         if stop() and len(done) * config.steps < total:
             return False
-    numbers = {k for d in done for k, v in d.items() if isinstance(v, float) and k != "seconds"}
-    means = {k: sum(d[k] for d in done) / len(done) for k in sorted(numbers) if all(k in d for d in done)}
-    metrics = {"model": run.model, "seed": run.seed, "network": seeing.words, **means, "pictures": done}
+    metrics = {"model": run.model, "seed": run.seed, "network": seeing.words, **_means(done), "pictures": done}
     write_json(folder / "run.json", metrics)
     study.drop_progress(slot)
     return True

@@ -50,6 +50,7 @@ class Extractor:
                     parent, _, child = name.rpartition(".")
                     new = nn.AvgPool2d(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
                     setattr(self.network.get_submodule(parent), child, new)
+        modules = dict(self.network.named_modules())
         self.layers = list(dict.fromkeys(layers))
         self._found: dict[str, Tensor] = {}
         for name in self.layers:
@@ -57,7 +58,7 @@ class Extractor:
 
     def _keep(self, name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
-            self._found[name] = output
+            self._found[name] = output.clone()  # what follows may work in place
             if len(self._found) == len(self.layers):
                 raise _ReachedError
 

@@ -46,7 +46,10 @@ def open_network(name: str) -> Seeing:
     """
     library = checkpoint.library(name)
     if library is not None:
-        return Seeing(_pretrained(library, name.partition(":")[2]), IMAGENET, name)
+        network = _pretrained(library, name.partition(":")[2])
+        own = getattr(network, "pretrained_cfg", {})  # timm's
+        seen = Normalisation(tuple(own["mean"]), tuple(own["std"])) if {"mean", "std"} <= own.keys() else IMAGENET
+        return Seeing(network, seen, name)
     path = Path(name)
     if path.is_dir() and (path / "model.json").exists():
         about = checkpoint.read_about(path)

@@ -100,6 +100,10 @@ class Stylization:
         p, a = ((t - self.mean) / self.std for t in (content, style))
         with torch.no_grad():
             of_content, of_style = self.extract(p), self.extract(a)
+            if flat := [t for t, f in of_style.items() if f.ndim != 4]:
+                raise StudyError(
+                    f"{', '.join(flat)} has no filters at positions: choose convolutions or what follows them"
+                )
             self.scale = dict.fromkeys(of_style, 1.0)
             if settings.features == "unit":
                 for t in of_style:

@@ -31,7 +31,8 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
     except IsADirectoryError as error:
         raise StudyError(f"{path} is a folder: give an image") from error
     except Exception as error:  # Pillow raises whatever the format's reader stumbles over
-        raise StudyError(f"{path} is not an image that can be read: {str(error).splitlines()[0]}") from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StudyError(f"{path} is not an image that can be read: {said}") from error
     if size is not None and max(picture.size) != size:
         scale = size / max(picture.size)
         shape = tuple(max(1, round(s * scale)) for s in picture.size)

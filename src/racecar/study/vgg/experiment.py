@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,7 +20,8 @@ from racecar.study.vgg import network, photographs
 from racecar.study.vgg.photographs import Crops, Photographs
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # also where other images are learnt
-HUB = "ILSVRC/imagenet-1k"
+HUB, CIFAR10 = "ILSVRC/imagenet-1k", "uoft-cs/cifar10"
+TRAIN = 1_281_167  # images of ImageNet-1k
 MANY = 100  # classes from which on top-5 is what tables show
 
 
@@ -121,8 +123,9 @@ class Vgg(Experiment):
     def load(self, source: str, config: experiment.Config, file: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
         """The one task, from the hub or any local set."""
         assert isinstance(config, Config)
-        source = HUB if source == "hub" else source
-        where = "the hub" if source == HUB else f"local files ({Path(source).name})"
+        if source == "hub":
+            source = HUB if config.streamed else CIFAR10
+        where = f"local files ({Path(source).name})" if Path(source).exists() else f"the hub ({source})"
         if config.streamed:
             found = photographs.load(source, config.crops, IMAGENET, workers=config.decoders)
             words = f"{len(found.classes)} classes of photographs from {where}, decoded while training"
@@ -148,7 +151,7 @@ class Vgg(Experiment):
             return
         pixels, labels = found.test_pixels(self.regenerated)
         Images(pixels, labels, found.classes).write(study.folder / "data-A-test.safetensors")
-        study.note(photographs=found.fingerprint())
+        study.note(photographs=found.fingerprint(), classes=len(found.classes))
 
     def kept(self, study: Study, config: experiment.Config) -> dict[str, Any]:
         """What :meth:`keep` wrote; photographs are opened where the last call has found them.
@@ -178,19 +181,17 @@ class Vgg(Experiment):
         """ImageNet's."""
         return IMAGENET
 
-    def measure(self, config: experiment.Config) -> Literal["accuracy", "top5"]:
+    def measure(self, config: experiment.Config, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
         """The paper's top-5 where there are many classes."""
-        assert isinstance(config, Config)
-        return "top5" if config.streamed else "accuracy"
+        return "top5" if about.get("classes", 0) >= MANY else "accuracy"
 
     def order(self, run: Run) -> int:
         """Every phase of a seed has other crops."""
         return 3 * run.seed + (START, "A", "AA").index(run.phase)
 
-    def comparable(self, config: experiment.Config) -> bool:
-        """Only on photographs: the paper's numbers are top-5 accuracies on ImageNet."""
-        assert isinstance(config, Config)
-        return config.streamed
+    def comparable(self, config: experiment.Config, about: Mapping[str, Any]) -> bool:
+        """Only on all of ImageNet: the paper's numbers are top-5 accuracies there."""
+        return about.get("photographs", [0])[0] == TRAIN
 
     def depth(self, config: experiment.Config) -> int:
         """All convolutions."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import multiprocessing
+import signal
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -105,14 +106,7 @@ class Split:
         """As even a share of every class as there is, drawn by seed 0; all if None."""
         if count is None or count >= len(self):
             return self
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        rank = torch.empty(len(self), dtype=torch.long)
-        labels = self.labels[order]
-        for label in labels.unique():
-            where = (labels == label).nonzero()[:, 0]
-            rank[where] = torch.arange(len(where))
-        chosen = order[rank.argsort(stable=True)[:count]].sort().values
-        return replace(self, rows=self.rows.select(chosen.tolist()), labels=self.labels[chosen])
+        return _rows(self, _stratified(self.labels)[:count].sort().values)
 
 
 class _Decoding(Dataset[tuple[Tensor, int] | str]):
@@ -134,7 +128,7 @@ class _Decoding(Dataset[tuple[Tensor, int] | str]):
         except Exception as error:  # Pillow raises whatever the format's reader stumbles over
             where = (content or {}).get("path") or f"row {row}"
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"{where} of {self.split.name} does not decode ({said}): mend or remove it, then go on"
+            return f"{where} of {self.split.name} does not decode ({said}): mend or replace it, then go on"
         return pixels.permute(2, 0, 1), int(self.split.labels[row])
 
 
@@ -143,6 +137,12 @@ def _collated(items: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor] | 
     if len(good) < len(items):
         return next(i for i in items if isinstance(i, str))
     return torch.stack([pixels for pixels, _ in good]), torch.tensor([label for _, label in good])
+
+
+def _undisturbed(worker: int) -> None:
+    """A signal to the whole group is for the training process, which saves its state; its end is the decoders' too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Keys:
@@ -180,6 +180,7 @@ class Loader:
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
+            worker_init_fn=_undisturbed,
             multiprocessing_context=multiprocessing.get_context("spawn") if workers else None,
         )
 
@@ -287,12 +288,16 @@ class Photographs:
 
     def some_tests(self, count: int) -> Tensor:
         """See :class:`racecar.study.classification.batches.Data`."""
-        return next(self._tests(range(1), count, 0))[0]
+        return next(Loader(self.test, self.crops, 0, self.device, self.normalisation)(self._spread(count)))[0]
 
     def test_pixels(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first test photographs, [n, 3, H, W] in uint8, and their labels."""
-        keys = [[(i, -1) for i in range(min(count, self.test_count))]]
-        return next(Loader(self.test, self.crops, 0, self.device, self.normalisation).decoded(keys))
+        """Test photographs from all over the set, [n, 3, H, W] in uint8, and their labels."""
+        return next(Loader(self.test, self.crops, 0, self.device, self.normalisation).decoded(self._spread(count)))
+
+    def _spread(self, count: int) -> list[list[Key]]:
+        """Image folders come sorted by class."""
+        count = min(count, self.test_count)
+        return [[(i * self.test_count // count, -1) for i in range(count)]]
 
     def fingerprint(self) -> list[int]:
         """Changes when there are other photographs, by their number and labels."""
@@ -318,7 +323,7 @@ def load(
 
     Args:
         source: a name on the hub, a folder of images by class, a folder with parquet shards, or a parquet file; without
-            a split to measure on, a tenth of every class is held out (classes with one photograph: of all).
+            a split to measure on, a tenth is held out, of every class alike as far as it goes.
         crops: how photographs are cut.
         normalisation: of pixels.
         workers: decoding processes.
@@ -338,10 +343,9 @@ def load(
     if chosen is not None:
         test, _ = _split(splits[chosen], f"{source} ({chosen})", image, label, classes)
     else:
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-        held = order[: max(1, len(train) // 10)].sort().values
-        rest = order[max(1, len(train) // 10) :].sort().values
-        test, train = _rows(train, held), _rows(train, rest)
+        order = _stratified(train.labels)
+        count = max(1, len(train) // 10)
+        test, train = (_rows(train, part.sort().values) for part in (order[:count], order[count:]))
     if not len(train):
         raise StudyError(f"{source} holds no photographs to train on")
     return Photographs(train, test, classes, crops, normalisation, workers)
@@ -359,6 +363,17 @@ def _split(
     labels, names = images.numbered(rows[label][:], names, classes, name)
     raw = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return Split(raw, labels, image, name), names
+
+
+def _stratified(labels: Tensor) -> Tensor:
+    """A shuffled order, by seed 0, of which any prefix holds as equal a share of every class as there is."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    place = torch.empty(len(labels))
+    shuffled = labels[order]
+    for label in shuffled.unique():
+        where = (shuffled == label).nonzero()[:, 0]
+        place[where] = (torch.arange(len(where)) + 0.5) / len(where)
+    return order[place.argsort(stable=True)]
 
 
 def _rows(split: Split, chosen: Tensor) -> Split:

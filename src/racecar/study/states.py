@@ -59,11 +59,9 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
             moments.setdefault(int(number), {})[key] = value
         known = optimiser.state_dict()
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        for number, state in moments.items():
-            own_parameter = parameters[number]
-            moments[number] = {
-                k: _shared(v, own_parameter if v.shape == own_parameter.shape else None) for k, v in state.items()
-            }
+        for place, values in moments.items():
+            of = parameters[place]
+            moments[place] = {k: _shared(v, of if v.shape == of.shape else None) for k, v in values.items()}
         optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
         # Files hold contiguous tensors; fused optimisers read moments in the memory order of their parameter.
         for parameter, state in optimiser.state.items():

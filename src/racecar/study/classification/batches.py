@@ -69,6 +69,20 @@ class Data(Protocol):
         """The first test images, [n, C, H, W] in float32."""
 
 
+def batch_count(images: int, size: int, world: int) -> int:
+    """Batches per epoch: one image has no batch statistics, and every process needs one."""
+    full, rest = divmod(images, size)
+    return full + (rest >= max(2, world))
+
+
+def shares(images: int, size: int, rank: int, world: int, first: int = 0) -> Iterator[tuple[slice, float]]:
+    """This process's places in every batch from number ``first`` on, and their weight, see :meth:`Epochs.epoch`."""
+    for number in range(first, batch_count(images, size, world)):
+        start, stop = number * size, min((number + 1) * size, images)
+        mine = slice(start + rank, stop, world)
+        yield mine, len(range(mine.start, mine.stop, mine.step)) * world / (stop - start)
+
+
 @dataclass(frozen=True)
 class Normalisation:
     """Pixels between 0 and 1, minus a mean, over a deviation, per channel."""
@@ -126,8 +140,7 @@ class Batches:
     world: int = 1
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.images), self.size)
-        return full + (rest >= max(2, self.world))  # one image has no batch statistics, and every process needs one
+        return batch_count(len(self.images), self.size, self.world)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """See :class:`Epochs`."""
@@ -137,16 +150,13 @@ class Batches:
         pad = max(1, self.images.shape[1] // 8)
         shifts = torch.randint(2 * pad + 1, (count, 2), generator=generator).to(device)
         mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
-        for number in range(first, len(self)):
-            whole = slice(number * self.size, min((number + 1) * self.size, count))
-            mine = slice(whole.start + self.rank, whole.stop, self.world)
+        for mine, weight in shares(count, self.size, self.rank, self.world, first):
             chosen = order[mine]
             pixels = self.images.pixels[chosen]
             if self.augmentation != "none":
                 mirror = mirrored[mine] if self.augmentation == "flip-crop" else None
                 pixels = _cropped(pixels, shifts[mine], pad, mirror)
             batch = self.normalisation(pixels, channels_last=self.channels_last)
-            weight = len(chosen) * self.world / (whole.stop - whole.start)
             yield batch, self.images.labels[chosen], weight
 
 

@@ -149,6 +149,20 @@ def open_source(source: str) -> dict[str, Any]:
         raise StudyError(f"cannot read the data set {source}: {said}") from error
 
 
+def open_splits(source: str, validation: str | None) -> tuple[dict[str, Any], str, str | None]:
+    """The splits, the name of the one to train on and of the one to measure on, if there is one.
+
+    Raises:
+        StudyError: nothing to read, or no split ``validation``.
+    """
+    splits = open_source(source)
+    train = "train" if "train" in splits else next(iter(splits))
+    chosen = validation or next((n for n in VALIDATION if n in splits and n != train), None)
+    if chosen is not None and chosen not in splits:
+        raise StudyError(f"{source} has no split {chosen!r}, only {', '.join(splits)}")
+    return splits, train, chosen
+
+
 def columns(split: Any, source: str, image: str | None = None, label: str | None = None) -> tuple[str, str]:
     """The names of the columns that hold the images and the labels, unless given.
 
@@ -366,11 +380,7 @@ def train_and_validation(
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    splits = open_source(source)
-    train_name = "train" if "train" in splits else next(iter(splits))
-    chosen = validation or next((n for n in VALIDATION if n in splits and n != train_name), None)
-    if chosen is not None and chosen not in splits:
-        raise StudyError(f"{source} has no split {chosen!r}, only {', '.join(splits)}")
+    splits, train_name, chosen = open_splits(source, validation)
     image, label = columns(splits[train_name], source, image, label)
     options: dict[str, Any] = {"image": image, "label": label, "size": size, "skip_bad": skip_bad}
     train, bad = decode(splits[train_name], f"{source} ({train_name})", channels=channels, **options)

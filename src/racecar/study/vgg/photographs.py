@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from racecar.study.classification import images
-from racecar.study.classification.batches import Augmentation, Batch, Normalisation
+from racecar.study.classification.batches import Augmentation, Batch, Normalisation, batch_count, shares
 from racecar.study.runs import StudyError
 
 RATIOS = (3 / 4, 4 / 3)  # of a training crop's sides
@@ -215,21 +215,16 @@ class _Epochs:
     world: int
 
     def __len__(self) -> int:
-        full, rest = divmod(self.count, self.size)
-        return full + (rest >= max(2, self.world))
+        return batch_count(self.count, self.size, self.world)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Batches of an epoch from number ``first`` on."""
         draw = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         order = torch.randperm(self.count, generator=draw).tolist()
         seeds = torch.randint(2**62, (self.count,), generator=draw).tolist()
-        keys, weights = [], []
-        for number in range(first, len(self)):
-            whole = range(number * self.size, min((number + 1) * self.size, self.count))
-            mine = whole[self.rank :: self.world]
-            keys.append([(order[i], seeds[i]) for i in mine])
-            weights.append(len(mine) * self.world / len(whole))
-        for (batch, labels), weight in zip(self.loader(keys), weights, strict=True):
+        parts = list(shares(self.count, self.size, self.rank, self.world, first))
+        keys = [list(zip(order[mine], seeds[mine], strict=True)) for mine, _ in parts]
+        for (batch, labels), (_, weight) in zip(self.loader(keys), parts, strict=True):
             yield batch, labels, weight
 
 
@@ -333,11 +328,7 @@ def load(
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    splits = images.open_source(source)
-    train_name = "train" if "train" in splits else next(iter(splits))
-    chosen = validation or next((n for n in images.VALIDATION if n in splits and n != train_name), None)
-    if chosen is not None and chosen not in splits:
-        raise StudyError(f"{source} has no split {chosen!r}, only {', '.join(splits)}")
+    splits, train_name, chosen = images.open_splits(source, validation)
     image, label = images.columns(splits[train_name], source, image, label)
     train, classes = _split(splits[train_name], f"{source} ({train_name})", image, label, None)
     if chosen is not None:

@@ -54,15 +54,6 @@ class Sorting(nn.Module):
         return self.head(torch.logcumsumexp(self.encoder(x), 1))
 
 
-class Product(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.c(self.a(x) * self.b(x))
-
-
 class Branch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +120,6 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"aten.cumprod.default in module 'encoder' | aten.logcumsumexp.default in module '\(the model itself\)' "
         r"| racecar.register_reverse | start=",
     ),
-    "product": (lambda: Racecar(Product(), vectors()), IrreversibleError, "aten.mul.Tensor | 2 operands | register"),
     # layers
     "unknown layer": (
         lambda: Racecar(cnn(), images(), layers=["conv_1"]),

@@ -28,14 +28,13 @@ class Explanation:
         """The cells as text, one tuple per step, in the order of ``columns``."""
         rows: list[tuple[str, ...]] = []
         for step in self.steps:
-            compared = step.compared is not None
             rows.append(
                 (
                     step.layer or "(model)",
                     step.forward,
                     step.reverse,
                     "×".join(map(str, step.shape)) if step.mirrored else "",
-                    ("yes" if compared else "no") if step.mirrored else "",
+                    _compared(step) if step.mirrored else "",
                     f"{step.flops / 1e6:.3g}" if step.flops else "",
                     f"{self.lambdas[step.compared]:g}" if step.compared is not None else "",
                 )
@@ -57,3 +56,9 @@ class Explanation:
             f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
             f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
         )
+
+
+def _compared(step: Step) -> str:
+    if step.compared is None:
+        return "no"
+    return "yes" if step.known == 1 else f"{step.known:.2%} of it"

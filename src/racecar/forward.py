@@ -68,6 +68,10 @@ class ForwardGraph:
         inputs: placeholders of the flattened user inputs.
         in_spec / out_spec: how inputs and outputs nest.
         shapes: which other shapes of the inputs take the same path through the model's Python code.
+        data: values that change with the network's input.
+        coefficients: of a product of two activations the position of the one that is not estimated.
+        averages: products whose coefficient is attention weights.
+        pointwise: the last operation of a norm or activation spelled out → the value that it is a function of.
     """
 
     graph: fx.Graph
@@ -80,6 +84,9 @@ class ForwardGraph:
     outputs: list[Any]
     shapes: Shapes
     data: set[fx.Node] = field(default_factory=set)
+    coefficients: dict[fx.Node, int] = field(default_factory=dict)
+    averages: set[fx.Node] = field(default_factory=set)
+    pointwise: dict[fx.Node, fx.Node] = field(default_factory=dict)
     root: nn.Module = field(default_factory=nn.Module)
 
     def depends_on_input(self, value: object) -> bool:
@@ -109,10 +116,30 @@ def _stack(node: fx.Node) -> list[tuple[str, str]]:
     ]
 
 
+def nodes_in(value: Any) -> list[fx.Node]:
+    """Every node in a nest of arguments, repeated ones repeated."""
+    found: list[fx.Node] = []
+
+    def note(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(value, note)
+    return found
+
+
+def tensor_arguments(node: fx.Node) -> list[fx.Node]:
+    """The tensor arguments in the order of the call, repeated ones repeated."""
+    found = nodes_in((node.args, node.kwargs))
+    return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
+
+
 def export_forward(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool, sizes_vary: bool = False
 ) -> ForwardGraph:
     """Export ``model`` as it is configured now (every submodule in its own mode) and clean the graph.
+
+    The batch may vary; other sizes too if ``sizes_vary``, which can take the tracer far longer.
 
     The model is left as it was: hooks, modes, buffers, random state.
 
@@ -126,9 +153,9 @@ def export_forward(
     with _pristine(model, training):
         try:
             try:
-                program = _trace(model, args, kwargs, dims=None)
+                program = _trace(model, args, kwargs, dims=None if sizes_vary else 1)
             except Exception as error:
-                if _DATA_DEPENDENT in str(error):
+                if not sizes_vary or _DATA_DEPENDENT in str(error):
                     raise
                 # The algebra of sizes may be too much for the tracer (some strides on some sizes): vary the batch
                 # alone, and derive anew for other sizes.
@@ -376,6 +403,9 @@ def _out_of_place(forward: ForwardGraph) -> None:
                 f"{node.target} at {module_path(node) or 'the model'} changes a view in place and the change is read "
                 f"through another tensor by {later[0].target}: write it without the in-place operation"
             )
+        if node.target is aten.bernoulli_.float:
+            node.target = aten.bernoulli.p
+            continue
         packet = getattr(aten, name[:-1], None)
         if packet is None or overload not in packet.overloads():
             raise ExportError(f"no out-of-place form of {node.target} at {module_path(node) or 'the model'}")
@@ -403,12 +433,23 @@ def _fold_activations(graph: fx.Graph) -> None:
                 graph.erase_node(dead)
 
 
+_CREATORS = ("new_empty", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like", "zeros_like")
+
+
+def _creates(node: fx.Node) -> bool:
+    """Whether an operation reads of its argument nothing but shape, dtype and device."""
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    return name in (*_CREATORS, "rand_like", "randn_like", "randint_like")
+
+
 def _data_nodes(forward: ForwardGraph) -> set[fx.Node]:
     """Values that change with the user's input; sizes and other numbers read off it are not data."""
     data = set(forward.inputs)
     for node in forward.graph.nodes:
         is_tensor = isinstance(node.meta.get("val"), Tensor | list | tuple)
-        if node.op == "call_function" and is_tensor and any(a in data for a in node.all_input_nodes):
+        if node.op != "call_function" or not is_tensor or _creates(node):
+            continue
+        if any(a in data for a in node.all_input_nodes):
             data.add(node)
     return data
 

@@ -10,7 +10,9 @@ from torch import Tensor
 Reduction = Literal["mean", "sum"]
 
 
-def half_squared_distance(forward: Tensor, reverse: Tensor, reduction: Reduction = "mean") -> Tensor:
+def half_squared_distance(
+    forward: Tensor, reverse: Tensor, reduction: Reduction = "mean", known: Tensor | None = None
+) -> Tensor:
     """½‖L_m − L'_m‖², without its λ_m.
 
     Args:
@@ -18,6 +20,7 @@ def half_squared_distance(forward: Tensor, reverse: Tensor, reduction: Reduction
         reverse: L'_m, the same shape.
         reduction: ``"sum"`` over batch and units, as the paper's λ need (TensorFlow's ``l2_loss``); ``"mean"`` per
             element, independent of batch and layer size.
+        known: which entries of L'_m are known, a bool tensor that broadcasts; the others take no part. None: all.
 
     Returns:
         A scalar in at least single precision.
@@ -25,5 +28,11 @@ def half_squared_distance(forward: Tensor, reverse: Tensor, reduction: Reduction
     difference = forward - reverse
     if difference.dtype in (torch.float16, torch.bfloat16):
         difference = difference.float()
+    if known is not None:
+        difference = torch.where(known, difference, 0)
     squared = difference.square()
-    return 0.5 * (squared.sum() if reduction == "sum" else squared.mean())
+    if reduction == "sum":
+        return 0.5 * squared.sum()
+    if known is None:
+        return 0.5 * squared.mean()
+    return 0.5 * squared.sum() / (known.sum() * (squared.numel() // known.numel()))

@@ -158,7 +158,10 @@ class Racecar(nn.Module):
         for program in programs:
             if program.fits(args, kwargs):
                 return program
-        program = _Program.derive(self.model, args, kwargs, self._options, training=training)
+        # Most models see one size: it is only when another comes that the graph must hold for any.
+        program = _Program.derive(
+            self.model, args, kwargs, self._options, training=training, sizes_vary=bool(programs)
+        )
         layers, lambdas = program.palindrome.layers, self._buffers.get("lambdas")
         if lambdas is not None and len(layers) != len(lambdas):
             raise ArgumentError(
@@ -215,7 +218,8 @@ class _Program:
         leaves: list[Any],
     ) -> None:
         self.palindrome, self.constants, self.shapes = palindrome, constants, shapes
-        self.fixed, self.seen = _fixed(leaves), {_sizes(leaves)}
+        self.fixed, self.derived = _fixed(leaves), _sizes(leaves)
+        self.seen = {self.derived}
         self.names = weights
         self.owners = [name.rpartition(".")[::2] for name in weights]
         self.twins = [name.rpartition(".")[::2] for name in palindrome.decoder]
@@ -245,10 +249,12 @@ class _Program:
         options: Options,
         *,
         training: bool,
+        sizes_vary: bool,
     ) -> _Program:
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         enough = at_least_two(leaves)
-        forward = export_forward(model, *pytree.tree_unflatten(enough, in_spec), training=training)
+        call = pytree.tree_unflatten(enough, in_spec)
+        forward = export_forward(model, *call, training=training, sizes_vary=sizes_vary)
         palindrome = build(forward, model, enough, options)
         if enough is not leaves:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
@@ -265,6 +271,9 @@ class _Program:
         leaves = self._inputs(args, kwargs)
         if self.fixed != _fixed(leaves):
             return False
+        if self.palindrome.sized is not None:  # a mask of what is known fits these sizes alone
+            first = 1 if self.palindrome.sized == "shape" else 0
+            return [s[first:] for s in _sizes(leaves)] == [s[first:] for s in self.derived]
         if (sizes := _sizes(leaves)) not in self.seen and self.shapes.allow(leaves):
             self.seen.add(sizes)
         return sizes in self.seen

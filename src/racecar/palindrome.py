@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,13 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from racecar.errors import ArgumentError, IrreversibleError, RuleError
-from racecar.forward import ForwardGraph, module_path
+from racecar.forward import ForwardGraph, module_path, nodes_in, tensor_arguments
+from racecar.knowledge import Known, mean_of_known, narrowed, nothing, passed_on, united, unknown_as_nan
 from racecar.loss import half_squared_distance
+from racecar.products import analyse
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
-from racecar.rules.registry import Rule, unchanged
-from racecar.selection import Options, Selection, nodes_in, rule_of, tensor_arguments
+from racecar.rules.registry import Rule, filled, unchanged
+from racecar.selection import Options, Selection, rule_of
 
 aten = torch.ops.aten
 
@@ -39,6 +41,7 @@ class Step:
         compared: the position of λ_m if L_m, this layer's input, is compared; else None.
         shape: shape of L_m in the example.
         flops: floating-point operations of the layer for the example, the same in both directions.
+        known: share of L_m's entries that the reverse pass regenerates; the others take no part in the loss.
     """
 
     layer: str
@@ -48,6 +51,15 @@ class Step:
     compared: int | None
     shape: tuple[int, ...]
     flops: int
+    known: float = 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the reverse pass regenerates of one value, and which entries of it are known."""
+
+    node: fx.Node
+    known: Known = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class Palindrome:
         steps: the table of the palindrome, in forward order.
         start: the name of the operation whose output is I_r.
         decoder: names of the weights that follow the model's own: those of an untied decoder, else none.
+        sized: whether a mask fixes the sizes of the inputs: None, ``"shape"`` (all but the batch's) or ``"batch"``.
     """
 
     forward: fx.GraphModule
@@ -71,6 +84,7 @@ class Palindrome:
     steps: tuple[Step, ...]
     start: str
     decoder: tuple[str, ...]
+    sized: Literal["shape", "batch"] | None = None
 
 
 def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> Palindrome:
@@ -99,10 +113,14 @@ class _Mirror:
         self.nodes = [n for n in self.graph.nodes if n.op != "output"]
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._run_example(model, inputs)
+        analyse(forward, self.nodes)
         self.parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self.selection = Selection(forward, self.nodes, options)
         self.names = self.selection.names
         self.steps: dict[fx.Node, Step] = {}
+        self.real: dict[fx.Node, Tensor] = {}
+        self.masks: dict[Any, fx.Node] = {}
+        self.sized: Literal["shape", "batch"] | None = None
 
     # --- the forward pass on fake tensors: shapes of the example, no memory, no arithmetic -----------------------
 
@@ -112,6 +130,7 @@ class _Mirror:
             **dict(model.named_buffers(remove_duplicate=False)),
         }
         values = [tensors[name] for name in self.forward.weights] + self.forward.constants
+        self.values = dict(zip(self.forward.weight_nodes, values, strict=True))
         with torch.no_grad():
             for node, value in zip([*self.forward.weight_nodes, *self.forward.inputs], [*values, *inputs], strict=True):
                 node.meta["example"] = self.fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
@@ -149,28 +168,79 @@ class _Mirror:
             )
         if not compared:
             raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
-        targets = {m: self.selection.operand(m) for m in compared}
-        path = self._path(before, {t for t in targets.values() if t is not None})
-        self._check_rules(path)
+        targets: dict[fx.Node, fx.Node] = {m: value for m in compared if (value := self.selection.operand(m)) is not None}
+        path = self._path(before, set(targets.values()))
         regenerated = self._walk(start, path, {m: i for i, m in enumerate(compared)})
+        compared = self._regenerated(compared, targets, regenerated)
 
-        pairs = [(targets[m], regenerated[targets[m]]) for m in compared]  # type: ignore[index]
+        pairs = [(targets[m], regenerated[targets[m]]) for m in compared]
         distances = [
-            self.emit(half_squared_distance, left, right, self.options.reduction, name=f"distance_{i}")
+            self.emit(
+                half_squared_distance, left, right.node, self.options.reduction, *self._masked(right), name=f"distance_{i}"
+            )
             for i, (left, right) in enumerate(pairs)
         ]
         stacked = self.emit(torch.stack, distances)
+        shown = tuple(
+            (left, self.emit(unknown_as_nan, right.node, *masks) if (masks := self._masked(right)) else right.node)
+            for left, right in pairs
+        )
         decoder = self._untie() if self.options.untied else ()
         steps = tuple(self.steps[n] for n in self.nodes if n in self.steps)
         return Palindrome(
             self._module((tuple(self.forward.outputs), tuple(left for left, _ in pairs))),
             self._module((tuple(self.forward.outputs), stacked)),
-            self._module(tuple(pairs)),
+            self._module(shown),
             tuple(self.names[m] for m in compared),
             steps,
             self.names.get(start) or module_path(start) or start.name,
             decoder,
+            self.sized,
         )
+
+    def _regenerated(
+        self, compared: list[fx.Node], targets: dict[fx.Node, fx.Node], regenerated: dict[fx.Node, Estimate]
+    ) -> list[fx.Node]:
+        """The compared layers that an estimate came back to; those that a user has named must be among them."""
+        found = [m for m in compared if m in self.steps and targets.get(m) in regenerated]
+        without = [m for m in compared if m not in found]
+        layers = self.options.layers
+        asked = layers is not None and not isinstance(layers, int) and layers not in ("all", "conv")
+        if without and (asked or not found):
+            names = ", ".join(repr(self.names[m]) for m in without)
+            raise IrreversibleError(
+                f"no estimate comes back to the input of {names}: what used it is not known to the reverse pass (the "
+                "coefficient of a product, as queries, keys and gates are, or dropped by a select). Choose an earlier "
+                "start= or other layers."
+            )
+        for position, m in enumerate(found):
+            share = regenerated[targets[m]].known
+            known = 1.0 if share is None else float(share.double().mean())
+            self.steps[m] = replace(self.steps[m], compared=position, known=known)
+        for m in without:
+            if m in self.steps:
+                self.steps[m] = replace(self.steps[m], compared=None)
+        return found
+
+    def _masked(self, estimate: Estimate) -> tuple[fx.Node, ...]:
+        """The node of an estimate's mask, if it has one."""
+        return () if estimate.known is None else (self._mask(estimate.known),)
+
+    def _mask(self, known: Tensor) -> fx.Node:
+        """A mask as a constant of the programs."""
+        key = (tuple(known.shape), known.numpy().tobytes())
+        if key not in self.masks:
+            with self.graph.inserting_before(self.forward.inputs[0]):
+                node = self.graph.placeholder(f"known_{len(self.masks)}")
+            example = next((v for v in self.values.values() if isinstance(v, Tensor)), known)
+            constant = known.to(example.device)
+            node.meta["example"] = self.fake.from_tensor(constant)
+            self.forward.constants.append(constant)
+            self.forward.weight_nodes.append(node)
+            self.nodes.append(node)
+            self.masks[key] = node
+            self.sized = "batch" if known.ndim and known.shape[0] > 1 else self.sized or "shape"
+        return self.masks[key]
 
     def _untie(self) -> tuple[str, ...]:
         """Give the reverse pass parameters of its own: inputs of the program after the model's weights."""
@@ -222,66 +292,71 @@ class _Mirror:
                 path.add(node)
         return path
 
-    def _check_rules(self, path: set[fx.Node]) -> None:
-        missing = []
-        for node in self.nodes:
-            if node not in path or node.op == "placeholder" or node.target is operator.getitem:
-                continue
-            if not any(a in path for a in node.all_input_nodes):
-                continue  # a compared input whose own producer is not walked
-            if node.op == "call_module":
-                continue
-            rule = rule_of(node)
-            operands = len([n for n in tensor_arguments(node) if n in self.forward.data])
-            if rule is None or rule.operands not in (None, operands):
-                several = f" with {operands} operands that depend on the input" if rule is not None else ""
-                missing.append(f"  {_where(node, several)}")
-        if missing:
-            raise IrreversibleError(
-                "the reverse pass meets operations without a reverse rule:\n"
-                + "\n".join(dict.fromkeys(missing))
-                + "\nRegister a rule with racecar.register_reverse(op, reverse), or choose start= before them."
-            )
-
-    def _walk(self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int]) -> dict[fx.Node, fx.Node]:
-        """Estimates of every value on the path, from the start back."""
-        incoming: dict[fx.Node, list[Any]] = {start: [start]}
+    def _walk(self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int]) -> dict[fx.Node, Estimate]:
+        """Estimates of every value on the path that one comes back to, from the start back."""
+        incoming: dict[fx.Node, list[Any]] = {start: [Estimate(start)]}
         raw: set[fx.Node] = set()  # values whose estimate left a layer's adjoint and has no range yet
-        final: dict[fx.Node, fx.Node] = {}
+        final: dict[fx.Node, Estimate] = {}
+        missing: dict[str, None] = {}
         for node in reversed(self.nodes):
-            if node not in path:
-                continue
             estimates = incoming.get(node)
-            if not estimates:
-                raise IrreversibleError(
-                    f"no estimate comes back to {node.name!r} ({node.target}) in module {module_path(node)!r}: what "
-                    "used its value is not known to the reverse pass. Choose an earlier start= or other layers."
-                )
+            if node not in path or not estimates:
+                continue
             if isinstance(estimates[0], dict):  # an operation with several outputs
-                parts = {k: v for part in estimates for k, v in part.items()}
-                count = len(node.meta["example"])
-                estimate: Any = [parts.get(i) for i in range(count)]
+                estimate: Any = {k: v for part in estimates for k, v in part.items()}
             else:
                 estimate = self._mean(estimates)
                 if node in raw:
-                    estimate = self._into_range(node, estimate)
+                    estimate = replace(estimate, node=self._into_range(node, estimate.node))
                 final[node] = estimate
             if not any(a in path for a in node.all_input_nodes):
-                continue
-            for value, piece in self._reverse(node, estimate, compared.get(node)):
-                if value in path and piece is not None:
+                continue  # a compared input whose own producer is not walked
+            if lacking := self._lacks_rule(node):
+                missing[lacking] = None
+                # Stand-ins for what no rule can estimate, so that whatever lies further back is examined as well.
+                pieces = [(a, Estimate(a)) for a in node.all_input_nodes if _is_floating(a.meta.get("example"))]
+            else:
+                pieces = self._reverse(node, estimate, compared.get(node))
+            for value, piece in pieces:
+                if value in path:
                     incoming.setdefault(value, []).append(piece)
                     if node in self.names:
                         raw.add(value)
+        if missing:
+            raise IrreversibleError(
+                "the reverse pass meets operations without a reverse rule:\n"
+                + "\n".join(reversed(missing))
+                + "\nRegister a rule with racecar.register_reverse(op, reverse), or choose start= before them."
+            )
         return final
 
-    def _mean(self, estimates: list[fx.Node]) -> fx.Node:
+    def _lacks_rule(self, node: fx.Node) -> str | None:
+        """A line for an operation that has no rule, or not for its operands."""
+        if node.target is operator.getitem or node.op == "call_module" or node in self.forward.pointwise:
+            return None
+        rule = rule_of(node)
+        operands = sum(self._estimated(node))
+        if rule is not None and rule.operands in (None, operands):
+            return None
+        several = f" with {operands} operands that depend on the input" if rule is not None else ""
+        return f"  {_where(node, several)}"
+
+    def _estimated(self, node: fx.Node) -> tuple[bool, ...]:
+        """Which tensor arguments are to be estimated: data, but of a product not its coefficient."""
+        coefficient = self.forward.coefficients.get(node)
+        return tuple(n in self.forward.data and i != coefficient for i, n in enumerate(tensor_arguments(node)))
+
+    def _mean(self, estimates: list[Estimate]) -> Estimate:
         if len(estimates) == 1:
             return estimates[0]
-        total = estimates[0]
+        if any(e.known is not None for e in estimates):
+            masks = [self._mask(e.known) if e.known is not None else None for e in estimates]
+            mean = self.emit(mean_of_known, [e.node for e in estimates], masks)
+            return Estimate(mean, united([e.known for e in estimates]))
+        total = estimates[0].node
         for other in estimates[1:]:
-            total = self.emit(operator.add, total, other)
-        return self.emit(operator.truediv, total, len(estimates))
+            total = self.emit(operator.add, total, other.node)
+        return Estimate(self.emit(operator.truediv, total, len(estimates)))
 
     def _reverse(self, node: fx.Node, estimate: Any, position: int | None) -> list[tuple[fx.Node, Any]]:
         """Apply the reverse rule; pairs of (forward value, its estimate)."""
@@ -289,38 +364,104 @@ class _Mirror:
             return [(node.args[0], {node.args[1]: estimate})]  # type: ignore[list-item]
         if node.op == "call_module":  # hooks
             return [(node.args[-1], estimate)]  # type: ignore[list-item]
+        if node in self.forward.pointwise:  # a norm or activation that the model spells out
+            return [(self.forward.pointwise[node], estimate)]
         rule = rule_of(node)
         assert rule is not None
-        arguments = tensor_arguments(node)
-        data = tuple(n in self.forward.data for n in arguments)
-        kwargs: dict[str, Any] = dict(node.kwargs)
-        if "data" in inspect.signature(rule.reverse).parameters:
-            kwargs["data"] = data
-        where = _where(node)
-        if rule.reverse is unchanged:
-            result = estimate
-        else:
-            try:
-                result = self.emit(rule.reverse, estimate, *node.args, **kwargs)
-            except Exception as error:
-                raise RuleError(f"the reverse rule {rule.reverse.__name__} of {where} failed: {error}") from error
-        example = result.meta["example"]
-        if isinstance(example, tuple | list):
-            if len(example) > len(arguments):
-                raise RuleError(
-                    f"the reverse rule of {where} returned {len(example)} estimates for {len(arguments)} tensors"
-                )
-            pieces = [
-                (value, self.emit(operator.getitem, result, i) if example[i] is not None else None)
-                for i, value in enumerate(arguments[: len(example)])
-                if value in self.forward.data
-            ]
-        else:
-            pieces = [(arguments[data.index(True)], result)]
-        for value, piece in pieces:
-            self._check_shape(value, piece, where)
+        arguments, data = tensor_arguments(node), self._estimated(node)
         self._describe(node, rule, position)
-        return pieces
+        if rule.reverse is unchanged:
+            return [(arguments[data.index(True)], estimate)]
+        estimate, known = self._completed(node, estimate)
+        parameters = inspect.signature(rule.reverse).parameters
+        kwargs: dict[str, Any] = dict(node.kwargs)
+        if "data" in parameters:
+            kwargs["data"] = data
+        if node in self.forward.averages and "average" in parameters:
+            kwargs["average"] = True
+        partial = any(k is not None for k in known) if isinstance(known, list) else known is not None
+        given, informed = estimate, dict(kwargs)
+        where = _where(node)
+        try:
+            if partial:
+                informed, given = self._informed(rule, estimate, known, kwargs)
+            result = self.emit(rule.reverse, given, *node.args, **informed)
+        except Exception as error:
+            raise RuleError(f"the reverse rule {rule.reverse.__name__} of {where} failed: {error}") from error
+        example = result.meta["example"]
+        several = isinstance(example, tuple | list)
+        if several and len(example) > len(arguments):
+            raise RuleError(
+                f"the reverse rule of {where} returned {len(example)} estimates for {len(arguments)} tensors"
+            )
+        if several:
+            values = arguments[: len(example)]
+            nodes = [self.emit(operator.getitem, result, i) if e is not None else None for i, e in enumerate(example)]
+        else:
+            values, nodes = [arguments[data.index(True)]], [result]
+        for value, piece in zip(values, nodes, strict=True):
+            if value in self.forward.data:
+                self._check_shape(value, piece, where)
+        masks: Any = self._passed_on(rule, node, estimate, known, kwargs) if partial or rule.partial else None
+        if not isinstance(masks, list):
+            masks = [masks] * len(values)
+        return [
+            (value, Estimate(piece, mask))
+            for value, piece, mask, wanted in zip(values, nodes, masks, data, strict=False)
+            if value in self.forward.data and piece is not None and not nothing(mask) and (wanted or not several)
+        ]
+
+    def _completed(self, node: fx.Node, estimate: Any) -> tuple[Any, Any]:
+        """(nodes, masks): of an operation with several outputs one each, zeros where nothing came back."""
+        if isinstance(estimate, Estimate):
+            return estimate.node, estimate.known
+        nodes, masks = [], []
+        for i, part in enumerate(node.meta["example"]):
+            if i in estimate:
+                nodes.append(estimate[i].node)
+                masks.append(estimate[i].known)
+            else:
+                nodes.append(self.emit(_nothing_of, node, i))
+                masks.append(torch.zeros((1,) * part.ndim, dtype=torch.bool))
+        return nodes, masks
+
+    def _informed(self, rule: Rule, estimate: Any, known: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The arguments of a rule that meets an estimate of which not everything is known."""
+        many = isinstance(known, list)
+        masks = [None if k is None else self._mask(k) for k in (known if many else [known])]
+        given = [e if m is None else self.emit(filled, e, m) for e, m in zip(estimate if many else [estimate], masks, strict=True)]
+        if "known" in inspect.signature(rule.reverse).parameters:
+            kwargs = {**kwargs, "known": masks if many else masks[0]}
+        return kwargs, (given if many else given[0])
+
+    def _passed_on(self, rule: Rule, node: fx.Node, estimate: Any, known: Any, kwargs: dict[str, Any]) -> Any:
+        args, kwargs = fx.map_arg((node.args, kwargs), self._real)
+        examples = fx.map_arg(estimate, lambda n: n.meta["example"])
+        return passed_on(rule.reverse, examples, known, args, kwargs)
+
+    def _real(self, node: fx.Node) -> Any:
+        """A value for asking how knowledge passes: ones, but constants such as indices as they are."""
+        example = node.meta["example"]
+        if isinstance(example, tuple | list):
+            return type(example)(self._one(e) for e in example)
+        if not isinstance(example, Tensor):
+            return example
+        if _is_floating(example) or node in self.forward.data:
+            return self._one(example)
+        if node not in self.real:
+            if node in self.values:
+                self.real[node] = self.values[node].detach().cpu()
+            else:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), self._real)
+                kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items()}
+                self.real[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self.real[node]
+
+    @staticmethod
+    def _one(example: Any) -> Any:
+        if not isinstance(example, Tensor):
+            return example
+        return torch.ones((), dtype=torch.float64 if _is_floating(example) else example.dtype).expand(example.shape)
 
     def _check_shape(self, value: fx.Node, piece: fx.Node | None, where: str) -> None:
         if piece is None:
@@ -338,6 +479,8 @@ class _Mirror:
             return self._input_range(estimate)
         if node.op == "call_module":
             return self._into_range(node.args[-1], estimate)  # type: ignore[arg-type]
+        if node in self.forward.pointwise:
+            return self._pointwise_again(node, self._into_range(self.forward.pointwise[node], estimate))
         rule = rule_of(node)
         if rule is None or rule.range is None or node.target is operator.getitem:
             return estimate
@@ -360,7 +503,8 @@ class _Mirror:
             if all(piece in mapped[value] for value, piece in pieces):
                 return estimate
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
-            return self.emit(node.target, *args, **kwargs)  # type: ignore[arg-type]
+            again = _RESHAPES.get(node.target, node.target)  # type: ignore[arg-type]
+            return self.emit(again, *args, **kwargs)  # type: ignore[arg-type]
         before = self._into_range(arguments[0], estimate)
         where = _where(node)
         try:
@@ -377,10 +521,25 @@ class _Mirror:
 
     def _reverse_quietly(self, node: fx.Node, estimate: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
         known = self.steps.get(node)
-        pieces = self._reverse(node, estimate, None)
-        if known is None:
-            self.steps.pop(node, None)
-        return pieces
+        pieces = self._reverse(node, Estimate(estimate), None)
+        self.steps.pop(node, None)
+        if known is not None:
+            self.steps[node] = known
+        return [(value, piece.node) for value, piece in pieces]
+
+    def _pointwise_again(self, node: fx.Node, estimate: fx.Node) -> fx.Node:
+        """A norm or activation that the model spells out in several operations, applied to the estimate."""
+        copies = {self.forward.pointwise[node]: estimate}
+
+        def again(n: fx.Node) -> fx.Node:
+            if n not in self.forward.data:
+                return n
+            if n not in copies:
+                args, kwargs = fx.map_arg((n.args, n.kwargs), again)
+                copies[n] = self.emit(n.target, *args, **kwargs)  # type: ignore[arg-type]
+            return copies[n]
+
+        return again(node)
 
     def _norm(self, function: Any) -> Any:
         if function is batch_norm_separate and self.options.norm_statistics == "shared":
@@ -447,6 +606,19 @@ class _Mirror:
             flops = 2 * weight.numel() * (side.numel() // side.shape[channel])
         reverse = "(nothing)" if rule.reverse is unchanged else rule.reverse.__name__.replace("_", " ")
         self.steps[node] = Step(layer or module_path(node), forward, reverse, layer is not None, position, shape, flops)
+
+
+# An estimate need not lie in memory as the forward value does.
+_RESHAPES: dict[Any, Any] = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
+
+
+def _is_floating(example: object) -> bool:
+    return isinstance(example, Tensor) and example.is_floating_point()
+
+
+def _nothing_of(outputs: Sequence[Tensor], index: int) -> Tensor:
+    """Zeros in the place of an output to which no estimate came back."""
+    return torch.zeros_like(outputs[index])
 
 
 def _where(node: fx.Node, detail: str = "") -> str:

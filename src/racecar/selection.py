@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx
 
 from racecar.errors import ArgumentError
-from racecar.forward import ForwardGraph, call_key, module_path
+from racecar.forward import ForwardGraph, call_key, module_path, tensor_arguments
 from racecar.loss import Reduction
 from racecar.rules import find_rule
-from racecar.rules.registry import Rule
+from racecar.rules.registry import Rule, unchanged
 
 aten = torch.ops.aten
 
@@ -38,24 +38,6 @@ class Options:
 def rule_of(node: fx.Node) -> Rule | None:
     """The reverse rule of a node's operation, if it has one."""
     return find_rule(node.target) if node.op == "call_function" else None
-
-
-def nodes_in(value: Any) -> list[fx.Node]:
-    """Every node in a nest of arguments, repeated ones repeated."""
-    found: list[fx.Node] = []
-
-    def note(node: fx.Node) -> fx.Node:
-        found.append(node)
-        return node
-
-    fx.map_arg(value, note)
-    return found
-
-
-def tensor_arguments(node: fx.Node) -> list[fx.Node]:
-    """The tensor arguments in the order of the call, repeated ones repeated."""
-    found = nodes_in((node.args, node.kwargs))
-    return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
 
 
 class Selection:
@@ -101,8 +83,15 @@ class Selection:
         return str(rule.layer)
 
     def _default_layers(self) -> list[fx.Node]:
-        convs = [n for n in self.names if self.kind(n) == "conv"]
-        return convs or list(self.names)
+        """Convolutions and what acts like one on every position; a conv net leaves its fully connected head out."""
+        if not any(self.kind(n) == "conv" for n in self.names):
+            return list(self.names)
+        return [n for n in self.names if self.kind(n) == "conv" or self._everywhere(n)]
+
+    def _everywhere(self, node: fx.Node) -> bool:
+        """Whether a linear layer acts on every token or pixel alike: its input is more than a matrix."""
+        value = self.operand(node)
+        return value is not None and value.meta["example"].ndim > 2
 
     def chosen(self) -> tuple[list[fx.Node], list[fx.Node]]:
         """(mirrored layers, compared layers), both in forward order."""
@@ -170,7 +159,11 @@ class Selection:
                 return node
             (user,) = users
             rule = rule_of(user)
-            if rule is None or not (callable(rule.range) or user.target is aten.add.Tensor):
+            dropout = rule is not None and rule.reverse is unchanged and rule.range == "through"
+            if user in self.forward.pointwise or user.target is aten.add.Tensor or dropout:
+                node = user
+                continue
+            if rule is None or not callable(rule.range):
                 return node
             node = user
 

@@ -391,14 +391,6 @@ def test_split_and_unbind(dim: int) -> None:
         assert torch.equal(rule.reverse(list(op(*args)), *args), x)
 
 
-def test_a_split_with_a_missing_piece_is_refused() -> None:
-    x = rand(2, 4)
-    rule = find_rule(aten.split.Tensor)
-    assert rule is not None
-    with pytest.raises(NotImplementedError, match=r"\[1\]"):
-        rule.reverse([x[:, :2], None], x, 2, 1)
-
-
 @few
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=4),

@@ -1,13 +1,26 @@
 """Reverse rules: one file per family of operations, each rule in full view. Importing this registers them all."""
 
-from racecar.rules import activation, arithmetic, convolution, identity, linear, normalization, pooling, shape
+from racecar.rules import (
+    activation,
+    arithmetic,
+    attention,
+    convolution,
+    einsum,
+    identity,
+    linear,
+    normalization,
+    pooling,
+    shape,
+)
 from racecar.rules.registry import Rule, find_rule, register_reverse, unchanged
 
 __all__ = [
     "Rule",
     "activation",
     "arithmetic",
+    "attention",
     "convolution",
+    "einsum",
     "find_rule",
     "identity",
     "linear",

@@ -9,19 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import only_for, register_reverse
+from racecar.rules.registry import filled, only_for, register_reverse
 
 aten = torch.ops.aten
 
 
-def _mean_to(estimate: Tensor, x: Tensor) -> Tensor:
-    """Undo broadcasting: an operand that was repeated is estimated by the mean over its copies."""
+def mean_to(estimate: Tensor, x: Tensor, known: Tensor | None = None) -> Tensor:
+    """Undo broadcasting: an operand that was repeated is estimated by the mean over its copies that are known."""
     extra = estimate.ndim - x.ndim
     dims = [
         *range(extra),
         *(d + extra for d, s in enumerate(x.shape) if s == 1 and estimate.shape[d + extra] != 1),
     ]
-    return estimate.mean(dims, keepdim=True).reshape(x.shape) if dims else estimate
+    if not dims:
+        return estimate
+    if known is None:
+        return estimate.mean(dims, keepdim=True).reshape(x.shape)
+    count = known.expand(estimate.shape).sum(dims, keepdim=True).clamp(min=1)
+    return (filled(estimate, known).sum(dims, keepdim=True) / count).reshape(x.shape)
 
 
 def _sum_to(estimate: Tensor, x: Tensor) -> Tensor:
@@ -29,23 +34,39 @@ def _sum_to(estimate: Tensor, x: Tensor) -> Tensor:
     return estimate.sum_to_size(x.shape) if estimate.shape != x.shape else estimate
 
 
-def add_back(estimate: Tensor, a: Any, b: Any, *, alpha: float = 1, data: tuple[bool, ...] = (True,)) -> Any:
+def add_back(
+    estimate: Tensor,
+    a: Any,
+    b: Any,
+    *,
+    alpha: float = 1,
+    data: tuple[bool, ...] = (True,),
+    known: Tensor | None = None,
+) -> Any:
     """a + alpha·b: both activations get the estimate (residual); a bias is subtracted."""
     if data == (True, True):
         # An estimate of the sum serves as the estimate of either branch.
-        return _mean_to(estimate, a), _mean_to(estimate, b)
+        return mean_to(estimate, a, known), mean_to(estimate, b, known)
     if data[0] and isinstance(a, Tensor):
-        return _mean_to(estimate - alpha * b, a)
-    return _mean_to((estimate - a) / alpha, b)
+        return mean_to(estimate - alpha * b, a, known)
+    return mean_to((estimate - a) / alpha, b, known)
 
 
-def sub_back(estimate: Tensor, a: Any, b: Any, *, alpha: float = 1, data: tuple[bool, ...] = (True,)) -> Any:
+def sub_back(
+    estimate: Tensor,
+    a: Any,
+    b: Any,
+    *,
+    alpha: float = 1,
+    data: tuple[bool, ...] = (True,),
+    known: Tensor | None = None,
+) -> Any:
     """a - alpha·b: as a sum, the second branch with its sign."""
     if data == (True, True):
-        return _mean_to(estimate, a), _mean_to(-estimate, b)
+        return mean_to(estimate, a, known), mean_to(-estimate, b, known)
     if data[0] and isinstance(a, Tensor):
-        return _mean_to(estimate + alpha * b, a)
-    return _mean_to((a - estimate) / alpha, b)
+        return mean_to(estimate + alpha * b, a, known)
+    return mean_to((a - estimate) / alpha, b, known)
 
 
 def rsub_back(estimate: Tensor, x: Tensor, other: Any, alpha: float = 1) -> Tensor:
@@ -54,7 +75,7 @@ def rsub_back(estimate: Tensor, x: Tensor, other: Any, alpha: float = 1) -> Tens
 
 
 def mul_back(estimate: Tensor, a: Any, b: Any, *, data: tuple[bool, ...] = (True,)) -> Tensor:
-    """Scaling by a coefficient: linear, so the adjoint multiplies by the same coefficient."""
+    """Scaling by a coefficient or gate: linear, so the adjoint multiplies by the same coefficient."""
     return _sum_to(estimate * b, a) if data[0] and isinstance(a, Tensor) else _sum_to(estimate * a, b)
 
 

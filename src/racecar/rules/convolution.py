@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import only_for, register_reverse
+from racecar.rules.registry import filled, only_for, register_reverse
 
 aten = torch.ops.aten
 
@@ -27,9 +27,9 @@ def _each(value: Size, dims: int) -> list[int]:
     return values * dims if len(values) == 1 else values
 
 
-def _without_bias(estimate: Tensor, bias: Tensor | None, dims: int) -> Tensor:
+def _without_bias(estimate: Tensor, bias: Tensor | None, dims: int, known: Tensor | None) -> Tensor:
     # In the estimate's dtype: under autocast a float32 bias would make the whole estimate float32.
-    return estimate if bias is None else estimate - bias.to(estimate.dtype).view(-1, *[1] * dims)
+    return filled(estimate if bias is None else estimate - bias.to(estimate.dtype).view(-1, *[1] * dims), known)
 
 
 def _cut(result: Tensor, size: Sequence[int]) -> Tensor:
@@ -50,6 +50,7 @@ def conv_adjoint(
     groups: int = 1,
     *,
     data: tuple[bool, ...] = (True,),
+    known: Tensor | None = None,
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the transposed convolution with the forward kernel."""
     only_for(data[0])
@@ -67,7 +68,8 @@ def conv_adjoint(
         for s, o, t, a, b, r in zip(size, estimate.shape[-dims:], stride, low, high, reach, strict=True)
     ]
     excess = [b - a for a, b in zip(low, high, strict=True)]
-    result = _TRANSPOSED[dims](_without_bias(estimate, bias, dims), weight, None, stride, low, rest, groups, dilation)
+    left = _without_bias(estimate, bias, dims, known)
+    result = _TRANSPOSED[dims](left, weight, None, stride, low, rest, groups, dilation)
     if any(excess):
         result = _cut(result, size)
     return result
@@ -85,12 +87,13 @@ def conv_transpose_adjoint(
     dilation: Size = 1,
     *,
     data: tuple[bool, ...] = (True,),
+    known: Tensor | None = None,
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the convolution with the forward kernel."""
     only_for(data[0])
     dims = weight.ndim - 2
     result = _CONV[dims](
-        _without_bias(estimate, bias, dims),
+        _without_bias(estimate, bias, dims, known),
         weight,
         None,
         _each(stride, dims),

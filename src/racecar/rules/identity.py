@@ -23,6 +23,14 @@ for _op in (
     register_reverse(_op, unchanged, range="through")
 
 
+def drop(x: Tensor, noise: Tensor) -> Tensor:
+    """A product with random numbers: stochastic depth and the like (see :mod:`racecar.products`)."""
+    return x * noise
+
+
+register_reverse(drop, unchanged, range="through")
+
+
 def cast_back(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
     """The estimate in the dtype and on the device of the forward input."""
     return estimate.to(device=x.device, dtype=x.dtype)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import only_for, register_reverse
+from racecar.rules.attention import attended_average
+from racecar.rules.registry import filled, only_for, register_reverse
 
 aten = torch.ops.aten
 
@@ -18,10 +19,11 @@ def linear_adjoint(
     bias: Tensor | None = None,
     *,
     data: tuple[bool, ...] = (True,),
+    known: Tensor | None = None,
 ) -> Tensor:
-    """(…, out) → (…, in): (y - b) W."""
+    """(…, out) → (…, in): (y - b) W, over the outputs that are known."""
     only_for(data[0])
-    return (estimate if bias is None else estimate - bias) @ weight
+    return filled(estimate if bias is None else estimate - bias, known) @ weight
 
 
 @register_reverse(aten.addmm.default, layer="linear", operands=1)
@@ -34,14 +36,26 @@ def addmm_adjoint(
     beta: float = 1,
     alpha: float = 1,
     data: tuple[bool, ...] = (False, True),
+    known: Tensor | None = None,
 ) -> Tensor:
     """(rows, out) → (rows, in), for bias·beta + alpha·(x @ weight) with data in x."""
     only_for(data[1])
-    return alpha * ((estimate - beta * bias) @ weight.mT)
+    return alpha * (filled(estimate - beta * bias, known) @ weight.mT)
 
 
-def matmul_adjoint(estimate: Tensor, a: Tensor, b: Tensor, data: tuple[bool, bool] = (True, False)) -> Tensor:
-    """The adjoint of ``a @ b`` towards the operand that carries data, summed over where that was broadcast."""
+def matmul_adjoint(
+    estimate: Tensor,
+    a: Tensor,
+    b: Tensor,
+    data: tuple[bool, bool] = (True, False),
+    average: bool = False,
+    known: Tensor | None = None,
+) -> Tensor:
+    """The adjoint of ``a @ b`` towards one operand, summed over where that was broadcast; for attention the average."""
+    if average:
+        if data[1]:
+            return attended_average(estimate, a, known)
+        return attended_average(estimate.mT, b.mT, None if known is None else known.mT).mT
     # A vector takes part as a row on the left and as a column on the right.
     left, right = (a if a.ndim > 1 else a.unsqueeze(0)), (b if b.ndim > 1 else b.unsqueeze(1))
     if b.ndim == 1:

@@ -27,12 +27,14 @@ class Rule:
             Eq. 1; else None.
         range: how an estimate of the operation's output gets the output's range of values.
         operands: the number of data operands the rule is right for; None means any.
+        partial: whether even a complete estimate of the output leaves some of the input unknown (a slice).
     """
 
     reverse: Reverse
     layer: Literal["conv", "linear"] | None = None
     range: RangeMap = None
     operands: int | None = None
+    partial: bool = False
 
 
 _RULES: dict[Callable[..., Any], Rule] = {}
@@ -46,6 +48,7 @@ def register_reverse(
     layer: Literal["conv", "linear"] | None = None,
     range: RangeMap = None,
     operands: int | None = None,
+    partial: bool = False,
 ) -> R: ...
 @overload
 def register_reverse(
@@ -55,6 +58,7 @@ def register_reverse(
     layer: Literal["conv", "linear"] | None = None,
     range: RangeMap = None,
     operands: int | None = None,
+    partial: bool = False,
 ) -> Callable[[R], R]: ...
 def register_reverse(
     op: Callable[..., Any],
@@ -63,6 +67,7 @@ def register_reverse(
     layer: Literal["conv", "linear"] | None = None,
     range: RangeMap = None,
     operands: int | None = None,
+    partial: bool = False,
 ) -> Any:
     """Give a forward operation its place in the reverse pass. Also usable as a decorator.
 
@@ -73,15 +78,19 @@ def register_reverse(
             tensors with their forward values. ``estimate`` has the shape of the forward output. Returns the estimate
             of the data operand, or a tuple with one estimate (or None: not known) per tensor argument, in order;
             each has the shape of the forward tensor. A rule with a parameter ``data`` is told, as a tuple of bools,
-            which tensor arguments depend on the network's input. If the forward operation returns a tuple,
-            ``estimate`` is a list with None where nothing came back.
+            which tensor arguments are to be estimated: those that depend on the network's input, but of a product of
+            two activations only the one that is not the coefficient. A rule with a parameter ``known`` is told, as a
+            bool tensor that broadcasts to ``estimate``, which entries are known (None: all); unknown ones are 0. If
+            the forward operation returns a tuple, ``estimate`` (and ``known``) are lists.
         layer: ``"conv"`` or ``"linear"`` for operations with weights of their own: their input is compared (Eq. 1)
             and what ``reverse`` returns is mapped to the range of that input.
         range: how to map an estimate to the range of this operation's output: a function
             ``range(estimate, *args, **kwargs)`` for activations and norms, ``"through"`` for operations that keep
             range and layout (pooling, dropout), ``"within"`` for those that only move values (reshape, cat), None for
             those that end the block (weights, sums).
-        operands: refuse the operation unless it has this many data operands.
+        operands: refuse the operation unless it has this many operands to estimate.
+        partial: the operation drops some of its input (a slice): where ``reverse`` passes nothing on is unknown, and
+            masked out of the loss.
 
     Example:
         >>> import torch, racecar
@@ -90,7 +99,7 @@ def register_reverse(
         ...     return estimate.flip(dims)
     """
     if reverse is None:
-        return lambda function: register_reverse(op, function, layer=layer, range=range, operands=operands)
+        return lambda function: register_reverse(op, function, layer=layer, range=range, operands=operands, partial=partial)
     if not callable(op) or isinstance(op, type):
         raise TypeError(f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}")
     if isinstance(op, torch._ops.OpOverloadPacket):
@@ -101,7 +110,7 @@ def register_reverse(
         raise TypeError(f"layer must be 'conv', 'linear' or None, not {layer!r}")
     if not (range is None or range in ("through", "within") or callable(range)):
         raise TypeError(f"range must be a function, 'through', 'within' or None, not {range!r}")
-    _RULES[op] = Rule(reverse, layer, range, operands)
+    _RULES[op] = Rule(reverse, layer, range, operands, partial)
     return reverse
 
 
@@ -113,6 +122,11 @@ def find_rule(op: object) -> Rule | None:
 def unchanged(estimate: Tensor, *args: object, **kwargs: object) -> Tensor:
     """The reverse of activations, norms, dropout and identities: nothing on the way back."""
     return estimate
+
+
+def filled(estimate: Tensor, known: Tensor | None) -> Tensor:
+    """0 where an estimate is not known."""
+    return estimate if known is None else torch.where(known, estimate, 0)
 
 
 def only_for(usual: bool) -> None:

@@ -1,4 +1,4 @@
-"""Operations that only move values: each is undone by its inverse."""
+"""Operations that only move values: each is undone by its inverse; what they drop stays unknown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import register_reverse
+from racecar.rules.arithmetic import mean_to
+from racecar.rules.registry import only_for, register_reverse
 
 aten = torch.ops.aten
 
@@ -78,18 +79,9 @@ def stack_back(estimate: Tensor, tensors: Sequence[Tensor], dim: int = 0) -> tup
     return torch.unbind(estimate, dim)
 
 
-def _known(estimate: Sequence[Tensor | None]) -> list[Tensor]:
-    if any(e is None for e in estimate):
-        missing = [i for i, e in enumerate(estimate) if e is None]
-        raise NotImplementedError(
-            f"pieces {missing} of {len(estimate)} are not used on the way to the start, so nothing is known of them"
-        )
-    return [e for e in estimate if e is not None]
-
-
-def split_back(estimate: Sequence[Tensor | None], x: Tensor, parts: object, dim: int = 0) -> Tensor:
-    """The pieces put together again; every piece must have come back."""
-    return torch.cat(_known(estimate), dim)
+def split_back(estimate: Sequence[Tensor], x: Tensor, parts: object, dim: int = 0) -> Tensor:
+    """The pieces put together again."""
+    return torch.cat(list(estimate), dim)
 
 
 for _op in (aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default):
@@ -97,9 +89,86 @@ for _op in (aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, 
 
 
 @register_reverse(aten.unbind.int)
-def unbind_back(estimate: Sequence[Tensor | None], x: Tensor, dim: int = 0) -> Tensor:
-    """The slices stacked again; every slice must have come back."""
-    return torch.stack(_known(estimate), dim)
+def unbind_back(estimate: Sequence[Tensor], x: Tensor, dim: int = 0) -> Tensor:
+    """The slices stacked again."""
+    return torch.stack(list(estimate), dim)
+
+
+# What the following drop is unknown: zeros that the mask of the estimate covers.
+
+
+@register_reverse(aten.select.int, range="within", partial=True)
+def select_back(estimate: Tensor, x: Tensor, dim: int, index: int) -> Tensor:
+    """The slice in its place."""
+    return torch.select_scatter(estimate.new_zeros(x.shape), estimate, dim, index)
+
+
+@register_reverse(aten.slice.Tensor, range="within", partial=True)
+def slice_back(
+    estimate: Tensor, x: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """The slice in its place."""
+    if estimate.shape == x.shape:
+        return estimate
+    return torch.slice_scatter(estimate.new_zeros(x.shape), estimate, dim, start, end, step)
+
+
+@register_reverse(aten.narrow.default, range="within", partial=True)
+def narrow_back(estimate: Tensor, x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """The slice in its place."""
+    return torch.slice_scatter(estimate.new_zeros(x.shape), estimate, dim, start, start + length)
+
+
+@register_reverse(aten.index_select.default, range="within", partial=True)
+def index_select_back(estimate: Tensor, x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Every slice in its place; one that was taken several times is their mean."""
+    total = estimate.new_zeros(x.shape).index_add(dim, index, estimate)
+    count = estimate.new_zeros(x.shape[dim]).index_add(0, index, torch.ones_like(index, dtype=estimate.dtype))
+    return total / count.clamp(min=1).view(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
+
+
+@register_reverse(aten.index.Tensor, range="within", partial=True)
+def index_back(estimate: Tensor, x: Tensor, indices: Sequence[Tensor | None], *, data: tuple[bool, ...] = ()) -> Tensor:
+    """Every entry in its place; one that was taken several times is their mean."""
+    only_for(data.count(True) <= 1)
+    places = tuple(slice(None) if i is None else i for i in indices)
+    if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices) or None in indices[:1]:
+        result = estimate.new_zeros(x.shape)
+        result[places] = estimate
+        return result
+    given = list(indices)
+    total = estimate.new_zeros(x.shape).index_put(given, estimate, accumulate=True)
+    count = estimate.new_zeros(x.shape).index_put(given, torch.ones_like(estimate), accumulate=True)
+    return total / count.clamp(min=1)
+
+
+@register_reverse(aten.roll.default, range="within")
+def roll_back(estimate: Tensor, x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Tensor:
+    """Rolled the other way."""
+    return torch.roll(estimate, [-s for s in shifts], list(dims))
+
+
+@register_reverse(aten.flip.default, range="within")
+def flip_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
+    """Flipped once more."""
+    return estimate.flip(dims)
+
+
+def expand_back(estimate: Tensor, x: Tensor, *args: object, known: Tensor | None = None, **kwargs: object) -> Tensor:
+    """The mean over the copies that are known."""
+    return mean_to(estimate, x, known)
+
+
+for _op in (aten.expand.default, aten.expand_as.default):
+    register_reverse(_op, expand_back, range="within")
+
+
+@register_reverse(aten.repeat.default, range="within")
+def repeat_back(estimate: Tensor, x: Tensor, repeats: Sequence[int]) -> Tensor:
+    """The mean over the copies."""
+    sizes = [1] * (len(repeats) - x.ndim) + list(x.shape)
+    parts = estimate.reshape([s for pair in zip(repeats, sizes, strict=True) for s in pair])
+    return parts.mean(list(range(0, 2 * len(repeats), 2))).reshape(x.shape)
 
 
 @register_reverse(aten.pixel_shuffle.default, range="within")

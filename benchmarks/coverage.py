@@ -1,0 +1,244 @@
+"""Which models the palindrome derives for, and how well it regenerates their layers: torchvision, timm, Hugging Face.
+
+    python benchmarks/coverage.py --table results/coverage.md
+
+Every model is built with random weights (nothing is downloaded) in a process of its own. A row says whether the
+palindrome was derived with ``layers="all"`` and every mirrored weight got a gradient from the penalty alone; which share
+of all weights is mirrored; the mean over layers of ‖L_m − L'_m‖² / ‖L_m‖², with random weights and after a few steps of
+Adam on the penalty and cross entropy; and the seconds to derive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SECONDS = 900  # for one model
+Inputs = dict[str, Tensor]
+
+
+def torchvision_models() -> list[str]:
+    """All of torchvision's classification models."""
+    import torchvision
+
+    return [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+
+
+def timm_models() -> list[str]:
+    """The smallest model of every timm family (module of timm.models)."""
+    import timm
+
+    found = []
+    for family in timm.list_modules():
+        sizes = {}
+        for name in timm.list_models(module=family):
+            with torch.device("meta"), contextlib.suppress(Exception):
+                sizes[name] = sum(p.numel() for p in timm.create_model(name, pretrained=False).parameters())
+        if sizes:
+            found.append(f"timm:{min(sizes, key=sizes.__getitem__)}")
+    return found
+
+
+HUGGING_FACE = ("ResNet", "ConvNext", "ViT", "Swin", "Bert", "GPT2")
+
+
+def build(name: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
+    """(model in training mode, inputs by batch size, classes)."""
+    library, _, model = name.partition(":")
+    torch.manual_seed(0)
+    if library == "hf":
+        return hugging_face(model)
+    if library == "torchvision":
+        import torchvision
+
+        options = {"init_weights": False} if model in ("googlenet", "inception_v3") else {}
+        net = torchvision.models.get_model(model, weights=None, **options)
+        size = {"inception_v3": 299, "maxvit_t": 224}.get(model, 224 if model.startswith("vit") else 128)
+        if model == "vit_h_14":
+            size = 224
+    else:
+        import timm
+
+        net = timm.create_model(model, pretrained=False)
+        size = net.default_cfg.get("input_size", (3, 224, 224))[-1]
+        if not net.default_cfg.get("fixed_input_size", False) and size > 128:
+            try:
+                with torch.no_grad():
+                    net.eval()(torch.randn(1, 3, 128, 128))
+                size = 128
+            except Exception:  # the family has a fixed size without saying so
+                net = timm.create_model(model, pretrained=False)
+    return net.train(), lambda n: {"x": torch.randn(n, 3, size, size)}, 1000
+
+
+def hugging_face(model: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
+    """From its configuration, small."""
+    import transformers as t
+
+    body = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
+    stages = {"depths": [1, 1, 2, 1]}
+    found: dict[str, Callable[[], nn.Module]] = {
+        "ResNet": lambda: t.ResNetForImageClassification(t.ResNetConfig(num_labels=10)),
+        "ConvNext": lambda: t.ConvNextForImageClassification(t.ConvNextConfig(num_labels=10, **stages)),
+        "ViT": lambda: t.ViTForImageClassification(t.ViTConfig(num_labels=10, image_size=64, patch_size=8, **body)),
+        "Swin": lambda: t.SwinForImageClassification(
+            t.SwinConfig(num_labels=10, image_size=64, patch_size=2, window_size=4, depths=[2, 2], num_heads=[2, 4])
+        ),
+        "Bert": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=10, vocab_size=100, **body)),
+        "GPT2": lambda: t.GPT2ForSequenceClassification(
+            t.GPT2Config(
+                num_labels=10, vocab_size=100, n_embd=64, n_layer=4, n_head=4, use_cache=False, pad_token_id=0,
+                bos_token_id=1, eos_token_id=2,
+            )  # fmt: skip
+        ),
+    }
+    if model in ("Bert", "GPT2"):
+        tokens = lambda n: {"input_ids": torch.randint(3, 100, (n, 24))}  # noqa: E731
+        return found[model]().train(), tokens, 10
+    return found[model]().train(), lambda n: {"pixel_values": torch.randn(n, 3, 64, 64)}, 10
+
+
+def logits(output: Any) -> Tensor:
+    """The tensor that a classifier's loss takes."""
+    if isinstance(output, Tensor):
+        return output
+    found = getattr(output, "logits", None)
+    return found if found is not None else logits(output[0])
+
+
+def examine(name: str, steps: int, largest: int) -> dict[str, Any]:
+    """One row."""
+    import racecar
+
+    net, inputs, classes = build(name)
+    total = sum(p.numel() for p in net.parameters())
+    row: dict[str, Any] = {"model": name, "weights": total}
+    x = inputs(2)
+    began = time.perf_counter()
+    rr = racecar.Racecar(net, x, layers="all")
+    row["seconds"] = time.perf_counter() - began
+    table = rr.explain().steps
+    mirrored = {s.layer.partition("#")[0] for s in table if s.mirrored}
+    row["layers"] = len(rr.layers)
+    row["mirrored"] = len(mirrored)
+    row["partly"] = sum(s.known < 1 for s in table if s.compared is not None)
+    # The weights that the reverse pass reads are those the penalty's gradient would not reach through L_m alone.
+    reached = gradients_of_the_reverse_pass(rr, x)
+    row["share"] = sum(p.numel() for p in reached) / total
+    rr(**x)[1].backward()
+    lacking = [n for n, p in net.named_parameters() if any(p is r for r in reached) and not _has_gradient(p)]
+    row["lacking"] = lacking
+    row["random"] = error(rr, x)
+    net.zero_grad()
+    if total > largest:
+        return row
+    images, labels = inputs(8), torch.arange(8) % classes
+    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(steps):
+        output, penalty = rr(**images)
+        optimiser.zero_grad()
+        (F.cross_entropy(logits(output), labels) + penalty).backward()
+        optimiser.step()
+    row["trained"] = error(rr, images)
+    return row
+
+
+def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
+    """Parameters of two and more dimensions of mirrored layers."""
+    modules = dict(rr.model.named_modules())
+    found: list[nn.Parameter] = []
+    for step in rr.explain().steps:
+        if step.mirrored:
+            path = step.layer.partition("#")[0]
+            while path not in modules:
+                path = path.rpartition(".")[0]
+            found += [p for p in modules[path].parameters(recurse=False) if p.ndim > 1]
+    return list({id(p): p for p in found}.values())
+
+
+def _has_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+
+
+def error(rr: Any, x: Inputs) -> float:
+    """Mean over the compared layers of ‖L_m − L'_m‖² / ‖L_m‖², where L'_m is known."""
+    with torch.no_grad():
+        pairs = rr.reconstruct(**x).values()
+    found = []
+    for left, right in pairs:
+        known = ~right.isnan()
+        found.append(float(((left - right)[known].square().sum() / left.expand_as(right)[known].square().sum())))
+    return sum(found) / len(found)
+
+
+def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Examined in a process of its own: its memory is freed, and it may take too long or die."""
+    command = [sys.executable, __file__, "--one", name, "--steps", str(options.steps), "--largest", str(options.largest)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return {"model": name, "why": f"not finished in {options.seconds} s"}
+    for line in done.stdout.splitlines():
+        if line.startswith("{"):
+            return json.loads(line)
+    last = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]
+    return {"model": name, "why": last}
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    if "why" in row:
+        return f"| {row['model']} | no: {row['why'][:300]} | | | | | | |"
+    derived = "yes" if not row["lacking"] else f"yes, without a gradient: {', '.join(row['lacking'][:3])}"
+    trained = f"{row['trained']:.3g}" if "trained" in row else "not run"
+    return (
+        f"| {row['model']} | {derived} | {row['weights'] / 1e6:.1f} | {row['share']:.0%} | {row['layers']} | "
+        f"{row['partly']} | {row['random']:.3g} | {trained} | {row['seconds']:.1f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--libraries", nargs="+", default=["torchvision", "timm", "hf"])
+    parser.add_argument("--models", nargs="+", default=None, help="these only, e.g. timm:resnet18")
+    parser.add_argument("--steps", type=int, default=20, help="of the brief training")
+    parser.add_argument("--largest", type=int, default=15_000_000, help="weights of the largest that is trained")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="for one model")
+    parser.add_argument("--table", type=Path, default=None, help="Markdown file to write")
+    parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one is not None:
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
+        try:
+            row = examine(options.one, options.steps, options.largest)
+        except Exception as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            row = {"model": options.one, "why": f"{type(error).__name__}: {words}"}
+        print(json.dumps(row), flush=True)
+        return
+    names = options.models or [
+        *(torchvision_models() if "torchvision" in options.libraries else []),
+        *(timm_models() if "timm" in options.libraries else []),
+        *([f"hf:{m}" for m in HUGGING_FACE] if "hf" in options.libraries else []),
+    ]
+    rows = []
+    for name in names:
+        rows.append(row_of(name, options))
+        print(line_of(rows[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""``einsum`` of two operands: linear in each, so that the adjoint is an einsum of the same letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from racecar.rules.registry import filled, register_reverse
+
+aten = torch.ops.aten
+
+
+@register_reverse(aten.einsum.default, layer="linear", operands=1)
+def einsum_adjoint(
+    estimate: Tensor,
+    equation: str,
+    tensors: Sequence[Tensor],
+    *,
+    path: object = None,
+    data: tuple[bool, ...] = (),
+    average: bool = False,
+    known: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:
+    """The adjoint towards the one operand that is estimated; for attention weights the average."""
+    places = [p.strip() for p in equation.replace(" ", "").partition("->")[0].split(",")]
+    result = equation.replace(" ", "").partition("->")[2]
+    if len(tensors) != 2 or "..." in equation or "->" not in equation or any(len(set(p)) < len(p) for p in places):
+        raise NotImplementedError(f"einsum {equation!r}: only two operands, each letter once in each, an explicit result")
+    mine = data.index(True)
+    other = tensors[1 - mine]
+    if lost := set(places[mine]) - set(places[1 - mine]) - set(result):
+        raise NotImplementedError(f"einsum {equation!r} sums {', '.join(sorted(lost))} of its data away")
+    back = f"{result},{places[1 - mine]}->{places[mine]}"
+    found = torch.einsum(back, filled(estimate, known), other)
+    if average:
+        ones = torch.ones_like(estimate) if known is None else known.expand(estimate.shape).to(estimate.dtype)
+        found = found / torch.einsum(back, ones, other).clamp(min=torch.finfo(found.dtype).tiny ** 0.5)
+    return (found, None) if mine == 0 else (None, found)

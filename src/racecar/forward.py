@@ -405,6 +405,8 @@ def _out_of_place(forward: ForwardGraph) -> None:
             )
         if node.target is aten.bernoulli_.float:
             node.target = aten.bernoulli.p
+            if len(node.args) == 1 and "p" not in node.kwargs:  # of the in-place form 0.5 is the default
+                node.args = (first, 0.5)
             continue
         packet = getattr(aten, name[:-1], None)
         if packet is None or overload not in packet.overloads():

@@ -12,7 +12,10 @@ STYLE := $(addprefix --pictures ,$(wildcard ../shared/data/style))
 CIFAR10 := $(if $(UNPACK),.data/cifar10,uoft-cs/cifar10)
 JUDGE := --data $(CIFAR10) --epochs 4 --batch-size 128 --optimiser sgd --learning-rate 0.1 --schedule cosine \
 	--warmup 0.2 --weight-decay 5e-4 --augmentation flip-crop --precision bfloat16 --out runs/judge
-VGG := --data $(if $(UNPACK),.data/imagenet_sample,ILSVRC/imagenet-1k) --cifar $(CIFAR10) --batch 4
+IMAGENET := $(if $(UNPACK),.data/imagenet_sample,ILSVRC/imagenet-1k)
+VGG := --data $(IMAGENET) --cifar $(CIFAR10) --batch 4
+PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --start.epochs 10 --a.epochs 60 \
+	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
 .PHONY: demo quick digits cifar smoke vgg test lint results clean
@@ -71,7 +74,8 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar train --model racecar.study.cifar.network:strong --model-options '{"width": 32, "classes": 10}' $(JUDGE)
 	$(BIN)/racecar study stylize --preset small $(STYLE) --judge runs/judge
 	$(BIN)/racecar report runs/vgg-small runs/stylize-small --results results
-	$(BIN)/python benchmarks/vgg.py $(VGG) --table results/vgg-speed.md
+	$(BIN)/racecar study vgg --data $(IMAGENET) $(PHOTOGRAPHS) --out runs/vgg-photographs
+	$(BIN)/python benchmarks/vgg.py $(VGG) --trained runs/vgg-photographs --table results/vgg-speed.md
 	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/python benchmarks/classification.py --table results/classification-speed.md
 

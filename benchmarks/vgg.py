@@ -9,6 +9,7 @@ are counted by ``torch.utils.flop_counter`` over a whole step. The last table pr
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from timing import DEVICE, Step, flops, turns
 
 import racecar
 from racecar.study.classification.images import train_and_validation
-from racecar.study.runs import environment, write_text
+from racecar.study.runs import environment, read_json, write_text
 from racecar.study.vgg.experiment import IMAGENET, preset
 from racecar.study.vgg.network import DEPTH, VGG19, initialise
 from racecar.study.vgg.photographs import Crops, Photographs, load
@@ -139,6 +140,40 @@ def weight_table(photographs: Photographs, cifar: str | None) -> list[str]:
     return lines
 
 
+def trained_lines(folder: Path) -> list[str]:
+    """What a ``racecar study vgg --out FOLDER`` was, and the mean losses of its runs."""
+    about = read_json(folder / "study.json")
+    config, words = about["config"], about["command"].split()
+    for name, instead in (("--data", "PHOTOGRAPHS"), ("--out", "OUT")):
+        words[words.index(name) + 1] = instead
+    lines = [
+        "## Trained on real photographs",
+        "",
+        f"`{' '.join(words)}`",
+        "",
+        f"{about['sources']['A']}; {config['size']} × {config['size']} pixels; one seed. Cross entropy, mean over an "
+        "epoch. A test accuracy would say nothing, as every photograph shows a class of its own.",
+        "",
+        "| model | steps | first epoch | in the middle | last epoch | racecar loss, first and last epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted(folder.glob("runs/*/*/run.json"), key=lambda p: p.stat().st_mtime):
+        run = read_json(path)
+        history = run["history"]
+        recipe = config[{"A-start": "start", "A": "a", "AA": "aa"}[run["model"].partition("_")[2]]]
+        steps = len(history) * math.ceil(run["train_images"] / recipe["batch_size"])
+        losses = " | ".join(f"{history[i]['loss']:.3f}" for i in (0, len(history) // 2, -1))
+        penalties = [f"{history[i]['penalty']:.3g}" for i in (0, -1)] if history[0]["penalty"] else ["—"]
+        lines.append(f"| {run['model']} | {steps} | {losses} | {', '.join(penalties)} |")
+    count = run["train_images"]
+    return [
+        *lines,
+        "",
+        f"Guessing among the {count} classes that are there has a loss of {math.log(count):.3f}, among all of them one "
+        f"of {math.log(about['classes']):.3f}.",
+    ]
+
+
 def projection_table(seconds: dict[str, float], work: dict[str, float], device: str) -> list[str]:
     """Hours of the full Table 15, Std and RR together, one seed. A projection, not a measurement."""
     plain = 6 + 36 + 22 + 22  # epochs: the start, Std_A, Std_AA, RR_AA
@@ -176,15 +211,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="per measurement")
     parser.add_argument("--decoders", type=int, default=1, help="decoding processes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--trained", type=Path, default=None, help="folder of a racecar study vgg, to show its losses")
     parser.add_argument("--compile", action="store_true", help="the step by torch.compile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     about = environment()
     photographs = load(options.data, Crops(), IMAGENET, workers=options.decoders).to(DEVICE)
     device = about["processor"] if DEVICE.type == "cpu" else about["accelerator"]
-    hidden = {str(options.table), str(options.data), str(options.cifar), "--table"}
+    hidden = {str(options.table), str(options.data), str(options.cifar), str(options.trained), "--table"}
     given = " ".join(a for a in sys.argv[1:] if a not in hidden)
     given = given.replace("--data", "--data PHOTOGRAPHS").replace("--cifar", "--cifar CIFAR")
+    given = given.replace("--trained", "--trained OUT")
     steps, seconds, work = step_table(options.batch, options.seconds, options.compile)
     lines = [
         "# VGG19 at ImageNet's size: cost",
@@ -210,6 +247,7 @@ def main() -> None:
         "",
         *weight_table(photographs, options.cifar),
         "",
+        *([*trained_lines(options.trained), ""] if options.trained is not None else []),
         "## Projection of the full study, not measured",
         "",
         *projection_table(seconds, work, device),

@@ -145,14 +145,22 @@ class Racecar(nn.Module):
         self._turn = turn.following
         if not turn.due:  # the model itself, not its exported forward pass: what is no racecar training stays as it is
             return self.model(*args, **kwargs), self.lambdas.new_zeros(())
-        args, kwargs = self._positional(args, kwargs)
-        program = self._program(args, kwargs, training=self.model.training)
-        output, distances = program.train(self.model, self.decoder, args, kwargs)
+        output, distances = self.distances(*args, **kwargs)
         terms = self.lambdas * distances
         if self.check_finite and not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
         penalty = terms.sum()
         return output, penalty if self._every == 1 else self._every * penalty
+
+    def distances(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+        """The penalty's parts: (the model's output, ½‖L_m − L'_m‖² of every compared layer, [n], without λ).
+
+        Forward and reverse pass in the model's current mode, with all that a call does to running statistics and
+        random state; it is no training call that ``calls`` counts.
+        """
+        args, kwargs = self._positional(args, kwargs)
+        program = self._program(args, kwargs, training=self.model.training)
+        return program.train(self.model, self.decoder, args, kwargs)
 
     def reconstruct(self, *args: Any, **kwargs: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Regenerate: layer name → (L_m, L'_m), the layer's input in the forward pass and in the reverse pass.

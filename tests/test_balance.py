@@ -393,7 +393,7 @@ def test_within_distributed_data_parallel(tmp_path: Path) -> None:
     torch.testing.assert_close(*found)
 
 
-def test_a_new_lambda_compiles_nothing_anew() -> None:
+def test_compiled() -> None:
     torch.compiler.reset()
     case = Linear()
     rr = case.racecar()
@@ -402,5 +402,8 @@ def test_a_new_lambda_compiles_nothing_anew() -> None:
     compiled(case.x.T)
     output, penalty = rr(case.x.T)
     racecar.balance(rr, case.loss(output), penalty, ratio=0.01)
-    torch.testing.assert_close(compiled(case.x.T)[1], rr(case.x.T)[1])
+    output, penalty = compiled(case.x.T)
+    torch.testing.assert_close(penalty, rr(case.x.T)[1])
     assert counter.frame_count == 1
+    with pytest.raises(racecar.ArgumentError, match=r"comes from a compiled program.*call rr uncompiled"):
+        racecar.balance(rr, case.loss(output), 2 * penalty)

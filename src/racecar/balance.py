@@ -50,8 +50,7 @@ def balance(rr: Racecar, loss: Tensor, penalty: Tensor, *, ratio: float = 0.3, s
     ``scaler.scale(penalty)``: what scales both scales neither λ. Where ``torch.distributed`` is initialised, all
     processes call together; the gradients are averaged over them before their norms are taken, as
     DistributedDataParallel averages them, so that all get the same λ, those of one process with the whole batch. Give
-    loss and penalty as they are added up for ``backward``. Not for weights sharded by FSDP, and not for what a compiled
-    module returns, whose graph cannot be kept: balance with an uncompiled call of ``rr``.
+    loss and penalty as they are added up for ``backward``. Not for weights sharded by FSDP: balance before sharding.
 
     Args:
         rr: whose λ are set.
@@ -67,9 +66,9 @@ def balance(rr: Racecar, loss: Tensor, penalty: Tensor, *, ratio: float = 0.3, s
         The norms that were found, and the λ that were set.
 
     Raises:
-        ArgumentError: ratio or smoothing out of range; a loss without a graph; no weight is trained by both; a
-            gradient that is zero, from which no λ follows. NonFiniteError: a gradient is infinite or NaN. λ are then
-            as before.
+        ArgumentError: ratio or smoothing out of range; a loss without a graph, or with a compiled one; no weight is
+            trained by both; a gradient that is zero, from which no λ follows. NonFiniteError: a gradient is infinite
+            or NaN. λ are then as before.
 
     Example:
         >>> import torch, racecar
@@ -165,8 +164,26 @@ def _check(rr: Racecar, loss: Tensor, penalty: Tensor, ratio: float, smoothing: 
             f"balance: the {which} has no gradient: compute it with gradients enabled, and with every= in a call that "
             "runs the reverse pass"
         )
+    if _compiled(penalty):
+        raise ArgumentError(
+            "balance: the penalty comes from a compiled program, whose graph can be walked once only and hides which "
+            "weights it reaches: call rr uncompiled to measure"
+        )
     if not (rr.lambdas > 0).any():
         raise ArgumentError("balance: all λ are zero, and a multiple of zero is zero: begin with a positive weight=")
+
+
+def _compiled(value: Tensor) -> bool:
+    waiting, seen = [value.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name().startswith("CompiledFunction"):
+            return True
+        waiting.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def _check_norms(norms: Mapping[str, float]) -> None:

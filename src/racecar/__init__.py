@@ -3,6 +3,7 @@
 The library needs only torch. ``racecar.study`` holds the paper's experiments and needs the ``[study]`` extra.
 """
 
+from racecar.balance import Balance, balance
 from racecar.ensemble import Ensemble
 from racecar.errors import (
     ArgumentError,
@@ -20,6 +21,7 @@ from racecar.rules.activation import register_activation
 
 __all__ = [
     "ArgumentError",
+    "Balance",
     "Ensemble",
     "Explanation",
     "ExportError",
@@ -28,6 +30,7 @@ __all__ = [
     "Racecar",
     "RacecarError",
     "RuleError",
+    "balance",
     "register_activation",
     "register_reverse",
     "srip",

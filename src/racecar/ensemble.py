@@ -68,6 +68,8 @@ class Ensemble(nn.Module):
         if len(weights) != len(models):
             raise ArgumentError(f"weights has {len(weights)} entries for {len(models)} models: one λ (or list) each")
         rr = Racecar(first, example_inputs, weight=0.0, **options)
+        if rr.every != 1:
+            raise ArgumentError("an ensemble runs the reverse pass in every call: it takes no every=")
         lambdas = []
         for member, weight in enumerate(weights):
             try:

@@ -16,11 +16,13 @@ class Explanation:
         steps: one per operation on the path, in forward order.
         start: where the reverse pass begins (I_r).
         lambdas: λ_m per compared layer.
+        every: the reverse pass runs in one of so many training calls.
     """
 
     steps: tuple[Step, ...]
     start: str
     lambdas: tuple[float, ...]
+    every: int = 1
 
     columns = ("layer", "forward", "reverse", "L_m", "compared", "MFLOP", "λ")
 
@@ -49,13 +51,16 @@ class Explanation:
         return "\n".join([*lines, self.footer()])
 
     def footer(self) -> str:
-        """One sentence: start, layers, cost."""
+        """Start, layers, cost and how often, in sentences."""
         layers = sum(s.mirrored for s in self.steps)
         flops = sum(s.flops for s in self.steps)
-        return (
+        sentence = (
             f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
             f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
         )
+        if self.every == 1:
+            return sentence
+        return f"{sentence} It runs in one of {self.every} training calls, its penalty weighted by {self.every}."
 
 
 def _compared(step: Step) -> str:

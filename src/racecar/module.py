@@ -19,6 +19,7 @@ from racecar.forward import Shapes, at_least_two, export_forward
 from racecar.loss import Reduction
 from racecar.palindrome import Palindrome, build
 from racecar.selection import InputRange, Layers, NormStatistics, Options
+from racecar.turns import cycle
 
 Weight = float | Sequence[float] | Tensor
 
@@ -50,6 +51,10 @@ class Racecar(nn.Module):
             parameters, e.g. ``copy.deepcopy(model)``: it uses that one's instead, an untied decoder of the same
             shape, the control that tells what sharing weights does. Its parameters are those of ``rr.decoder``:
             optimise ``rr.parameters()``.
+        every: k: the reverse pass runs in the first of every k training calls, its penalty weighted by k, so that the
+            mean penalty is unchanged and its cost a k-th. The other calls are calls of the plain model, and their
+            penalty is zero; see :attr:`calls` for what counts. They leave a ``decoder`` without gradients:
+            DistributedDataParallel then needs ``find_unused_parameters=True``.
 
     Raises:
         ArgumentError: an argument does not fit the model; ExportError, IrreversibleError, RuleError: the palindrome
@@ -78,9 +83,11 @@ class Racecar(nn.Module):
         input_range: InputRange = None,
         norm_statistics: NormStatistics = "separate",
         decoder: nn.Module | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         _check_choices(model, reduction, input_range, norm_statistics)
+        self._every, self._turn = every, cycle(every)
         if decoder is not None:
             _check_decoder(decoder, model)
         self.model, self.decoder = model, decoder
@@ -100,24 +107,60 @@ class Racecar(nn.Module):
         """Names of the compared layers, from the network's input on: one λ_m each."""
         return self.program.palindrome.layers
 
+    @property
+    def every(self) -> int:
+        """k: the reverse pass runs in one of so many training calls."""
+        return self._every
+
+    @property
+    def calls(self) -> int:
+        """Training calls so far, modulo ``every``: 0 where the next one runs the reverse pass.
+
+        Every call in training mode counts, of each batch that gradients are accumulated over as well, and with
+        ``no_grad`` too; ``reconstruct`` does not. Processes that train together call alike and so agree. It is no part
+        of any ``state_dict``: save it with a checkpoint and set it when training goes on. Any count may be set:
+        ``rr.calls = step`` before each call gives all batches of one optimiser step the same turn.
+
+        Raises:
+            ArgumentError: set to something else than a whole number from 0 on.
+        """
+        return self._turn.position
+
+    @calls.setter
+    def calls(self, calls: int) -> None:
+        self._turn = self._turn.at(calls)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Training: (the model's output, the penalty, a scalar). Evaluation: the model's output.
 
         Raises:
-            NonFiniteError: the penalty of a layer is infinite or NaN. On an accelerator this is reported one call
-                later, so that it need not be waited for; under ``torch.compile`` it is not checked, and neither is
-                whether the model's modes, hooks or sizes ask for another palindrome than at the last plain call.
-                Set ``check_finite`` to False where one of several processes must not stop alone.
+            NonFiniteError: the penalty of a layer is infinite or NaN. On an accelerator this is reported at the next
+                call with a reverse pass, so that it need not be waited for; under ``torch.compile`` it is not checked,
+                and neither is whether the model's modes, hooks or sizes ask for another palindrome than at the last
+                uncompiled call. Set ``check_finite`` to False where one of several processes must not stop alone.
         """
         if not self.training:
             return self.model(*args, **kwargs)
-        args, kwargs = self._positional(args, kwargs)
-        program = self._program(args, kwargs, training=self.model.training)
-        output, distances = program.train(self.model, self.decoder, args, kwargs)
+        turn = self._turn
+        self._turn = turn.following
+        if not turn.due:  # the model itself, not its exported forward pass: what is no racecar training stays as it is
+            return self.model(*args, **kwargs), self.lambdas.new_zeros(())
+        output, distances = self.distances(*args, **kwargs)
         terms = self.lambdas * distances
         if self.check_finite and not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
-        return output, terms.sum()
+        penalty = terms.sum()
+        return output, penalty if self._every == 1 else self._every * penalty
+
+    def distances(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
+        """The penalty's parts: (the model's output, ½‖L_m − L'_m‖² of every compared layer, [n], without λ).
+
+        Forward and reverse pass in the model's current mode, with all that a call does to running statistics and
+        random state; it is no training call that ``calls`` counts.
+        """
+        args, kwargs = self._positional(args, kwargs)
+        program = self._program(args, kwargs, training=self.model.training)
+        return program.train(self.model, self.decoder, args, kwargs)
 
     def reconstruct(self, *args: Any, **kwargs: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Regenerate: layer name → (L_m, L'_m), the layer's input in the forward pass and in the reverse pass.
@@ -136,7 +179,7 @@ class Racecar(nn.Module):
     def explain(self) -> Explanation:
         """The table of the palindrome: layer, forward, reverse, compared or not, FLOPs, λ. ``print`` it."""
         palindrome = self.program.palindrome
-        return Explanation(palindrome.steps, palindrome.start, tuple(self.lambdas.tolist()))
+        return Explanation(palindrome.steps, palindrome.start, tuple(self.lambdas.tolist()), self._every)
 
     @property
     def program(self) -> _Program:
@@ -202,7 +245,10 @@ class Racecar(nn.Module):
 
     def extra_repr(self) -> str:
         """The options in the constructor's words."""
-        return f"layers={list(self.layers)}, reduction={self._options.reduction!r}"
+        shown = [f"layers={list(self.layers)}", f"reduction={self._options.reduction!r}"]
+        if self._every != 1:
+            shown.append(f"every={self._every}")
+        return ", ".join(shown)
 
 
 class _Program:

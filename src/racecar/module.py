@@ -19,6 +19,7 @@ from racecar.forward import Shapes, at_least_two, export_forward
 from racecar.loss import Reduction
 from racecar.palindrome import Palindrome, build
 from racecar.selection import InputRange, Layers, NormStatistics, Options
+from racecar.synchronised import as_plain_norms, synchronise
 
 Weight = float | Sequence[float] | Tensor
 
@@ -99,6 +100,11 @@ class Racecar(nn.Module):
     def layers(self) -> tuple[str, ...]:
         """Names of the compared layers, from the network's input on: one λ_m each."""
         return self.program.palindrome.layers
+
+    @property
+    def reduction(self) -> Reduction:
+        """``"mean"`` or ``"sum"``: a sum's share in a batch divided among processes or steps is not averaged."""
+        return self._options.reduction
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Training: (the model's output, the penalty, a scalar). Evaluation: the model's output.
@@ -186,6 +192,12 @@ class Racecar(nn.Module):
             self.lambdas = lambdas.to(self.lambdas.device)
         return self
 
+    def _replicate_for_data_parallel(self) -> Racecar:
+        raise ArgumentError(
+            "torch.nn.DataParallel cannot run a Racecar, as its copies of the model have no palindrome: start a "
+            "process per GPU and use torch.nn.parallel.DistributedDataParallel(rr)"
+        )
+
     def _check_finite(self, terms: Tensor) -> None:
         previous, self._pending = (terms, None) if terms.device.type == "cpu" else (self._pending, terms)
         if previous is None or math.isfinite(previous.sum()):
@@ -246,14 +258,17 @@ class _Program:
         *,
         training: bool,
     ) -> _Program:
+        _check_whole(model)
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         enough = at_least_two(leaves)
-        forward = export_forward(model, *pytree.tree_unflatten(enough, in_spec), training=training)
+        with as_plain_norms(model):
+            forward = export_forward(model, *pytree.tree_unflatten(enough, in_spec), training=training)
         palindrome = build(forward, model, enough, options)
         if enough is not leaves:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
             palindrome = replace(palindrome, steps=steps)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
+            synchronise(program, model)
             for node in program.graph.nodes:  # fake and symbolic tensors keep the tracer alive and cannot be copied
                 example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
                 node.meta = {"example": example}
@@ -284,6 +299,8 @@ class _Program:
         found = [getattr(model.get_submodule(path), name) for path, name in self.owners]
         if decoder is not None:
             found += [getattr(decoder.get_submodule(path), name) for path, name in self.twins]
+        for (path, _), weight in zip([*self.owners, *self.twins], found, strict=False):
+            _check_gathered(path, weight)
         return found
 
     def train(
@@ -394,6 +411,35 @@ def _check_choices(model: object, reduction: object, input_range: object, norm_s
         raise ArgumentError(f"norm_statistics must be 'separate' or 'shared', not {norm_statistics!r}")
     if input_range is not None and input_range != "paper" and not callable(input_range):
         raise ArgumentError(f"input_range must be None, 'paper' or a function, not {input_range!r}")
+
+
+_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"}
+
+
+def _check_whole(model: nn.Module) -> None:
+    """The program reads weights and calls no module: what happens when one is called would not happen."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+            where = f"module {name!r} of the model" if name else "the model"
+            raise ArgumentError(
+                f"{where} is a {kind.__name__}, which the palindrome would pass by: gradients would not be shared "
+                "among processes. Wrap the other way round: "
+                "torch.nn.parallel.DistributedDataParallel(racecar.Racecar(model, ...))"
+            )
+        for weight in module._parameters.values():
+            _check_gathered(name, weight)
+
+
+def _check_gathered(path: str, weight: Tensor | None) -> None:
+    if hasattr(weight, "device_mesh"):  # a DTensor, without an import of torch.distributed.tensor
+        where = f"module {path!r}" if path else "the model"
+        raise ArgumentError(
+            f"the weights of {where} are sharded among processes, but the reverse pass needs them whole, together "
+            "with all others. Make the Racecar first and shard it at its root alone: "
+            "rr = racecar.Racecar(model, ...); fully_shard(rr). For rr.reconstruct: "
+            "torch.distributed.fsdp.register_fsdp_forward_method(rr, 'reconstruct')"
+        )
 
 
 def _check_decoder(decoder: object, model: nn.Module) -> None:

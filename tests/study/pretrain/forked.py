@@ -24,11 +24,11 @@ import torch._dynamo
 import torch._export
 import torch.fx.experimental.symbolic_shapes
 import torch.utils.tensorboard
-from processes import fork, together, wait
 from safetensors.torch import save_file
 
 import racecar.study.commands.train
 import racecar.study.runs
+from processes import fork, together, wait
 from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images

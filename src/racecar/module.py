@@ -102,9 +102,9 @@ class Racecar(nn.Module):
         return self.program.palindrome.layers
 
     @property
-    def reduction(self) -> Reduction:
-        """``"mean"`` or ``"sum"``: a sum's share in a batch divided among processes or steps is not averaged."""
-        return self._options.reduction
+    def options(self) -> Options:
+        """What the constructor was asked for: layers, start, reduction, input range, statistics, decoder or not."""
+        return self._options
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Training: (the model's output, the penalty, a scalar). Evaluation: the model's output.

@@ -154,5 +154,5 @@ class _Sum(torch.autograd.Function):
 def _sum(value: Tensor, group: str | None) -> Tensor:
     from torch.distributed import _functional_collectives as collectives  # the ones that torch.compile can trace
 
-    chosen = dist.group.WORLD if group is None else group
+    chosen: Any = dist.group.WORLD if group is None else group
     return collectives.wait_tensor(collectives.all_reduce(value.contiguous(), "sum", chosen))

@@ -99,8 +99,15 @@ def hugging_face(model: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
         "Bert": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=10, vocab_size=100, **body)),
         "GPT2": lambda: t.GPT2ForSequenceClassification(
             t.GPT2Config(
-                num_labels=10, vocab_size=100, n_embd=64, n_layer=4, n_head=4, use_cache=False, pad_token_id=0,
-                bos_token_id=1, eos_token_id=2,
+                num_labels=10,
+                vocab_size=100,
+                n_embd=64,
+                n_layer=4,
+                n_head=4,
+                use_cache=False,
+                pad_token_id=0,
+                bos_token_id=1,
+                eos_token_id=2,
             )  # fmt: skip
         ),
     }
@@ -179,13 +186,22 @@ def error(rr: Any, x: Inputs) -> float:
     found = []
     for left, right in pairs:
         known = ~right.isnan()
-        found.append(float(((left - right)[known].square().sum() / left.expand_as(right)[known].square().sum())))
+        found.append(float((left - right)[known].square().sum() / left.expand_as(right)[known].square().sum()))
     return sum(found) / len(found)
 
 
 def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Examined in a process of its own: its memory is freed, and it may take too long or die."""
-    command = [sys.executable, __file__, "--one", name, "--steps", str(options.steps), "--largest", str(options.largest)]
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        name,
+        "--steps",
+        str(options.steps),
+        "--largest",
+        str(options.largest),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds, check=False)
     except subprocess.TimeoutExpired:

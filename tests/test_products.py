@@ -76,7 +76,9 @@ class Gated(nn.Module):
 
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("squash", [torch.sigmoid, F.gelu, lambda x: F.dropout(torch.tanh(x), 0.0)])
-def test_the_gate_is_the_coefficient_and_nothing_comes_back_to_it(squash: Callable[[Tensor], Tensor], first: bool) -> None:
+def test_the_gate_is_the_coefficient_and_nothing_comes_back_to_it(
+    squash: Callable[[Tensor], Tensor], first: bool
+) -> None:
     torch.manual_seed(0)
     net, x = Gated(squash, first).double(), torch.randn(5, 4, dtype=torch.float64)
     rr = racecar.Racecar(net, x)
@@ -108,7 +110,9 @@ def test_squeeze_and_excitation_multiplies_by_the_forward_gate() -> None:
     scale = torch.sigmoid(net.fc(h.mean((2, 3), keepdim=True)))
     back = F.conv_transpose2d(net(x) - net.last.bias.view(-1, 1, 1), net.last.weight) * scale
     _, right = rr.reconstruct(x)["conv"]
-    torch.testing.assert_close(right, F.conv_transpose2d(back - net.conv.bias.view(-1, 1, 1), net.conv.weight, padding=1))
+    torch.testing.assert_close(
+        right, F.conv_transpose2d(back - net.conv.bias.view(-1, 1, 1), net.conv.weight, padding=1)
+    )
 
 
 class DropsBranches(nn.Module):

@@ -59,7 +59,9 @@ def passed_on(
     """
     with torch.no_grad():
         ones = reverse(_as_numbers(estimate, known), *args, **kwargs)
-        zeros = reverse(_as_numbers(estimate, [_NOWHERE] * len(known) if isinstance(known, list) else _NOWHERE), *args, **kwargs)
+        zeros = reverse(
+            _as_numbers(estimate, [_NOWHERE] * len(known) if isinstance(known, list) else _NOWHERE), *args, **kwargs
+        )
     if isinstance(ones, tuple | list):
         return [None if one is None else _mask(one != zero) for one, zero in zip(ones, zeros, strict=True)]
     return _mask(ones != zeros)

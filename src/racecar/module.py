@@ -19,6 +19,7 @@ from racecar.forward import Shapes, at_least_two, export_forward
 from racecar.loss import Reduction
 from racecar.palindrome import Palindrome, build
 from racecar.selection import InputRange, Layers, NormStatistics, Options
+from racecar.synchronised import as_plain_norms, synchronise
 from racecar.turns import cycle
 
 Weight = float | Sequence[float] | Tensor
@@ -130,6 +131,11 @@ class Racecar(nn.Module):
     def calls(self, calls: int) -> None:
         self._turn = self._turn.at(calls)
 
+    @property
+    def options(self) -> Options:
+        """What the constructor was asked for: layers, start, reduction, input range, statistics, decoder or not."""
+        return self._options
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Training: (the model's output, the penalty, a scalar). Evaluation: the model's output.
 
@@ -202,9 +208,7 @@ class Racecar(nn.Module):
             if program.fits(args, kwargs):
                 return program
         # Most models see one size: it is only when another comes that the graph must hold for any.
-        program = _Program.derive(
-            self.model, args, kwargs, self._options, training=training, sizes_vary=bool(programs)
-        )
+        program = _Program.derive(self.model, args, kwargs, self._options, training=training, sizes_vary=bool(programs))
         layers, lambdas = program.palindrome.layers, self._buffers.get("lambdas")
         if lambdas is not None and len(layers) != len(lambdas):
             raise ArgumentError(
@@ -231,6 +235,12 @@ class Racecar(nn.Module):
         if self.lambdas.dtype in (torch.float16, torch.bfloat16):  # λ may be as small as 1e-9
             self.lambdas = lambdas.to(self.lambdas.device)
         return self
+
+    def _replicate_for_data_parallel(self) -> Racecar:
+        raise ArgumentError(
+            "torch.nn.DataParallel cannot run a Racecar, as its copies of the model have no palindrome: start a "
+            "process per GPU and use torch.nn.parallel.DistributedDataParallel(rr)"
+        )
 
     def _check_finite(self, terms: Tensor) -> None:
         previous, self._pending = (terms, None) if terms.device.type == "cpu" else (self._pending, terms)
@@ -297,15 +307,18 @@ class _Program:
         training: bool,
         sizes_vary: bool,
     ) -> _Program:
+        _check_whole(model)
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         enough = at_least_two(leaves)
         call = pytree.tree_unflatten(enough, in_spec)
-        forward = export_forward(model, *call, training=training, sizes_vary=sizes_vary)
+        with as_plain_norms(model):
+            forward = export_forward(model, *call, training=training, sizes_vary=sizes_vary)
         palindrome = build(forward, model, enough, options)
         if enough is not leaves:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
             palindrome = replace(palindrome, steps=steps)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
+            synchronise(program, model)
             for node in program.graph.nodes:  # fake and symbolic tensors keep the tracer alive and cannot be copied
                 example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
                 node.meta = {"example": example}
@@ -339,6 +352,8 @@ class _Program:
         found = [getattr(model.get_submodule(path), name) for path, name in self.owners]
         if decoder is not None:
             found += [getattr(decoder.get_submodule(path), name) for path, name in self.twins]
+        for (path, _), weight in zip([*self.owners, *self.twins], found, strict=False):
+            _check_gathered(path, weight)
         return found
 
     def train(
@@ -449,6 +464,35 @@ def _check_choices(model: object, reduction: object, input_range: object, norm_s
         raise ArgumentError(f"norm_statistics must be 'separate' or 'shared', not {norm_statistics!r}")
     if input_range is not None and input_range != "paper" and not callable(input_range):
         raise ArgumentError(f"input_range must be None, 'paper' or a function, not {input_range!r}")
+
+
+_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"}
+
+
+def _check_whole(model: nn.Module) -> None:
+    """The program reads weights and calls no module: what happens when one is called would not happen."""
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
+            where = f"module {name!r} of the model" if name else "the model"
+            raise ArgumentError(
+                f"{where} is a {kind.__name__}, which the palindrome would pass by: gradients would not be shared "
+                "among processes. Wrap the other way round: "
+                "torch.nn.parallel.DistributedDataParallel(racecar.Racecar(model, ...))"
+            )
+        for weight in module._parameters.values():
+            _check_gathered(name, weight)
+
+
+def _check_gathered(path: str, weight: Tensor | None) -> None:
+    if hasattr(weight, "device_mesh"):  # a DTensor, without an import of torch.distributed.tensor
+        where = f"module {path!r}" if path else "the model"
+        raise ArgumentError(
+            f"the weights of {where} are sharded among processes, but the reverse pass needs them whole, together "
+            "with all others. Make the Racecar first and shard it at its root alone: "
+            "rr = racecar.Racecar(model, ...); fully_shard(rr). For rr.reconstruct: "
+            "torch.distributed.fsdp.register_fsdp_forward_method(rr, 'reconstruct')"
+        )
 
 
 def _check_decoder(decoder: object, model: nn.Module) -> None:

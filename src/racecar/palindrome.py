@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from racecar.errors import ArgumentError, IrreversibleError, RuleError
 from racecar.forward import ForwardGraph, module_path, nodes_in, tensor_arguments
-from racecar.knowledge import Known, mean_of_known, narrowed, nothing, passed_on, united, unknown_as_nan
+from racecar.knowledge import Known, mean_of_known, nothing, passed_on, united, unknown_as_nan
 from racecar.loss import half_squared_distance
 from racecar.products import analyse
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
@@ -168,7 +168,9 @@ class _Mirror:
             )
         if not compared:
             raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
-        targets: dict[fx.Node, fx.Node] = {m: value for m in compared if (value := self.selection.operand(m)) is not None}
+        targets: dict[fx.Node, fx.Node] = {
+            m: value for m in compared if (value := self.selection.operand(m)) is not None
+        }
         path = self._path(before, set(targets.values()))
         regenerated = self._walk(start, path, {m: i for i, m in enumerate(compared)})
         compared = self._regenerated(compared, targets, regenerated)
@@ -176,7 +178,12 @@ class _Mirror:
         pairs = [(targets[m], regenerated[targets[m]]) for m in compared]
         distances = [
             self.emit(
-                half_squared_distance, left, right.node, self.options.reduction, *self._masked(right), name=f"distance_{i}"
+                half_squared_distance,
+                left,
+                right.node,
+                self.options.reduction,
+                *self._masked(right),
+                name=f"distance_{i}",
             )
             for i, (left, right) in enumerate(pairs)
         ]
@@ -429,7 +436,10 @@ class _Mirror:
         """The arguments of a rule that meets an estimate of which not everything is known."""
         many = isinstance(known, list)
         masks = [None if k is None else self._mask(k) for k in (known if many else [known])]
-        given = [e if m is None else self.emit(filled, e, m) for e, m in zip(estimate if many else [estimate], masks, strict=True)]
+        given = [
+            e if m is None else self.emit(filled, e, m)
+            for e, m in zip(estimate if many else [estimate], masks, strict=True)
+        ]
         if "known" in inspect.signature(rule.reverse).parameters:
             kwargs = {**kwargs, "known": masks if many else masks[0]}
         return kwargs, (given if many else given[0])

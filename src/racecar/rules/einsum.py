@@ -27,7 +27,9 @@ def einsum_adjoint(
     places = [p.strip() for p in equation.replace(" ", "").partition("->")[0].split(",")]
     result = equation.replace(" ", "").partition("->")[2]
     if len(tensors) != 2 or "..." in equation or "->" not in equation or any(len(set(p)) < len(p) for p in places):
-        raise NotImplementedError(f"einsum {equation!r}: only two operands, each letter once in each, an explicit result")
+        raise NotImplementedError(
+            f"einsum {equation!r}: only two operands, each letter once in each, an explicit result"
+        )
     mine = data.index(True)
     other = tensors[1 - mine]
     if lost := set(places[mine]) - set(places[1 - mine]) - set(result):

@@ -99,7 +99,9 @@ def register_reverse(
         ...     return estimate.flip(dims)
     """
     if reverse is None:
-        return lambda function: register_reverse(op, function, layer=layer, range=range, operands=operands, partial=partial)
+        return lambda function: register_reverse(
+            op, function, layer=layer, range=range, operands=operands, partial=partial
+        )
     if not callable(op) or isinstance(op, type):
         raise TypeError(f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}")
     if isinstance(op, torch._ops.OpOverloadPacket):

@@ -9,7 +9,6 @@ import os
 import random
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 
 import racecar.study.commands.train
 import racecar.study.runs
+from processes import fork, together, wait
 from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
@@ -40,32 +40,6 @@ from racecar.study.runs import read_tensors
 
 TRAIN = ["train", "--model", "small_nets:net", "--data", "data", "--racecar", "1e-2", "--epochs", "16",
          "--batch-size", "9", "--augmentation", "flip-crop", "--learning-rate", "1e-2"]  # fmt: skip
-
-
-def fork(do: Callable[[], Any], errors: str = "errors.txt") -> int:
-    """Run in a child; gives its process id."""
-    sys.stdout.flush()
-    if child := os.fork():
-        return child
-    code = 70
-    try:
-        with open(errors, "a") as file:
-            os.dup2(file.fileno(), 2)
-            os.dup2(file.fileno(), 1)
-        code = int(do() or 0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def wait(child: int) -> int:
-    """Exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def train(*more: str, before: Callable[[], None] = lambda: None, errors: str = "errors.txt") -> int:
@@ -194,25 +168,14 @@ def steps(file: str) -> None:
 
 
 def two_processes() -> dict[str, Any]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     words = ["train", "--model", "small_nets:plain", "--data", "data", "--racecar", "1e-2", "--epochs", "3",
              "--batch-size", "8", "--optimiser", "sgd"]  # fmt: skip
 
-    def do(rank: int) -> Callable[[], int]:
-        def child() -> int:
-            os.environ.update(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-            )  # fmt: skip
-            steps(f"rank{rank}.safetensors")
-            return main([*words, "--out", "two"])
+    def do(rank: int) -> int:
+        steps(f"rank{rank}.safetensors")
+        return main([*words, "--out", "two"])
 
-        return child
-
-    children = [fork(do(rank), f"rank{rank}.txt") for rank in range(2)]
-    codes = [wait(c) for c in children]
+    codes = together(2, do)
     codes += [wait(fork(lambda: steps("single.safetensors"))), wait(fork(lambda: main([*words, "--out", "one"])))]
     if any(codes):
         return {"codes": codes}

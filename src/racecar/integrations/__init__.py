@@ -1,0 +1,23 @@
+"""Racecar training in other people's training loops, and its models on their hub: one file per framework.
+
+Nothing here is imported by ``import racecar``; the ``[frameworks]`` extra brings what these files need.
+"""
+
+from __future__ import annotations
+
+from racecar.module import Racecar
+
+
+def share(rr: Racecar, processes: int, steps: int = 1) -> int:
+    """What the penalty is multiplied by where a loop averages gradients over processes and accumulated steps.
+
+    The average of equal parts' means is the mean of the whole, but that of their sums is only a part of its sum.
+
+    Example:
+        >>> import torch, racecar
+        >>> from racecar.integrations import share
+        >>> rr = racecar.Racecar(torch.nn.Linear(3, 2), torch.rand(4, 3), reduction="sum")
+        >>> share(rr, processes=8, steps=2)
+        16
+    """
+    return processes * steps if rr.options.reduction == "sum" else 1

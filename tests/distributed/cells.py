@@ -1,0 +1,457 @@
+"""What two processes compute for the cells of docs/distributed.md: a script of its own, which forks.
+
+Every cell gives gradients (or other tensors) by name; both processes write theirs: ``rank0.safetensors``, …
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch._export
+import torch.distributed as dist
+import torch.fx.experimental.symbolic_shapes
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+import racecar
+from processes import together
+
+CELLS: dict[str, Callable[[], dict[str, Tensor]]] = {}
+WEIGHT = {"mean": 2.0, "sum": 1e-3}  # both make the penalty's gradient as large as the cross entropy's
+BATCH = 8
+
+
+def cell(function: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
+    CELLS[function.__name__] = function
+    return function
+
+
+def net(norm: bool = False) -> nn.Sequential:
+    """Table 9's shape, small; with ``norm`` with batch norm."""
+    torch.manual_seed(0)
+    blocks = [
+        [nn.Conv2d(i, o, 3, padding=1), *([nn.BatchNorm2d(o)] if norm else []), nn.ReLU()]
+        for i, o in ((1, 4), (4, 6), (6, 6))
+    ]
+    model = nn.Sequential(
+        *blocks[0], nn.MaxPool2d(2), *blocks[1], *blocks[2], nn.Flatten(), nn.Linear(6 * 16, 3)
+    )  # fmt: skip
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.3, 0.3)
+    return model
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """The whole batch; its halves differ in mean and contrast, so that statistics of one are not those of both."""
+    draw = torch.Generator().manual_seed(1)
+    images = torch.rand(BATCH, 1, 8, 8, generator=draw)
+    images[BATCH // 2 :] = images[BATCH // 2 :] * 2 + 1
+    return images, torch.arange(BATCH) % 3
+
+
+def share(*sizes: int) -> tuple[Tensor, Tensor]:
+    """This process's part of the batch: half, or of these sizes."""
+    images, labels = data()
+    parts = list(sizes) or [BATCH // 2] * 2
+    rank = dist.get_rank()
+    return images.split(parts)[rank], labels.split(parts)[rank]
+
+
+def mirrored(model: nn.Module, reduction: Any = "mean", **options: Any) -> racecar.Racecar:
+    return racecar.Racecar(model, data()[0][:2], weight=WEIGHT[reduction], reduction=reduction, **options)
+
+
+def gradients(rr: nn.Module) -> dict[str, Tensor]:
+    """Of the plain model, whole."""
+    found = {}
+    for name, p in rr.model.named_parameters():
+        assert p.grad is not None, name
+        found[name] = (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad).clone()
+    return found
+
+
+def step(called: nn.Module, images: Tensor, labels: Tensor, factor: float = 1.0, divisor: float = 1.0) -> Tensor:
+    output, penalty = called(images)
+    (cross_entropy(output.float(), labels) / divisor + penalty * factor / divisor).backward()
+    return penalty.detach()
+
+
+@contextlib.contextmanager
+def bf16() -> Iterator[None]:
+    with torch.autocast("cpu", torch.bfloat16):
+        yield
+
+
+def refused(do: Callable[[], Any]) -> dict[str, Tensor]:
+    """The message of the one error."""
+    try:
+        do()
+    except racecar.ArgumentError as error:
+        return {"message": torch.tensor(list(str(error).encode()), dtype=torch.uint8)}
+    raise AssertionError("not refused")
+
+
+# --- DDP --------------------------------------------------------------------------------------------------------------
+
+
+@cell
+def ddp_mean() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    step(DistributedDataParallel(rr), *share())
+    return gradients(rr)
+
+
+@cell
+def ddp_sum() -> dict[str, Tensor]:
+    rr = mirrored(net(), "sum")
+    step(DistributedDataParallel(rr), *share(), factor=dist.get_world_size())
+    return gradients(rr)
+
+
+@cell
+def ddp_sum_without_a_factor() -> dict[str, Tensor]:
+    rr = mirrored(net(), "sum")
+    step(DistributedDataParallel(rr), *share())
+    return gradients(rr)
+
+
+def uneven(reduction: str) -> dict[str, Tensor]:
+    rr = mirrored(net(), reduction)
+    images, labels = share(5, 3)
+    part = len(images) * dist.get_world_size() / BATCH
+    parallel = DistributedDataParallel(rr)
+    output, penalty = parallel(images)
+    factor = part if reduction == "mean" else dist.get_world_size()
+    (cross_entropy(output, labels) * part + penalty * factor).backward()
+    return gradients(rr)
+
+
+@cell
+def ddp_uneven_mean() -> dict[str, Tensor]:
+    return uneven("mean")
+
+
+@cell
+def ddp_uneven_sum() -> dict[str, Tensor]:
+    return uneven("sum")
+
+
+def ddp_accumulated(reduction: str) -> dict[str, Tensor]:
+    rr = mirrored(net(), reduction)
+    parallel = DistributedDataParallel(rr)
+    images, labels = share()
+    steps = 2
+    factor = steps * dist.get_world_size() if reduction == "sum" else 1
+    with parallel.no_sync():
+        step(parallel, images[:2], labels[:2], factor, steps)
+    step(parallel, images[2:], labels[2:], factor, steps)
+    return gradients(rr)
+
+
+@cell
+def ddp_accumulation_mean() -> dict[str, Tensor]:
+    return ddp_accumulated("mean")
+
+
+@cell
+def ddp_accumulation_sum() -> dict[str, Tensor]:
+    return ddp_accumulated("sum")
+
+
+@cell
+def ddp_bf16() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    with bf16():
+        penalty = step(DistributedDataParallel(rr), *share())
+    assert penalty.dtype is torch.float32
+    return gradients(rr)
+
+
+@cell
+def ddp_bf16_accumulation() -> dict[str, Tensor]:
+    with bf16():
+        return ddp_accumulated("sum")
+
+
+@cell
+def ddp_compile() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    step(DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True)), *share())
+    return gradients(rr)
+
+
+@cell
+def compile_ddp() -> dict[str, Tensor]:
+    rr = mirrored(net(), "sum")
+    step(torch.compile(DistributedDataParallel(rr), backend="aot_eager"), *share(), factor=dist.get_world_size())
+    return gradients(rr)
+
+
+@cell
+def ddp_bf16_compile() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    with bf16():
+        step(DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True)), *share())
+    return gradients(rr)
+
+
+@cell
+def ddp_decoder() -> dict[str, Tensor]:
+    rr = mirrored(net(), decoder=net())
+    step(DistributedDataParallel(rr, find_unused_parameters=True), *share())
+    used = {f"decoder.{n}": p.grad.clone() for n, p in rr.decoder.named_parameters() if p.grad is not None}
+    return gradients(rr) | used
+
+
+# --- batch norm -------------------------------------------------------------------------------------------------------
+
+
+@cell
+def ddp_batch_norm() -> dict[str, Tensor]:
+    rr = mirrored(net(norm=True))
+    step(DistributedDataParallel(rr), *share())
+    return gradients(rr)
+
+
+def synchronised(rr: racecar.Racecar) -> racecar.Racecar:
+    """The same with SyncBatchNorm: after DDP was made, which takes such layers on GPUs alone."""
+    nn.SyncBatchNorm.convert_sync_batchnorm(rr.model)
+    return rr
+
+
+def state(rr: nn.Module) -> dict[str, Tensor]:
+    return gradients(rr) | {f"buffer.{n}": b.clone() for n, b in rr.model.named_buffers()}
+
+
+def ddp_synchronised(**options: Any) -> dict[str, Tensor]:
+    rr = mirrored(net(norm=True), **options)
+    parallel = DistributedDataParallel(rr)
+    synchronised(rr)
+    step(parallel, *share())
+    return state(rr)
+
+
+@cell
+def ddp_sync_batch_norm() -> dict[str, Tensor]:
+    return ddp_synchronised()
+
+
+@cell
+def ddp_sync_batch_norm_shared() -> dict[str, Tensor]:
+    return ddp_synchronised(norm_statistics="shared", input_range="paper")
+
+
+@cell
+def ddp_sync_batch_norm_decoder() -> dict[str, Tensor]:
+    rr = mirrored(net(norm=True), decoder=net(norm=True))
+    parallel = DistributedDataParallel(rr, find_unused_parameters=True)
+    synchronised(rr)
+    step(parallel, *share())
+    return state(rr)
+
+
+@cell
+def ddp_sync_batch_norm_uneven() -> dict[str, Tensor]:
+    rr = mirrored(net(norm=True), "sum")
+    parallel = DistributedDataParallel(rr)
+    synchronised(rr)
+    images, labels = share(5, 3)
+    world = dist.get_world_size()
+    output, penalty = parallel(images)
+    (cross_entropy(output, labels, reduction="sum") * world / BATCH + penalty * world).backward()
+    return state(rr)
+
+
+@cell
+def ddp_sync_batch_norm_bf16() -> dict[str, Tensor]:
+    with bf16():
+        return ddp_synchronised()
+
+
+@cell
+def ddp_sync_batch_norm_compile() -> dict[str, Tensor]:
+    rr = mirrored(net(norm=True))
+    parallel = DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True))
+    synchronised(rr)
+    with torch.no_grad():
+        rr(share()[0])  # compiled code goes on with the palindrome of the last plain call
+    step(parallel, *share())
+    return gradients(rr)
+
+
+@cell
+def ddp_sync_batch_norm_of_a_group() -> dict[str, Tensor]:
+    """Each process is a group of its own: statistics are not shared, gradients are."""
+    groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
+    rr = mirrored(net(norm=True))
+    parallel = DistributedDataParallel(rr)
+    nn.SyncBatchNorm.convert_sync_batchnorm(rr.model, groups[dist.get_rank()])
+    step(parallel, *share())
+    return gradients(rr)
+
+
+@cell
+def sync_batch_norm_alone() -> dict[str, Tensor]:
+    """Reconstruction in evaluation mode by one process: nobody waits for the other."""
+    rr = synchronised(mirrored(net(norm=True)))
+    rr.eval()
+    if dist.get_rank() == 0:
+        rr.reconstruct(data()[0])
+    return {}
+
+
+# --- FSDP2 ------------------------------------------------------------------------------------------------------------
+
+
+def sharded(rr: nn.Module, **options: Any) -> Any:
+    fully_shard(rr, **options)
+    assert all(isinstance(p, DTensor) for p in rr.parameters())
+    return rr
+
+
+@cell
+def fsdp_mean() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net()))
+    step(rr, *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_sum() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net(), "sum"))
+    step(rr, *share(), factor=dist.get_world_size())
+    return gradients(rr)
+
+
+def fsdp_accumulated(reduction: str) -> dict[str, Tensor]:
+    rr = sharded(mirrored(net(), reduction))
+    images, labels = share()
+    factor = 2 * dist.get_world_size() if reduction == "sum" else 1
+    rr.set_requires_gradient_sync(False)
+    step(rr, images[:2], labels[:2], factor, 2)
+    rr.set_requires_gradient_sync(True)
+    step(rr, images[2:], labels[2:], factor, 2)
+    return gradients(rr)
+
+
+@cell
+def fsdp_accumulation_mean() -> dict[str, Tensor]:
+    return fsdp_accumulated("mean")
+
+
+@cell
+def fsdp_accumulation_sum() -> dict[str, Tensor]:
+    return fsdp_accumulated("sum")
+
+
+@cell
+def fsdp_bf16() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net()))
+    with bf16():
+        step(rr, *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_bf16_parameters() -> dict[str, Tensor]:
+    rr = sharded(
+        mirrored(net()), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    )
+    penalty = step(rr, *share())
+    assert penalty.dtype is torch.float32
+    return gradients(rr)
+
+
+@cell
+def fsdp_compile() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net()))
+    step(torch.compile(rr, backend="aot_eager"), *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_batch_norm() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net(norm=True)))
+    step(rr, *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_sync_batch_norm() -> dict[str, Tensor]:
+    rr = sharded(synchronised(mirrored(net(norm=True))))
+    step(rr, *share())
+    return state(rr)
+
+
+@cell
+def fsdp_reconstruct() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net()))
+    register_fsdp_forward_method(rr, "reconstruct")
+    return {f"{name}.{i}": t.detach() for name, pair in rr.reconstruct(data()[0]).items() for i, t in enumerate(pair)}
+
+
+@cell
+def fsdp_reconstruct_unregistered() -> dict[str, Tensor]:
+    return refused(lambda: sharded(mirrored(net())).reconstruct(data()[0]))
+
+
+@cell
+def fsdp_evaluation() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net())).eval()
+    return {"output": rr(data()[0]).detach()}
+
+
+@cell
+def fsdp_per_layer() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    for layer in (rr.model[0], rr.model[3]):
+        fully_shard(layer)
+    return refused(lambda: step(sharded(rr), *share()))
+
+
+@cell
+def fsdp_of_the_model() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    fully_shard(rr.model)
+    return refused(lambda: step(rr, *share()))
+
+
+@cell
+def fsdp_before() -> dict[str, Tensor]:
+    model = net()
+    fully_shard(model[3])
+    return refused(lambda: mirrored(model))
+
+
+@cell
+def racecar_of_ddp() -> dict[str, Tensor]:
+    return refused(lambda: mirrored(DistributedDataParallel(net())))
+
+
+# --- both processes ---------------------------------------------------------------------------------------------------
+
+
+def run(rank: int) -> None:
+    warnings.simplefilter("error")
+    # torch.compile makes an instance of an autograd.Function that it traces, and is told not to.
+    warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for name, compute in CELLS.items():
+        save_file({k: v.contiguous() for k, v in compute().items()}, f"{name}-{rank}.safetensors")
+        dist.barrier()
+        torch._dynamo.reset()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    raise SystemExit(max(map(abs, together(2, run))))

@@ -1,0 +1,260 @@
+"""The support matrix of docs/distributed.md: what two processes compute is what one computes with the whole batch."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import racecar
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both processes have written what they computed."""
+    folder = tmp_path_factory.mktemp("matrix")
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, str(HERE / "cells.py")],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    said = "\n".join(f"{p.name}:\n{p.read_text()[-3000:]}" for p in folder.glob("*.txt"))
+    assert result.returncode == 0, result.stderr + said
+    return folder
+
+
+@pytest.fixture
+def computed(folder: Path) -> Callable[[str], dict[str, Tensor]]:
+    """Tensors of a cell, after a look that both processes have the same ones."""
+
+    def read(name: str) -> dict[str, Tensor]:
+        ours, theirs = (load_file(folder / f"{name}-{rank}.safetensors") for rank in range(2))
+        assert ours
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key]), f"the processes differ in {key}"
+        return ours
+
+    return read
+
+
+def message(tensors: dict[str, Tensor]) -> str:
+    return bytes(tensors["message"].tolist()).decode()
+
+
+# --- one process ------------------------------------------------------------------------------------------------------
+# Nets, data and λ are those of cells.py, imported from there where they do not matter to the comparison.
+
+
+@pytest.fixture(scope="module")
+def cells() -> Any:
+    import importlib.util
+
+    sys.path.insert(0, str(HERE.parent))
+    try:
+        spec = importlib.util.spec_from_file_location("racecar_cells", HERE / "cells.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(HERE.parent))
+    return module
+
+
+def one(
+    cells: Any, reduction: str = "mean", *, norm: bool = False, part: slice = slice(None), with_penalty: bool = True,
+    autocast: bool = False, **options: Any,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients and buffers after one plain step of one process."""
+    model = cells.net(norm)
+    images, labels = (t[part] for t in cells.data())
+    rr = cells.mirrored(model, reduction, **options)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output, penalty = rr(images)
+        loss = cross_entropy(output.float(), labels)
+        (loss + penalty if with_penalty else loss).backward()
+    found = {n: p.grad for n, p in model.named_parameters()}
+    if rr.decoder is not None:
+        found |= {f"decoder.{n}": p.grad for n, p in rr.decoder.named_parameters() if p.grad is not None}
+    return found | {f"buffer.{n}": b for n, b in model.named_buffers()}
+
+
+def difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """The largest of what both have; all gradients have to be there."""
+    common = left.keys() & right.keys()
+    assert {k for k in left if not k.startswith("buffer.")} <= common
+    return max(float((left[k] - right[k]).abs().max()) for k in common)
+
+
+def relative(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """‖left − right‖ / ‖right‖ of all gradients together."""
+    gap, size = (torch.stack([d.float().norm() for d in ds]).norm() for ds in (
+        [left[k].float() - right[k].float() for k in left], [right[k] for k in left],
+    ))  # fmt: skip
+    return float(gap / size)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_penalty_matters_to_the_gradients_that_are_compared(cells, reduction, norm) -> None:
+    whole, without = (one(cells, reduction, norm=norm, with_penalty=p) for p in (True, False))
+    assert difference(whole, without) > 0.05
+    assert difference(whole, one(cells, reduction, norm=norm, part=slice(4))) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("cell", "reduction"),
+    [
+        *(("ddp_" + c, c.rpartition("_")[2]) for c in ("mean", "sum", "uneven_mean", "uneven_sum")),
+        *(("ddp_accumulation_" + r, r) for r in ("mean", "sum")),
+        *(("fsdp_" + r, r) for r in ("mean", "sum")),
+        *(("fsdp_accumulation_" + r, r) for r in ("mean", "sum")),
+        ("ddp_compile", "mean"),
+        ("compile_ddp", "sum"),
+        ("fsdp_compile", "mean"),
+    ],
+)
+def test_gradients_are_those_of_one_process(cells, computed, cell, reduction) -> None:
+    assert difference(computed(cell), one(cells, reduction)) < 1e-5
+
+
+def test_without_the_factor_a_sum_counts_half_as_much_in_two_processes(cells, computed) -> None:
+    found, whole, without = (
+        computed("ddp_sum_without_a_factor"), one(cells, "sum"), one(cells, "sum", with_penalty=False)
+    )  # fmt: skip
+    assert difference(found, {k: (whole[k] + without[k]) / 2 for k in whole}) < 1e-5
+    assert difference(found, whole) > 0.02
+
+
+def test_an_untied_decoder_needs_find_unused_parameters(cells, computed) -> None:
+    found = computed("ddp_decoder")
+    assert any(k.startswith("decoder.") for k in found)
+    assert difference(found, one(cells, decoder=cells.net())) < 1e-5
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_accumulation_in_one_process(cells, reduction) -> None:
+    rr = cells.mirrored(cells.net(), reduction)
+    images, labels = cells.data()
+    for part in (slice(4), slice(4, 8)):
+        output, penalty = rr(images[part])
+        loss = cross_entropy(output, labels[part]) / 2
+        (loss + (penalty if reduction == "sum" else penalty / 2)).backward()
+    assert difference({n: p.grad for n, p in rr.model.named_parameters()}, one(cells, reduction)) < 1e-5
+
+
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------
+# Sums over a batch are rounded elsewhere when it is divided: as close to one process in bfloat16 as that is to float32.
+
+
+@pytest.mark.parametrize(
+    ("cell", "reduction", "norm"),
+    [
+        ("ddp_bf16", "mean", False),
+        ("ddp_bf16_accumulation", "sum", False),
+        ("ddp_bf16_compile", "mean", False),
+        ("ddp_sync_batch_norm_bf16", "mean", True),
+        ("fsdp_bf16", "mean", False),
+        ("fsdp_bf16_parameters", "mean", False),
+    ],
+)
+def test_bfloat16_differs_by_its_rounding_alone(cells, computed, cell, reduction, norm) -> None:
+    found = {k: v for k, v in computed(cell).items() if not k.startswith("buffer.")}
+    single, exact = (one(cells, reduction, norm=norm, autocast=a) for a in (True, False))
+    assert relative(found, single) < 0.03
+    assert relative(found, exact) < 0.03
+    assert relative(found, exact) > 1e-4, "nothing was rounded"
+
+
+# --- batch norm -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["ddp_batch_norm", "fsdp_batch_norm", "ddp_sync_batch_norm_of_a_group"])
+def test_plain_batch_norm_takes_each_processs_own_statistics(cells, computed, cell) -> None:
+    found, halves = computed(cell), [one(cells, norm=True, part=p) for p in (slice(4), slice(4, 8))]
+    assert difference(found, {k: (halves[0][k] + halves[1][k]) / 2 for k in found}) < 1e-5
+    assert difference(found, one(cells, norm=True)) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("ddp_sync_batch_norm", {}),
+        ("ddp_sync_batch_norm_uneven", {"reduction": "sum"}),
+        ("ddp_sync_batch_norm_shared", {"norm_statistics": "shared", "input_range": "paper"}),
+        ("ddp_sync_batch_norm_compile", {}),
+        ("fsdp_sync_batch_norm", {}),
+    ],
+)
+def test_synchronised_batch_norm_is_batch_norm_of_one_process(cells, computed, cell, options) -> None:
+    assert difference(computed(cell), one(cells, norm=True, **options)) < 1e-5
+
+
+def test_synchronised_batch_norm_with_an_untied_decoder(cells, computed) -> None:
+    found = computed("ddp_sync_batch_norm_decoder")
+    assert difference(found, one(cells, norm=True, decoder=cells.net(norm=True))) < 1e-5
+
+
+def test_one_process_reconstructs_alone_in_evaluation_mode(folder) -> None:
+    assert (folder / "sync_batch_norm_alone-0.safetensors").exists()
+
+
+def test_without_other_processes_synchronised_batch_norm_is_batch_norm(cells) -> None:
+    plain, converted = cells.net(norm=True), nn.SyncBatchNorm.convert_sync_batchnorm(cells.net(norm=True))
+    images, _ = cells.data()
+    results = [cells.mirrored(model)(images) for model in (plain, converted)]
+    for left, right in zip(*results, strict=True):
+        assert torch.equal(left, right)
+    for left, right in zip(plain.buffers(), converted.buffers(), strict=True):
+        assert torch.equal(left, right)
+    assert type(converted[1]) is nn.SyncBatchNorm
+
+
+# --- FSDP2 beside training --------------------------------------------------------------------------------------------
+
+
+def test_a_sharded_model_reconstructs_and_predicts(cells, computed) -> None:
+    rr = cells.mirrored(cells.net())
+    images, _ = cells.data()
+    with torch.no_grad():
+        pairs = {f"{n}.{i}": t for n, pair in rr.reconstruct(images).items() for i, t in enumerate(pair)}
+        output = rr.eval()(images)
+    assert difference(computed("fsdp_reconstruct"), pairs) < 1e-5
+    assert difference(computed("fsdp_evaluation"), {"output": output}) < 1e-5
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("fsdp_per_layer", ["module '0'", "fully_shard(rr)"]),
+        ("fsdp_of_the_model", ["module '0'", "fully_shard(rr)"]),
+        ("fsdp_before", ["module '3'", "fully_shard(rr)"]),
+        ("fsdp_reconstruct_unregistered", ["module '0'", "register_fsdp_forward_method(rr, 'reconstruct')"]),
+        ("racecar_of_ddp", ["DistributedDataParallel(racecar.Racecar(model, ...))"]),
+    ],
+)
+def test_what_cannot_work_is_one_clear_error(computed, cell, words) -> None:
+    said = message(computed(cell))
+    assert "\n" not in said
+    for word in words:
+        assert word in said
+
+
+def test_data_parallel_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(racecar.ArgumentError, match="the model is a DataParallel"):
+        racecar.Racecar(nn.DataParallel(model), torch.rand(2, 4))
+    with pytest.raises(racecar.ArgumentError, match="start a process per GPU"):
+        racecar.Racecar(model, torch.rand(2, 4))._replicate_for_data_parallel()  # what it calls first, on GPUs alone

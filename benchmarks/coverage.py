@@ -3,9 +3,9 @@
     python benchmarks/coverage.py --table results/coverage.md
 
 Every model is built with random weights (nothing is downloaded) in a process of its own. A row says whether the
-palindrome was derived with ``layers="all"`` and every mirrored weight got a gradient from the penalty alone; which share
-of all weights is mirrored; the mean over layers of ‖L_m − L'_m‖² / ‖L_m‖², with random weights and after a few steps of
-Adam on the penalty and cross entropy; and the seconds to derive.
+palindrome was derived with ``layers="all"`` and every mirrored weight got a gradient from the penalty alone; which
+share of all weights is mirrored; the mean over layers of ‖L_m − L'_m‖² / ‖L_m‖², with random weights and after a few
+steps of Adam on the penalty and cross entropy; and the seconds to derive.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ def hugging_face(model: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
 
     body = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
     stages = {"depths": [1, 1, 2, 1]}
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    decoder = {"n_embd": 64, "n_layer": 4, "n_head": 4, "use_cache": False, **ends}
     found: dict[str, Callable[[], nn.Module]] = {
         "ResNet": lambda: t.ResNetForImageClassification(t.ResNetConfig(num_labels=10)),
         "ConvNext": lambda: t.ConvNextForImageClassification(t.ConvNextConfig(num_labels=10, **stages)),
@@ -97,19 +99,7 @@ def hugging_face(model: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
             t.SwinConfig(num_labels=10, image_size=64, patch_size=2, window_size=4, depths=[2, 2], num_heads=[2, 4])
         ),
         "Bert": lambda: t.BertForSequenceClassification(t.BertConfig(num_labels=10, vocab_size=100, **body)),
-        "GPT2": lambda: t.GPT2ForSequenceClassification(
-            t.GPT2Config(
-                num_labels=10,
-                vocab_size=100,
-                n_embd=64,
-                n_layer=4,
-                n_head=4,
-                use_cache=False,
-                pad_token_id=0,
-                bos_token_id=1,
-                eos_token_id=2,
-            )  # fmt: skip
-        ),
+        "GPT2": lambda: t.GPT2ForSequenceClassification(t.GPT2Config(num_labels=10, vocab_size=100, **decoder)),
     }
     if model in ("Bert", "GPT2"):
         tokens = lambda n: {"input_ids": torch.randint(3, 100, (n, 24))}  # noqa: E731

@@ -2,9 +2,9 @@
 
 A product is linear in one of its operands, the *value*: the reverse pass estimates that one, with the forward value of
 the other, the *coefficient*: gates (squeeze-excitation, GLU), attention weights, weights that a network computes. A
-product in which both operands are functions of one value, entry by entry or by its mean and variance, is no product but
-a norm or activation spelled out (``x * sigmoid(x)``): nothing on the way back, and range map (Section 3). A product with
-random numbers is dropout (stochastic depth).
+product in which both operands are functions of one value, entry by entry or by its mean and variance, is no product
+but a norm or activation spelled out (``x * sigmoid(x)``): nothing on the way back, and range map (Section 3). A product
+with random numbers is dropout (stochastic depth).
 """
 
 from __future__ import annotations

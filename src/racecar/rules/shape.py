@@ -151,7 +151,7 @@ def roll_back(estimate: Tensor, x: Tensor, shifts: Sequence[int], dims: Sequence
 @register_reverse(aten.flip.default, range="within")
 def flip_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     """Flipped once more."""
-    return estimate.flip(dims)
+    return estimate.flip(list(dims))
 
 
 def expand_back(estimate: Tensor, x: Tensor, *args: object, known: Tensor | None = None, **kwargs: object) -> Tensor:

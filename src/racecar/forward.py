@@ -378,7 +378,7 @@ def _is_view(node: fx.Node) -> bool:
 
 def _out_of_place(forward: ForwardGraph) -> None:
     """Replace ``relu_`` by ``relu`` and so on: L_m must survive until it is compared. Buffers keep their updates."""
-    state = set(forward.weight_nodes)
+    state, data = set(forward.weight_nodes), _data_nodes(forward)
     order = {node: i for i, node in enumerate(forward.graph.nodes)}
     owner: dict[fx.Node, fx.Node] = {}  # whose memory a view shows
     shown: dict[fx.Node, list[fx.Node]] = {}
@@ -391,8 +391,8 @@ def _out_of_place(forward: ForwardGraph) -> None:
             owner[node] = owner.get(first, first)
             shown.setdefault(owner[node], []).append(node)
         base = owner.get(first, first)
-        if not schema.is_mutable or base in state:
-            continue
+        if not schema.is_mutable or base in state or base not in data:
+            continue  # memory that the model has just made, such as a mask, is compared with nothing
         name, overload = str(node.target).removeprefix("aten.").rsplit(".", 1)
         if not name.endswith("_"):
             continue  # e.g. batch_norm: declared or not, it changes buffers only

@@ -158,7 +158,7 @@ class _Mirror:
         mirrored, compared = self.selection.chosen()
         start = self.selection.start(mirrored)
         before = self.selection.ancestors(start)
-        if self.options.layers is None or isinstance(self.options.layers, int):
+        if not self._named():
             # Heads that branch off (auxiliary classifiers) are not on the way back; explain() shows what is.
             compared = [n for n in compared if n in before]
         if outside := [self.names[n] for n in compared if n not in before]:
@@ -211,9 +211,7 @@ class _Mirror:
         """The compared layers that an estimate came back to; those that a user has named must be among them."""
         found = [m for m in compared if m in self.steps and targets.get(m) in regenerated]
         without = [m for m in compared if m not in found]
-        layers = self.options.layers
-        asked = layers is not None and not isinstance(layers, int) and layers not in ("all", "conv")
-        if without and (asked or not found):
+        if without and (self._named() or not found):
             names = ", ".join(repr(self.names[m]) for m in without)
             raise IrreversibleError(
                 f"no estimate comes back to the input of {names}: what used it is not known to the reverse pass (the "
@@ -228,6 +226,11 @@ class _Mirror:
             if m in self.steps:
                 self.steps[m] = replace(self.steps[m], compared=None)
         return found
+
+    def _named(self) -> bool:
+        """Whether the user has named layers, rather than a kind or a number of them."""
+        layers = self.options.layers
+        return layers is not None and not isinstance(layers, int) and layers not in ("all", "conv")
 
     def _masked(self, estimate: Estimate) -> tuple[fx.Node, ...]:
         """The node of an estimate's mask, if it has one."""

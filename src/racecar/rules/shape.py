@@ -43,10 +43,13 @@ def permute_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     return estimate.permute([forward.index(d) for d in range(x.ndim)])
 
 
-@register_reverse(aten.transpose.int, range="within")
 def transpose_back(estimate: Tensor, x: Tensor, dim0: int, dim1: int) -> Tensor:
     """Two dimensions swapped once more."""
     return estimate.transpose(dim0, dim1)
+
+
+for _op in (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default):
+    register_reverse(_op, transpose_back, range="within")
 
 
 def matrix_transpose_back(estimate: Tensor, x: Tensor) -> Tensor:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from racecar.errors import ArgumentError, NonFiniteError
 from racecar.explain import Explanation
 from racecar.forward import Shapes, at_least_two, export_forward
+from racecar.fraction import share
 from racecar.loss import Reduction
 from racecar.palindrome import Palindrome, build
+from racecar.segments import Subset, divide
 from racecar.selection import InputRange, Layers, NormStatistics, Options
 from racecar.synchronised import as_plain_norms, synchronise
 from racecar.turns import cycle
@@ -56,6 +58,15 @@ class Racecar(nn.Module):
             mean penalty is unchanged and its cost a k-th. The other calls are calls of the plain model, and their
             penalty is zero; see :attr:`calls` for what counts. They leave a ``decoder`` without gradients:
             DistributedDataParallel then needs ``find_unused_parameters=True``.
+        fraction: the reverse pass sees so large a share of the batch, its first samples (batches are shuffled in
+            training); between 0 and 1. The forward pass sees all.
+        layerwise: each L'_m is found from the forward value after its layer instead of from the chain's estimate of
+            it: no chain in which errors grow, however deep the network; the penalty is another one.
+        subset: k: of the compared layers k are drawn at every call, weighted by n/k. With ``layerwise`` the others are
+            left out; in a chain only those after the deepest one that is drawn. The draw is a function of the
+            attribute ``draws``, a count to save and to set where training goes on.
+        checkpoint: the reverse pass keeps the estimates L'_m alone and is computed again, layer by layer, for the
+            backward pass: less memory, a third more arithmetic.
 
     Raises:
         ArgumentError: an argument does not fit the model; ExportError, IrreversibleError, RuleError: the palindrome
@@ -85,6 +96,10 @@ class Racecar(nn.Module):
         norm_statistics: NormStatistics = "separate",
         decoder: nn.Module | None = None,
         every: int = 1,
+        fraction: float = 1.0,
+        layerwise: bool = False,
+        subset: int | None = None,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         _check_choices(model, reduction, input_range, norm_statistics)
@@ -95,10 +110,23 @@ class Racecar(nn.Module):
         args, kwargs = _as_call(example_inputs)
         self._order = _parameter_names(model, args, kwargs)
         args, kwargs = self._positional(args, kwargs)
-        self._options = Options(layers, start, reduction, input_range, norm_statistics, decoder is not None)
+        self._options = Options(
+            layers,
+            start,
+            reduction,
+            input_range,
+            norm_statistics,
+            decoder is not None,
+            layerwise,
+            fraction,
+            subset,
+            checkpoint,
+        )
+        _check_variant(self._options)
         self._palindromes: dict[bool, tuple[_Configuration, list[_Program]]] = {}
         self._pending: Tensor | None = None
         self.check_finite = True
+        self.draws = 0
         palindrome = self._program(args, kwargs, training=True).palindrome
         self.register_buffer("lambdas", _check_weight(weight, len(palindrome.layers), model), persistent=False)
         self.training = model.training  # train() would change the modes of submodules that the user has set
@@ -151,8 +179,11 @@ class Racecar(nn.Module):
         self._turn = turn.following
         if not turn.due:  # the model itself, not its exported forward pass: what is no racecar training stays as it is
             return self.model(*args, **kwargs), self.lambdas.new_zeros(())
-        output, distances = self.distances(*args, **kwargs)
-        terms = self.lambdas * distances
+        args, kwargs = self._positional(args, kwargs)
+        program = self._program(args, kwargs, training=self.model.training)
+        drawn = self._draw(program.subset)
+        output, distances = program.train(self.model, self.decoder, args, kwargs)
+        terms = self.lambdas * distances if drawn is None else self.lambdas * distances * drawn
         if self.check_finite and not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
         penalty = terms.sum()
@@ -166,6 +197,8 @@ class Racecar(nn.Module):
         """
         args, kwargs = self._positional(args, kwargs)
         program = self._program(args, kwargs, training=self.model.training)
+        if program.subset is not None:
+            program.subset.running = None
         return program.train(self.model, self.decoder, args, kwargs)
 
     def reconstruct(self, *args: Any, **kwargs: Any) -> dict[str, tuple[Tensor, Tensor]]:
@@ -197,6 +230,17 @@ class Racecar(nn.Module):
         other = copy.copy(self)
         other._buffers = {"lambdas": _check_weight(weight, len(self.layers), self.model)}
         return other
+
+    def _draw(self, subset: Subset | None) -> Tensor | None:
+        """Choose the layers that the next call looks at: a weight for each, [n], or None for all."""
+        if subset is None:
+            return None
+        if torch.compiler.is_compiling():
+            raise ArgumentError(
+                "subset draws layers in Python at every call, which torch.compile would do once for all: leave one out"
+            )
+        self.draws += 1
+        return self.lambdas.new_tensor(subset.draw(self.draws - 1))
 
     def _program(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool) -> _Program:
         """The program for the model's present configuration and these inputs; derived when there is none yet."""
@@ -258,6 +302,10 @@ class Racecar(nn.Module):
         shown = [f"layers={list(self.layers)}", f"reduction={self._options.reduction!r}"]
         if self._every != 1:
             shown.append(f"every={self._every}")
+        usual = Options()
+        for name in ("fraction", "layerwise", "subset", "checkpoint"):
+            if (value := getattr(self._options, name)) != getattr(usual, name):
+                shown.append(f"{name}={value}")
         return ", ".join(shown)
 
 
@@ -267,13 +315,14 @@ class _Program:
     def __init__(
         self,
         palindrome: Palindrome,
+        subset: Subset | None,
         weights: list[str],
         constants: list[Tensor],
         specs: Any,
         shapes: Shapes,
         leaves: list[Any],
     ) -> None:
-        self.palindrome, self.constants, self.shapes = palindrome, constants, shapes
+        self.palindrome, self.subset, self.constants, self.shapes = palindrome, subset, constants, shapes
         self.fixed, self.derived = _fixed(leaves), _sizes(leaves)
         self.seen = {self.derived}
         self.names = weights
@@ -288,6 +337,7 @@ class _Program:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Program:
         other = memo[id(self)] = copy.copy(self)  # tree specs cannot be copied without a warning
         other.palindrome = copy.deepcopy(self.palindrome, memo)
+        other.subset = copy.deepcopy(self.subset, memo)
         other.constants = copy.deepcopy(self.constants, memo)
         other.seen = set(self.seen)
         return other
@@ -319,11 +369,13 @@ class _Program:
             palindrome = replace(palindrome, steps=steps)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             synchronise(program, model)
+        palindrome, subset = _varied(palindrome, options)
+        for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             for node in program.graph.nodes:  # fake and symbolic tensors keep the tracer alive and cannot be copied
                 example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
                 node.meta = {"example": example}
         specs = in_spec, forward.out_spec
-        return cls(palindrome, forward.weights, forward.constants, specs, forward.shapes, leaves)
+        return cls(palindrome, subset, forward.weights, forward.constants, specs, forward.shapes, leaves)
 
     def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the model's Python code would do with these inputs what it did with the example."""
@@ -493,6 +545,39 @@ def _check_gathered(path: str, weight: Tensor | None) -> None:
             "rr = racecar.Racecar(model, ...); fully_shard(rr). For rr.reconstruct: "
             "torch.distributed.fsdp.register_fsdp_forward_method(rr, 'reconstruct')"
         )
+
+
+def _check_variant(options: Options) -> None:
+    fraction, subset = options.fraction, options.subset
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise ArgumentError(f"fraction must be a share of the batch, above 0 and at most 1, not {fraction!r}")
+    if subset is not None and (isinstance(subset, bool) or not isinstance(subset, int) or subset < 1):
+        raise ArgumentError(f"subset must be a number of layers, 1 or more, or None, not {subset!r}")
+    for name in ("layerwise", "checkpoint"):
+        if not isinstance(value := getattr(options, name), bool):
+            raise ArgumentError(f"{name} must be True or False, not {value!r}")
+    if options.checkpoint and options.norm_statistics == "shared":
+        raise ArgumentError(
+            "checkpoint=True runs the reverse pass twice, so that norm_statistics='shared' would count its statistics "
+            "twice: choose one of them"
+        )
+
+
+def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subset | None]:
+    """The palindrome with the training program that the cheaper variants ask for."""
+    if options.fraction != 1:
+        if palindrome.sized == "batch":
+            raise ArgumentError("fraction: what is known differs between the samples of a batch: leave it out")
+        share(palindrome.training, options.fraction, options.reduction)
+    subset = None
+    if options.subset is not None:
+        if options.subset > len(palindrome.layers):
+            raise ArgumentError(f"subset={options.subset}, but only {len(palindrome.layers)} layers are compared")
+        subset = Subset(options.subset, palindrome.homes)
+    if not options.checkpoint and subset is None:
+        return palindrome, None
+    divided = divide(palindrome.training, recomputed=options.checkpoint, subset=subset)
+    return replace(palindrome, training=divided), subset
 
 
 def _check_decoder(decoder: object, model: nn.Module) -> None:

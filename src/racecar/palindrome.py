@@ -24,6 +24,7 @@ from racecar.loss import half_squared_distance
 from racecar.products import analyse
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
 from racecar.rules.registry import Rule, filled, unchanged
+from racecar.segments import KEY
 from racecar.selection import Options, Selection, rule_of
 
 aten = torch.ops.aten
@@ -71,6 +72,7 @@ class Palindrome:
         training: (weights…, inputs…) → (flat outputs, distances [n]): forward, reverse and loss in one program.
         pairs: (weights…, inputs…) → n pairs (L_m, L'_m).
         layers: the n compared layers' names, from the network's input on.
+        homes: for each of them the segment of the reverse pass in which its input is estimated.
         steps: the table of the palindrome, in forward order.
         start: the name of the operation whose output is I_r.
         decoder: names of the weights that follow the model's own: those of an untied decoder, else none.
@@ -81,6 +83,7 @@ class Palindrome:
     training: fx.GraphModule
     pairs: fx.GraphModule
     layers: tuple[str, ...]
+    homes: tuple[int, ...]
     steps: tuple[Step, ...]
     start: str
     decoder: tuple[str, ...]
@@ -121,6 +124,8 @@ class _Mirror:
         self.real: dict[fx.Node, Tensor] = {}
         self.masks: dict[Any, fx.Node] = {}
         self.sized: Literal["shape", "batch"] | None = None
+        self.segment = 0  # of the reverse pass, counted from the start on
+        self.homes: dict[fx.Node, int] = {}  # the segment in which a compared value is estimated
 
     # --- the forward pass on fake tensors: shapes of the example, no memory, no arithmetic -----------------------
 
@@ -150,6 +155,7 @@ class _Mirror:
         example = self._evaluate(function, args, kwargs)
         node = self.graph.create_node("call_function", function, args, kwargs, name=name)
         node.meta["example"] = example
+        node.meta[KEY] = self.segment
         return node
 
     # --- the walk back --------------------------------------------------------------------------------------------
@@ -172,7 +178,7 @@ class _Mirror:
             m: value for m in compared if (value := self.selection.operand(m)) is not None
         }
         path = self._path(before, set(targets.values()))
-        regenerated = self._walk(start, path, {m: i for i, m in enumerate(compared)})
+        regenerated = self._walk(start, path, {m: i for i, m in enumerate(compared)}, set(targets.values()))
         compared = self._regenerated(compared, targets, regenerated)
 
         pairs = [(targets[m], regenerated[targets[m]]) for m in compared]
@@ -187,7 +193,10 @@ class _Mirror:
             )
             for i, (left, right) in enumerate(pairs)
         ]
+        for distance, (left, _) in zip(distances, pairs, strict=True):
+            distance.meta[KEY] = self.homes[left]
         stacked = self.emit(torch.stack, distances)
+        del stacked.meta[KEY]
         shown = tuple(
             (left, self.emit(unknown_as_nan, right.node, *masks) if (masks := self._masked(right)) else right.node)
             for left, right in pairs
@@ -199,6 +208,7 @@ class _Mirror:
             self._module((tuple(self.forward.outputs), stacked)),
             self._module(shown),
             tuple(self.names[m] for m in compared),
+            tuple(self.homes[left] for left, _ in pairs),
             steps,
             self.names.get(start) or module_path(start) or start.name,
             decoder,
@@ -249,7 +259,7 @@ class _Mirror:
             self.forward.weight_nodes.append(node)
             self.nodes.append(node)
             self.masks[key] = node
-            self.sized = "batch" if known.ndim and known.shape[0] > 1 else self.sized or "shape"
+            self.sized = self.sized or "shape"
         return self.masks[key]
 
     def _untie(self) -> tuple[str, ...]:
@@ -302,7 +312,9 @@ class _Mirror:
                 path.add(node)
         return path
 
-    def _walk(self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int]) -> dict[fx.Node, Estimate]:
+    def _walk(
+        self, start: fx.Node, path: set[fx.Node], compared: dict[fx.Node, int], targets: set[fx.Node]
+    ) -> dict[fx.Node, Estimate]:
         """Estimates of every value on the path that one comes back to, from the start back."""
         incoming: dict[fx.Node, list[Any]] = {start: [Estimate(start)]}
         raw: set[fx.Node] = set()  # values whose estimate left a layer's adjoint and has no range yet
@@ -319,6 +331,11 @@ class _Mirror:
                 if node in raw:
                     estimate = replace(estimate, node=self._into_range(node, estimate.node))
                 final[node] = estimate
+                if node in targets:
+                    self.homes[node] = self.segment
+                    self.segment += 1
+                    if self.options.layerwise:  # the layers before are reversed from the forward value itself
+                        estimate = Estimate(node)
             if not any(a in path for a in node.all_input_nodes):
                 continue  # a compared input whose own producer is not walked
             if lacking := self._lacks_rule(node):
@@ -392,10 +409,13 @@ class _Mirror:
         partial = any(k is not None for k in known) if isinstance(known, list) else known is not None
         given, informed = estimate, dict(kwargs)
         where = _where(node)
+        masks: Any = None
         try:
             if partial:
                 informed, given = self._informed(rule, estimate, known, kwargs)
             result = self.emit(rule.reverse, given, *node.args, **informed)
+            if partial or rule.partial:
+                masks = self._passed_on(rule, node, estimate, known, kwargs)
         except Exception as error:
             raise RuleError(f"the reverse rule {rule.reverse.__name__} of {where} failed: {error}") from error
         example = result.meta["example"]
@@ -412,14 +432,22 @@ class _Mirror:
         for value, piece in zip(values, nodes, strict=True):
             if value in self.forward.data:
                 self._check_shape(value, piece, where)
-        masks: Any = self._passed_on(rule, node, estimate, known, kwargs) if partial or rule.partial else None
         if not isinstance(masks, list):
             masks = [masks] * len(values)
+        for value, mask in zip(values, masks, strict=False):
+            self._note_sizes(value, mask)
         return [
             (value, Estimate(piece, mask))
             for value, piece, mask, wanted in zip(values, nodes, masks, data, strict=False)
             if value in self.forward.data and piece is not None and not nothing(mask) and (wanted or not several)
         ]
+
+    def _note_sizes(self, value: fx.Node, mask: Known) -> None:
+        """A mask that differs along a dimension that may vary holds for this very batch."""
+        sizes = getattr(value.meta.get("val"), "shape", ())
+        free = [isinstance(s, torch.SymInt) for s in sizes]
+        if mask is not None and any(m > 1 and f for m, f in zip(mask.shape, free, strict=False)):
+            self.sized = "batch"
 
     def _completed(self, node: fx.Node, estimate: Any) -> tuple[Any, Any]:
         """(nodes, masks): of an operation with several outputs one each, zeros where nothing came back."""

@@ -33,6 +33,10 @@ class Options:
     input_range: InputRange = None
     norm_statistics: NormStatistics = "separate"
     untied: bool = False
+    layerwise: bool = False
+    fraction: float = 1.0
+    subset: int | None = None
+    checkpoint: bool = False
 
 
 def rule_of(node: fx.Node) -> Rule | None:

@@ -85,6 +85,11 @@ def div_back(estimate: Tensor, a: Tensor, b: Any, *, data: tuple[bool, ...] = (T
     return _sum_to(estimate / b, a)
 
 
+def addcmul_back(estimate: Tensor, bias: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Any:
+    """bias + value·a·b with a gate b: the bias subtracted, then the adjoint of the scaling."""
+    return None, _sum_to((estimate - bias) * value * b, a), None
+
+
 def neg_back(estimate: Tensor, x: Tensor) -> Tensor:
     """-x."""
     return -estimate
@@ -101,3 +106,4 @@ for _op in (aten.mul.Tensor, aten.mul.Scalar):
 for _op in (aten.div.Tensor, aten.div.Scalar):
     register_reverse(_op, div_back, operands=1)
 register_reverse(aten.neg.default, neg_back)
+register_reverse(aten.addcmul.default, addcmul_back)

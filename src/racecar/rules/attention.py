@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from racecar.rules.arithmetic import mean_to
 from racecar.rules.registry import register_reverse
 
 aten = torch.ops.aten
@@ -60,6 +61,6 @@ def attention_back(
     # A query that may attend to nothing has no weights.
     attention = scores.softmax(-1).nan_to_num(0.0)
     found = attended_average(estimate, attention.to(estimate.dtype), known)
-    if groups > 1:  # heads that share a value
+    if groups > 1:
         found = found.unflatten(-3, (value_heads, groups)).mean(-3)
-    return None, None, found
+    return None, None, mean_to(found, value)  # heads may share values

@@ -98,6 +98,15 @@ for _first, _ops in {
         register_reverse(_op, _first, range="through")
 
 
+@register_reverse(aten.sum.dim_IntList)
+def sum_spread(
+    estimate: Tensor, x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: object
+) -> Tensor:
+    """A sum over some dimensions: every summand gets an equal share of it."""
+    spread = mean_spread(estimate, x, dim, keepdim)
+    return spread * (estimate.numel() / x.numel())
+
+
 @register_reverse(aten.mean.dim, range="through")
 def mean_spread(
     estimate: Tensor, x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: object

@@ -157,6 +157,14 @@ def flip_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     return estimate.flip(list(dims))
 
 
+@register_reverse(aten.unfold.default, range="within", partial=True)
+def unfold_back(estimate: Tensor, x: Tensor, dimension: int, size: int, step: int) -> Tensor:
+    """The mean over the windows that a value is in."""
+    total = aten.unfold_backward(estimate, x.shape, dimension, size, step)
+    count = aten.unfold_backward(torch.ones_like(estimate), x.shape, dimension, size, step)
+    return total / count.clamp(min=1)
+
+
 def expand_back(estimate: Tensor, x: Tensor, *args: object, known: Tensor | None = None, **kwargs: object) -> Tensor:
     """The mean over the copies that are known."""
     return mean_to(estimate, x, known)

@@ -70,13 +70,22 @@ def mirrored(model: nn.Module, reduction: Any = "mean", **options: Any) -> racec
     return racecar.Racecar(model, data()[0][:2], weight=WEIGHT[reduction], reduction=reduction, **options)
 
 
+def whole(gradient: Tensor) -> Tensor:
+    return (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
+
+
 def gradients(rr: nn.Module) -> dict[str, Tensor]:
-    """Of the plain model, whole."""
+    """Of the plain model, all of them."""
     found = {}
     for name, p in rr.model.named_parameters():
         assert p.grad is not None, name
-        found[name] = (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad).clone()
+        found[name] = whole(p.grad)
     return found
+
+
+def decoder_gradients(rr: nn.Module) -> dict[str, Tensor]:
+    """Of an untied decoder, whose biases and last layer the reverse pass does not use."""
+    return {f"decoder.{n}": whole(p.grad) for n, p in rr.decoder.named_parameters() if p.grad is not None}
 
 
 def step(called: nn.Module, images: Tensor, labels: Tensor, factor: float = 1.0, divisor: float = 1.0) -> Tensor:
@@ -208,8 +217,22 @@ def ddp_bf16_compile() -> dict[str, Tensor]:
 def ddp_decoder() -> dict[str, Tensor]:
     rr = mirrored(net(), decoder=net())
     step(DistributedDataParallel(rr, find_unused_parameters=True), *share())
-    used = {f"decoder.{n}": p.grad.clone() for n, p in rr.decoder.named_parameters() if p.grad is not None}
-    return gradients(rr) | used
+    return gradients(rr) | decoder_gradients(rr)
+
+
+@cell
+def ddp_reconstruct() -> dict[str, Tensor]:
+    rr = mirrored(net())
+    step(DistributedDataParallel(rr), *share())
+    with torch.no_grad():
+        pairs = rr.reconstruct(data()[0])
+    return {f"{name}.{i}": t for name, pair in pairs.items() for i, t in enumerate(pair)}
+
+
+@cell
+def ddp_evaluation() -> dict[str, Tensor]:
+    parallel = DistributedDataParallel(mirrored(net())).eval()
+    return {"output": parallel(data()[0]).detach()}
 
 
 # --- batch norm -------------------------------------------------------------------------------------------------------
@@ -379,6 +402,21 @@ def fsdp_compile() -> dict[str, Tensor]:
 
 
 @cell
+def fsdp_bf16_compile() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net()))
+    with bf16():
+        step(torch.compile(rr, backend="aot_eager"), *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_decoder() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net(), decoder=net()))
+    step(rr, *share())
+    return gradients(rr) | decoder_gradients(rr)
+
+
+@cell
 def fsdp_batch_norm() -> dict[str, Tensor]:
     rr = sharded(mirrored(net(norm=True)))
     step(rr, *share())
@@ -389,6 +427,22 @@ def fsdp_batch_norm() -> dict[str, Tensor]:
 def fsdp_sync_batch_norm() -> dict[str, Tensor]:
     rr = sharded(synchronised(mirrored(net(norm=True))))
     step(rr, *share())
+    return state(rr)
+
+
+@cell
+def fsdp_sync_batch_norm_bf16() -> dict[str, Tensor]:
+    rr = sharded(synchronised(mirrored(net(norm=True))))
+    with bf16():
+        step(rr, *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_sync_batch_norm_compile() -> dict[str, Tensor]:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net(norm=True))
+    rr = sharded(mirrored(model))
+    step(torch.compile(rr, backend="aot_eager"), *share())
     return state(rr)
 
 

@@ -135,8 +135,9 @@ def test_without_the_factor_a_sum_counts_half_as_much_in_two_processes(cells, co
     assert difference(found, whole) > 0.02
 
 
-def test_an_untied_decoder_needs_find_unused_parameters(cells, computed) -> None:
-    found = computed("ddp_decoder")
+@pytest.mark.parametrize("cell", ["ddp_decoder", "fsdp_decoder"])
+def test_an_untied_decoder(cells, computed, cell) -> None:
+    found = computed(cell)
     assert any(k.startswith("decoder.") for k in found)
     assert difference(found, one(cells, decoder=cells.net())) < 1e-5
 
@@ -165,6 +166,8 @@ def test_accumulation_in_one_process(cells, reduction) -> None:
         ("ddp_sync_batch_norm_bf16", "mean", True),
         ("fsdp_bf16", "mean", False),
         ("fsdp_bf16_parameters", "mean", False),
+        ("fsdp_bf16_compile", "mean", False),
+        ("fsdp_sync_batch_norm_bf16", "mean", True),
     ],
 )
 def test_bfloat16_differs_by_its_rounding_alone(cells, computed, cell, reduction, norm) -> None:
@@ -193,6 +196,7 @@ def test_plain_batch_norm_takes_each_processs_own_statistics(cells, computed, ce
         ("ddp_sync_batch_norm_shared", {"norm_statistics": "shared", "input_range": "paper"}),
         ("ddp_sync_batch_norm_compile", {}),
         ("fsdp_sync_batch_norm", {}),
+        ("fsdp_sync_batch_norm_compile", {}),
     ],
 )
 def test_synchronised_batch_norm_is_batch_norm_of_one_process(cells, computed, cell, options) -> None:
@@ -219,17 +223,21 @@ def test_without_other_processes_synchronised_batch_norm_is_batch_norm(cells) ->
     assert type(converted[1]) is nn.SyncBatchNorm
 
 
-# --- FSDP2 beside training --------------------------------------------------------------------------------------------
+# --- beside training --------------------------------------------------------------------------------------------------
 
 
-def test_a_sharded_model_reconstructs_and_predicts(cells, computed) -> None:
-    rr = cells.mirrored(cells.net())
-    images, _ = cells.data()
+@pytest.mark.parametrize("cell", ["ddp_reconstruct", "fsdp_reconstruct"])
+def test_reconstruction(cells, computed, cell) -> None:
     with torch.no_grad():
-        pairs = {f"{n}.{i}": t for n, pair in rr.reconstruct(images).items() for i, t in enumerate(pair)}
-        output = rr.eval()(images)
-    assert difference(computed("fsdp_reconstruct"), pairs) < 1e-5
-    assert difference(computed("fsdp_evaluation"), {"output": output}) < 1e-5
+        found = cells.mirrored(cells.net()).reconstruct(cells.data()[0])
+    pairs = {f"{name}.{i}": t for name, pair in found.items() for i, t in enumerate(pair)}
+    assert difference(computed(cell), pairs) < 1e-5
+
+
+@pytest.mark.parametrize("cell", ["ddp_evaluation", "fsdp_evaluation"])
+def test_evaluation(cells, computed, cell) -> None:
+    with torch.no_grad():
+        assert difference(computed(cell), {"output": cells.net()(cells.data()[0])}) < 1e-5
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

@@ -75,17 +75,16 @@ def one(
     autocast: bool = False, **options: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Gradients and buffers after one plain step of one process."""
-    model = cells.net(norm)
     images, labels = (t[part] for t in cells.data())
-    rr = cells.mirrored(model, reduction, **options)
+    rr = cells.mirrored(cells.net(norm), reduction, **options) if options else cells.ready(reduction, norm=norm)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output, penalty = rr(images)
         loss = cross_entropy(output.float(), labels)
         (loss + penalty if with_penalty else loss).backward()
-    found = {n: p.grad for n, p in model.named_parameters()}
+    found = {n: p.grad for n, p in rr.model.named_parameters()}
     if rr.decoder is not None:
         found |= {f"decoder.{n}": p.grad for n, p in rr.decoder.named_parameters() if p.grad is not None}
-    return found | {f"buffer.{n}": b for n, b in model.named_buffers()}
+    return found | {f"buffer.{n}": b for n, b in rr.model.named_buffers()}
 
 
 def difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:

@@ -219,7 +219,20 @@ def test_without_other_processes_synchronised_batch_norm_is_batch_norm(cells) ->
         assert torch.equal(left, right)
     for left, right in zip(plain.buffers(), converted.buffers(), strict=True):
         assert torch.equal(left, right)
-    assert type(converted[1]) is nn.SyncBatchNorm
+    assert "forward" not in vars(converted[1])  # deriving has left the layer as it was
+
+
+def test_a_parametrised_synchronised_batch_norm(cells) -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+    plain, converted = cells.net(norm=True), nn.SyncBatchNorm.convert_sync_batchnorm(cells.net(norm=True))
+    for model in (plain, converted):
+        nn.utils.parametrize.register_parametrization(model[1], "weight", Doubled())
+    images, _ = cells.data()
+    for left, right in zip(cells.mirrored(plain)(images), cells.mirrored(converted)(images), strict=True):
+        assert torch.equal(left, right)
 
 
 # --- beside training --------------------------------------------------------------------------------------------------

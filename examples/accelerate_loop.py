@@ -16,7 +16,7 @@ if __name__ == "__main__":
     model = digits.network()
     rr = racecar.Racecar(model, torch.zeros(2, 1, 8, 8), weight=digits.WEIGHT)  # the added line
     rr.check_finite = accelerator.num_processes == 1  # one process alone must not stop
-    # A loader for each process is made of batches of the whole; split_batches would divide every one instead.
+    # Each process has batches of its own; with Accelerator(split_batches=True) they share every one.
     rr, optimizer, batches = accelerator.prepare(rr, digits.optimizer(model), digits.batches(steps))
 
     for images, labels in batches:

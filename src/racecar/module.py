@@ -537,7 +537,8 @@ def _check_whole(model: nn.Module) -> None:
 
 
 def _check_gathered(path: str, weight: Tensor | None) -> None:
-    if hasattr(weight, "device_mesh"):  # a DTensor, without an import of torch.distributed.tensor
+    # A DTensor, asked without an import of torch.distributed.tensor.
+    if type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "device_mesh"):
         where = f"module {path!r}" if path else "the model"
         raise ArgumentError(
             f"the weights of {where} are sharded among processes, but the reverse pass needs them whole, together "

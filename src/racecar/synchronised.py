@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import MethodType
 from typing import Any
 
 import torch
@@ -90,20 +91,14 @@ def synchronised_plain(estimate: Tensor, group: str | None = None) -> Tensor:
 @contextlib.contextmanager
 def as_plain_norms(model: nn.Module) -> Iterator[None]:
     """Export every SyncBatchNorm as the batch norm that it is in one process."""
-    norms = [(m, type(m)) for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    norms = [m for m in model.modules() if type(m).forward is nn.SyncBatchNorm.forward and "forward" not in vars(m)]
     try:
-        for module, _ in norms:
-            module.__class__ = _Plain  # type: ignore[assignment]
+        for module in norms:
+            module.forward = MethodType(_BatchNorm.forward, module)  # type: ignore[method-assign]
         yield
     finally:
-        for module, kind in norms:
-            module.__class__ = kind
-
-
-class _Plain(_BatchNorm):
-    def _check_input_dim(self, input: Tensor) -> None:  # as SyncBatchNorm: any number of dimensions
-        if input.ndim < 2:
-            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
+        for module in norms:
+            vars(module).pop("forward", None)
 
 
 def synchronise(program: fx.GraphModule, model: nn.Module) -> None:

@@ -4,6 +4,8 @@ Every cell gives gradients (or other tensors) by name; both processes write thei
 """
 
 import contextlib
+import copy
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,13 +72,32 @@ def mirrored(model: nn.Module, reduction: Any = "mean", **options: Any) -> racec
     return racecar.Racecar(model, data()[0][:2], weight=WEIGHT[reduction], reduction=reduction, **options)
 
 
+@functools.cache
+def derived(reduction: str, norm: bool) -> racecar.Racecar:
+    return mirrored(net(norm), reduction)
+
+
+def ready(reduction: str = "mean", *, norm: bool = False) -> racecar.Racecar:
+    """A new one without deriving it again."""
+    return copy.deepcopy(derived(reduction, norm))
+
+
+def whole(gradient: Tensor) -> Tensor:
+    return (gradient.full_tensor() if isinstance(gradient, DTensor) else gradient).clone()
+
+
 def gradients(rr: nn.Module) -> dict[str, Tensor]:
-    """Of the plain model, whole."""
+    """Of the plain model, all of them."""
     found = {}
     for name, p in rr.model.named_parameters():
         assert p.grad is not None, name
-        found[name] = (p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad).clone()
+        found[name] = whole(p.grad)
     return found
+
+
+def decoder_gradients(rr: nn.Module) -> dict[str, Tensor]:
+    """Of an untied decoder, whose biases and last layer the reverse pass does not use."""
+    return {f"decoder.{n}": whole(p.grad) for n, p in rr.decoder.named_parameters() if p.grad is not None}
 
 
 def step(called: nn.Module, images: Tensor, labels: Tensor, factor: float = 1.0, divisor: float = 1.0) -> Tensor:
@@ -105,27 +126,27 @@ def refused(do: Callable[[], Any]) -> dict[str, Tensor]:
 
 @cell
 def ddp_mean() -> dict[str, Tensor]:
-    rr = mirrored(net())
+    rr = ready()
     step(DistributedDataParallel(rr), *share())
     return gradients(rr)
 
 
 @cell
 def ddp_sum() -> dict[str, Tensor]:
-    rr = mirrored(net(), "sum")
+    rr = ready("sum")
     step(DistributedDataParallel(rr), *share(), factor=dist.get_world_size())
     return gradients(rr)
 
 
 @cell
 def ddp_sum_without_a_factor() -> dict[str, Tensor]:
-    rr = mirrored(net(), "sum")
+    rr = ready("sum")
     step(DistributedDataParallel(rr), *share())
     return gradients(rr)
 
 
 def uneven(reduction: str) -> dict[str, Tensor]:
-    rr = mirrored(net(), reduction)
+    rr = ready(reduction)
     images, labels = share(5, 3)
     part = len(images) * dist.get_world_size() / BATCH
     parallel = DistributedDataParallel(rr)
@@ -146,7 +167,7 @@ def ddp_uneven_sum() -> dict[str, Tensor]:
 
 
 def ddp_accumulated(reduction: str) -> dict[str, Tensor]:
-    rr = mirrored(net(), reduction)
+    rr = ready(reduction)
     parallel = DistributedDataParallel(rr)
     images, labels = share()
     steps = 2
@@ -169,7 +190,7 @@ def ddp_accumulation_sum() -> dict[str, Tensor]:
 
 @cell
 def ddp_bf16() -> dict[str, Tensor]:
-    rr = mirrored(net())
+    rr = ready()
     with bf16():
         penalty = step(DistributedDataParallel(rr), *share())
     assert penalty.dtype is torch.float32
@@ -184,21 +205,21 @@ def ddp_bf16_accumulation() -> dict[str, Tensor]:
 
 @cell
 def ddp_compile() -> dict[str, Tensor]:
-    rr = mirrored(net())
+    rr = ready()
     step(DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True)), *share())
     return gradients(rr)
 
 
 @cell
 def compile_ddp() -> dict[str, Tensor]:
-    rr = mirrored(net(), "sum")
+    rr = ready("sum")
     step(torch.compile(DistributedDataParallel(rr), backend="aot_eager"), *share(), factor=dist.get_world_size())
     return gradients(rr)
 
 
 @cell
 def ddp_bf16_compile() -> dict[str, Tensor]:
-    rr = mirrored(net())
+    rr = ready()
     with bf16():
         step(DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True)), *share())
     return gradients(rr)
@@ -208,8 +229,22 @@ def ddp_bf16_compile() -> dict[str, Tensor]:
 def ddp_decoder() -> dict[str, Tensor]:
     rr = mirrored(net(), decoder=net())
     step(DistributedDataParallel(rr, find_unused_parameters=True), *share())
-    used = {f"decoder.{n}": p.grad.clone() for n, p in rr.decoder.named_parameters() if p.grad is not None}
-    return gradients(rr) | used
+    return gradients(rr) | decoder_gradients(rr)
+
+
+@cell
+def ddp_reconstruct() -> dict[str, Tensor]:
+    rr = ready()
+    step(DistributedDataParallel(rr), *share())
+    with torch.no_grad():
+        pairs = rr.reconstruct(data()[0])
+    return {f"{name}.{i}": t for name, pair in pairs.items() for i, t in enumerate(pair)}
+
+
+@cell
+def ddp_evaluation() -> dict[str, Tensor]:
+    parallel = DistributedDataParallel(ready()).eval()
+    return {"output": parallel(data()[0]).detach()}
 
 
 # --- batch norm -------------------------------------------------------------------------------------------------------
@@ -217,7 +252,7 @@ def ddp_decoder() -> dict[str, Tensor]:
 
 @cell
 def ddp_batch_norm() -> dict[str, Tensor]:
-    rr = mirrored(net(norm=True))
+    rr = ready(norm=True)
     step(DistributedDataParallel(rr), *share())
     return gradients(rr)
 
@@ -261,7 +296,7 @@ def ddp_sync_batch_norm_decoder() -> dict[str, Tensor]:
 
 @cell
 def ddp_sync_batch_norm_uneven() -> dict[str, Tensor]:
-    rr = mirrored(net(norm=True), "sum")
+    rr = ready("sum", norm=True)
     parallel = DistributedDataParallel(rr)
     synchronised(rr)
     images, labels = share(5, 3)
@@ -279,7 +314,7 @@ def ddp_sync_batch_norm_bf16() -> dict[str, Tensor]:
 
 @cell
 def ddp_sync_batch_norm_compile() -> dict[str, Tensor]:
-    rr = mirrored(net(norm=True))
+    rr = ready(norm=True)
     parallel = DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True))
     synchronised(rr)
     with torch.no_grad():
@@ -292,7 +327,7 @@ def ddp_sync_batch_norm_compile() -> dict[str, Tensor]:
 def ddp_sync_batch_norm_of_a_group() -> dict[str, Tensor]:
     """Each process is a group of its own: statistics are not shared, gradients are."""
     groups = [dist.new_group([rank]) for rank in range(dist.get_world_size())]
-    rr = mirrored(net(norm=True))
+    rr = ready(norm=True)
     parallel = DistributedDataParallel(rr)
     nn.SyncBatchNorm.convert_sync_batchnorm(rr.model, groups[dist.get_rank()])
     step(parallel, *share())
@@ -302,7 +337,7 @@ def ddp_sync_batch_norm_of_a_group() -> dict[str, Tensor]:
 @cell
 def sync_batch_norm_alone() -> dict[str, Tensor]:
     """Reconstruction in evaluation mode by one process: nobody waits for the other."""
-    rr = synchronised(mirrored(net(norm=True)))
+    rr = synchronised(ready(norm=True))
     rr.eval()
     if dist.get_rank() == 0:
         rr.reconstruct(data()[0])
@@ -320,20 +355,20 @@ def sharded(rr: nn.Module, **options: Any) -> Any:
 
 @cell
 def fsdp_mean() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net()))
+    rr = sharded(ready())
     step(rr, *share())
     return gradients(rr)
 
 
 @cell
 def fsdp_sum() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net(), "sum"))
+    rr = sharded(ready("sum"))
     step(rr, *share(), factor=dist.get_world_size())
     return gradients(rr)
 
 
 def fsdp_accumulated(reduction: str) -> dict[str, Tensor]:
-    rr = sharded(mirrored(net(), reduction))
+    rr = sharded(ready(reduction))
     images, labels = share()
     factor = 2 * dist.get_world_size() if reduction == "sum" else 1
     rr.set_requires_gradient_sync(False)
@@ -355,7 +390,7 @@ def fsdp_accumulation_sum() -> dict[str, Tensor]:
 
 @cell
 def fsdp_bf16() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net()))
+    rr = sharded(ready())
     with bf16():
         step(rr, *share())
     return gradients(rr)
@@ -363,9 +398,7 @@ def fsdp_bf16() -> dict[str, Tensor]:
 
 @cell
 def fsdp_bf16_parameters() -> dict[str, Tensor]:
-    rr = sharded(
-        mirrored(net()), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    )
+    rr = sharded(ready(), mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
     penalty = step(rr, *share())
     assert penalty.dtype is torch.float32
     return gradients(rr)
@@ -373,46 +406,77 @@ def fsdp_bf16_parameters() -> dict[str, Tensor]:
 
 @cell
 def fsdp_compile() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net()))
+    rr = sharded(ready())
     step(torch.compile(rr, backend="aot_eager"), *share())
     return gradients(rr)
 
 
 @cell
+def fsdp_bf16_compile() -> dict[str, Tensor]:
+    rr = sharded(ready())
+    with bf16():
+        step(torch.compile(rr, backend="aot_eager"), *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_decoder() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net(), decoder=net()))
+    step(rr, *share())
+    return gradients(rr) | decoder_gradients(rr)
+
+
+@cell
 def fsdp_batch_norm() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net(norm=True)))
+    rr = sharded(ready(norm=True))
     step(rr, *share())
     return gradients(rr)
 
 
 @cell
 def fsdp_sync_batch_norm() -> dict[str, Tensor]:
-    rr = sharded(synchronised(mirrored(net(norm=True))))
+    rr = sharded(synchronised(ready(norm=True)))
     step(rr, *share())
     return state(rr)
 
 
 @cell
+def fsdp_sync_batch_norm_bf16() -> dict[str, Tensor]:
+    rr = sharded(synchronised(ready(norm=True)))
+    with bf16():
+        step(rr, *share())
+    return gradients(rr)
+
+
+@cell
+def fsdp_sync_batch_norm_compile() -> dict[str, Tensor]:
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net(norm=True))
+    rr = sharded(mirrored(model))
+    step(torch.compile(rr, backend="aot_eager"), *share())
+    return state(rr)
+
+
+@cell
 def fsdp_reconstruct() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net()))
+    rr = sharded(ready())
     register_fsdp_forward_method(rr, "reconstruct")
     return {f"{name}.{i}": t.detach() for name, pair in rr.reconstruct(data()[0]).items() for i, t in enumerate(pair)}
 
 
 @cell
 def fsdp_reconstruct_unregistered() -> dict[str, Tensor]:
-    return refused(lambda: sharded(mirrored(net())).reconstruct(data()[0]))
+    return refused(lambda: sharded(ready()).reconstruct(data()[0]))
 
 
 @cell
 def fsdp_evaluation() -> dict[str, Tensor]:
-    rr = sharded(mirrored(net())).eval()
+    rr = sharded(ready()).eval()
     return {"output": rr(data()[0]).detach()}
 
 
 @cell
 def fsdp_per_layer() -> dict[str, Tensor]:
-    rr = mirrored(net())
+    rr = ready()
     for layer in (rr.model[0], rr.model[3]):
         fully_shard(layer)
     return refused(lambda: step(sharded(rr), *share()))
@@ -420,7 +484,7 @@ def fsdp_per_layer() -> dict[str, Tensor]:
 
 @cell
 def fsdp_of_the_model() -> dict[str, Tensor]:
-    rr = mirrored(net())
+    rr = ready()
     fully_shard(rr.model)
     return refused(lambda: step(rr, *share()))
 

@@ -75,17 +75,16 @@ def one(
     autocast: bool = False, **options: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Gradients and buffers after one plain step of one process."""
-    model = cells.net(norm)
     images, labels = (t[part] for t in cells.data())
-    rr = cells.mirrored(model, reduction, **options)
+    rr = cells.mirrored(cells.net(norm), reduction, **options) if options else cells.ready(reduction, norm=norm)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output, penalty = rr(images)
         loss = cross_entropy(output.float(), labels)
         (loss + penalty if with_penalty else loss).backward()
-    found = {n: p.grad for n, p in model.named_parameters()}
+    found = {n: p.grad for n, p in rr.model.named_parameters()}
     if rr.decoder is not None:
         found |= {f"decoder.{n}": p.grad for n, p in rr.decoder.named_parameters() if p.grad is not None}
-    return found | {f"buffer.{n}": b for n, b in model.named_buffers()}
+    return found | {f"buffer.{n}": b for n, b in rr.model.named_buffers()}
 
 
 def difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
@@ -135,8 +134,9 @@ def test_without_the_factor_a_sum_counts_half_as_much_in_two_processes(cells, co
     assert difference(found, whole) > 0.02
 
 
-def test_an_untied_decoder_needs_find_unused_parameters(cells, computed) -> None:
-    found = computed("ddp_decoder")
+@pytest.mark.parametrize("cell", ["ddp_decoder", "fsdp_decoder"])
+def test_an_untied_decoder(cells, computed, cell) -> None:
+    found = computed(cell)
     assert any(k.startswith("decoder.") for k in found)
     assert difference(found, one(cells, decoder=cells.net())) < 1e-5
 
@@ -165,6 +165,8 @@ def test_accumulation_in_one_process(cells, reduction) -> None:
         ("ddp_sync_batch_norm_bf16", "mean", True),
         ("fsdp_bf16", "mean", False),
         ("fsdp_bf16_parameters", "mean", False),
+        ("fsdp_bf16_compile", "mean", False),
+        ("fsdp_sync_batch_norm_bf16", "mean", True),
     ],
 )
 def test_bfloat16_differs_by_its_rounding_alone(cells, computed, cell, reduction, norm) -> None:
@@ -193,6 +195,7 @@ def test_plain_batch_norm_takes_each_processs_own_statistics(cells, computed, ce
         ("ddp_sync_batch_norm_shared", {"norm_statistics": "shared", "input_range": "paper"}),
         ("ddp_sync_batch_norm_compile", {}),
         ("fsdp_sync_batch_norm", {}),
+        ("fsdp_sync_batch_norm_compile", {}),
     ],
 )
 def test_synchronised_batch_norm_is_batch_norm_of_one_process(cells, computed, cell, options) -> None:
@@ -216,20 +219,37 @@ def test_without_other_processes_synchronised_batch_norm_is_batch_norm(cells) ->
         assert torch.equal(left, right)
     for left, right in zip(plain.buffers(), converted.buffers(), strict=True):
         assert torch.equal(left, right)
-    assert type(converted[1]) is nn.SyncBatchNorm
+    assert "forward" not in vars(converted[1])  # deriving has left the layer as it was
 
 
-# --- FSDP2 beside training --------------------------------------------------------------------------------------------
+def test_a_parametrised_synchronised_batch_norm(cells) -> None:
+    class Doubled(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
 
-
-def test_a_sharded_model_reconstructs_and_predicts(cells, computed) -> None:
-    rr = cells.mirrored(cells.net())
+    plain, converted = cells.net(norm=True), nn.SyncBatchNorm.convert_sync_batchnorm(cells.net(norm=True))
+    for model in (plain, converted):
+        nn.utils.parametrize.register_parametrization(model[1], "weight", Doubled())
     images, _ = cells.data()
+    for left, right in zip(cells.mirrored(plain)(images), cells.mirrored(converted)(images), strict=True):
+        assert torch.equal(left, right)
+
+
+# --- beside training --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", ["ddp_reconstruct", "fsdp_reconstruct"])
+def test_reconstruction(cells, computed, cell) -> None:
     with torch.no_grad():
-        pairs = {f"{n}.{i}": t for n, pair in rr.reconstruct(images).items() for i, t in enumerate(pair)}
-        output = rr.eval()(images)
-    assert difference(computed("fsdp_reconstruct"), pairs) < 1e-5
-    assert difference(computed("fsdp_evaluation"), {"output": output}) < 1e-5
+        found = cells.mirrored(cells.net()).reconstruct(cells.data()[0])
+    pairs = {f"{name}.{i}": t for name, pair in found.items() for i, t in enumerate(pair)}
+    assert difference(computed(cell), pairs) < 1e-5
+
+
+@pytest.mark.parametrize("cell", ["ddp_evaluation", "fsdp_evaluation"])
+def test_evaluation(cells, computed, cell) -> None:
+    with torch.no_grad():
+        assert difference(computed(cell), {"output": cells.net()(cells.data()[0])}) < 1e-5
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

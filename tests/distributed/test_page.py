@@ -1,0 +1,56 @@
+"""docs/distributed.md: its examples run, and every cell of its matrix names tests that are there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+MATRIX = re.search(r"^\| \| one process.*?\n\n", TEXT, re.DOTALL | re.MULTILINE)[0]
+
+
+@pytest.fixture(scope="module")
+def collected() -> list[str]:
+    files = ["tests/distributed/test_matrix.py", "tests/test_palindrome.py", "tests/test_module.py",
+             "tests/test_decoder.py"]  # fmt: skip
+    options = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *files]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [line.partition("::")[2] for line in result.stdout.splitlines() if "::" in line]
+
+
+def test_every_cell_names_tests_that_are_there(collected) -> None:
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in MATRIX.strip().splitlines()[2:]]
+    assert len(rows) > 10
+    for name, *cells in rows:
+        assert len(cells) == 3
+        assert any(cells), name
+        for cell in filter(None, cells):
+            cases = re.findall(r"`(\w+)`", cell)
+            assert cases or cell == "what the others are compared with", (name, cell)
+            for case in cases:
+                assert any(re.search(rf"(\[|-){case}(\]|-)|^{case}", node) for node in collected), (name, case)
+
+
+def test_every_case_is_in_the_page(collected) -> None:
+    cases = {match[1] for node in collected if (match := re.search(r"\[((?:ddp|fsdp|compile)_\w+)", node))}
+    refused = {"fsdp_per_layer", "fsdp_of_the_model", "fsdp_before", "fsdp_reconstruct_unregistered"}
+    assert cases - refused <= set(re.findall(r"`(\w+)`", MATRIX))
+    assert cases > refused
+
+
+@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", TEXT))))
+def test_example_runs(number: int) -> None:
+    code = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[number]
+    exec(compile(code, f"distributed.md, example {number + 1}", "exec"), {"__name__": "page"})
+
+
+def test_linked_files_exist() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert links
+    for link in links:
+        assert (ROOT / "docs" / link).exists(), link

@@ -214,3 +214,36 @@ def test_masks_follow_the_decoder_compilation_and_copies() -> None:
     for rr in (untied, copy.deepcopy(plain), torch.compile(plain, backend="aot_eager", fullgraph=True)):
         torch.testing.assert_close(rr(x)[1], plain(x)[1])
     assert math.isfinite(plain(x)[1].item())
+
+
+class WritesInPlace(nn.Module):
+    """Part of an activation overwritten by another one, as position encodings and caches are."""
+
+    def __init__(self, fresh: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.last, self.fresh = nn.Linear(4, 6), nn.Linear(4, 2), nn.Linear(6, 3), fresh
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.fresh:
+            h, whole = x.new_zeros(x.shape[0], 6), h
+            h[:, :] = whole
+        h[:, 1:3] = self.b(x)
+        h[:, 5] += 1
+        return self.last(h)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_written_in_place_comes_back_from_its_place(fresh: bool) -> None:
+    torch.manual_seed(0)
+    net, x = WritesInPlace(fresh).double(), torch.randn(3, 4, dtype=torch.float64)
+    rr = racecar.Racecar(net, x)
+    output, _ = rr(x)
+    torch.testing.assert_close(output, net(x))
+    _, right = rr.reconstruct(x)["a"]
+    h = (output - net.last.bias) @ net.last.weight
+    h[:, 5] -= 1
+    rest = [0, 3, 4, 5]
+    one = (h[:, rest] - net.a.bias[rest]) @ net.a.weight[rest]
+    other = (h[:, 1:3] - net.b.bias) @ net.b.weight
+    torch.testing.assert_close(right, (one + other) / 2)

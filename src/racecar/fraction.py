@@ -55,7 +55,8 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
     inputs = [n for n in graph.nodes if n.op == "placeholder" and isinstance(_size(n, 0), torch.SymInt)]
     if not inputs:
         raise ArgumentError("fraction: the graph holds for one batch size alone, so that it has no share")
-    batch, symbols = inputs[0], _size(inputs[0], 0).node.expr.free_symbols
+    batch = inputs[0]
+    symbols: set[Any] = _size(batch, 0).node.expr.free_symbols
     outer = _outer(graph, symbols)
     taken: dict[fx.Node, fx.Node] = {}
 
@@ -67,7 +68,7 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             args, kwargs = fx.map_arg((node.args, node.kwargs), mapped)
-            taken[node] = graph.call_function(node.target, args, kwargs)
+            taken[node] = graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
             return taken[node]
         if isinstance(value, tuple | list):
             pieces = [graph.call_function(operator.getitem, (node, i)) for i in range(len(value))]
@@ -83,7 +84,7 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
         if len(varying) > 1 or outer.get(node, 1) is None:
             raise ArgumentError(
                 f"fraction: how the batch lies in the value of {node.target} in module {module_path(node)!r} "
-                f"({tuple(value.shape)}) cannot be told, so that no share of it can be taken: leave fraction out"
+                f"({tuple(node.meta['val'].shape)}) cannot be told, so that no share of it can be taken: leave fraction out"
             )
         taken[node] = graph.call_function(rows, (node, batch, fraction, varying[0], outer.get(node, 1)))
         return taken[node]

@@ -528,14 +528,10 @@ class _Mirror:
         arguments = [n for n in tensor_arguments(node) if n in self.forward.data]
         if not arguments:
             return estimate
-        if rule.range == "through":
-            try:
-                return self._into_range(arguments[0], estimate)
-            except RuleError:
-                # A reshape below fits the value before pooling or upsampling, not the one after: the range is found
-                # at that size, as for the operations that move values.
-                if estimate.meta["example"].shape == arguments[0].meta["example"].shape:
-                    raise
+        fits = estimate.meta["example"].shape == arguments[0].meta["example"].shape
+        if rule.range == "through" and (fits or not self._moves(arguments[0])):
+            return self._into_range(arguments[0], estimate)
+        # A move below fits the value before pooling or upsampling, not the one after: the range is found at that size.
         if rule.range in ("through", "within"):
             pieces = self._reverse_quietly(node, estimate)
             mapped: dict[fx.Node, list[fx.Node]] = {}  # per use: cat may take one value twice
@@ -559,6 +555,17 @@ class _Mirror:
                 f"{None if got is None else tuple(got)}"
             )
         return mapped_estimate
+
+    def _moves(self, node: fx.Node) -> bool:
+        """Whether the way to the norm and activation that made a value leads through an operation that moves values."""
+        while node.op == "call_function" and (rule := rule_of(node)) and rule.range is not None:
+            inside = [n for n in tensor_arguments(node) if n in self.forward.data]
+            if rule.range == "within":
+                return True
+            if not inside:
+                return False
+            node = inside[0]
+        return False
 
     def _reverse_quietly(self, node: fx.Node, estimate: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
         known = self.steps.get(node)

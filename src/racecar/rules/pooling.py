@@ -107,6 +107,12 @@ def sum_spread(
     return spread * (estimate.numel() / x.numel())
 
 
+@register_reverse(aten.amax.default, range="through")
+def max_spread(estimate: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+    """As every pooling: the maximum over some dimensions is handed to every place."""
+    return mean_spread(estimate, x, dim or None, keepdim)
+
+
 @register_reverse(aten.mean.dim, range="through")
 def mean_spread(
     estimate: Tensor, x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: object

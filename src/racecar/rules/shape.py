@@ -116,6 +116,36 @@ def slice_back(
     return torch.slice_scatter(estimate.new_zeros(x.shape), estimate, dim, start, end, step)
 
 
+@register_reverse(aten.slice_scatter.default, partial=True)
+def slice_scatter_back(
+    estimate: Tensor,
+    x: Tensor,
+    src: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """What was put in comes back from its place, the rest from everywhere else."""
+    inside = aten.slice.Tensor(estimate, dim, start, end, step)
+    return torch.slice_scatter(estimate, torch.zeros_like(inside), dim, start, end, step), inside
+
+
+@register_reverse(aten.select_scatter.default, partial=True)
+def select_scatter_back(estimate: Tensor, x: Tensor, src: Tensor, dim: int, index: int) -> tuple[Tensor, Tensor]:
+    """What was put in comes back from its place, the rest from everywhere else."""
+    inside = estimate.select(dim, index)
+    return torch.select_scatter(estimate, torch.zeros_like(inside), dim, index), inside
+
+
+@register_reverse(aten.copy.default)
+def copy_back(
+    estimate: Tensor, x: Tensor, src: Tensor, non_blocking: bool = False, *, known: Tensor | None = None
+) -> tuple[None, Tensor]:
+    """What was copied, the mean over its copies; what it was copied over is lost."""
+    return None, mean_to(estimate, src, known).to(src.dtype)
+
+
 @register_reverse(aten.narrow.default, range="within", partial=True)
 def narrow_back(estimate: Tensor, x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """The slice in its place."""

@@ -84,7 +84,7 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
         if len(varying) > 1 or outer.get(node, 1) is None:
             raise ArgumentError(
                 f"fraction: how the batch lies in the value of {node.target} in module {module_path(node)!r} "
-                f"({tuple(node.meta['val'].shape)}) cannot be told, so that no share of it can be taken: leave fraction out"
+                f"({tuple(node.meta['val'].shape)}) cannot be told: leave fraction out"
             )
         taken[node] = graph.call_function(rows, (node, batch, fraction, varying[0], outer.get(node, 1)))
         return taken[node]

@@ -240,6 +240,9 @@ def test_what_is_written_in_place_comes_back_from_its_place(fresh: bool) -> None
     rr = racecar.Racecar(net, x)
     output, _ = rr(x)
     torch.testing.assert_close(output, net(x))
+    found = torch.autograd.grad(output.sum(), list(net.parameters()))
+    for a, b in zip(found, torch.autograd.grad(net(x).sum(), list(net.parameters())), strict=True):
+        torch.testing.assert_close(a, b)
     _, right = rr.reconstruct(x)["a"]
     h = (output - net.last.bias) @ net.last.weight
     h[:, 5] -= 1

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
 from racecar.rules.activation import softsign, tanhshrink
+from racecar.rules.shape import written
 
 aten = torch.ops.aten
 
@@ -406,9 +407,12 @@ def _out_of_place(forward: ForwardGraph) -> None:
                 f"through another tensor by {read[0].target}: write it without the in-place operation"
             )
         packet = getattr(aten, name[:-1], None)
-        if packet is None or overload not in packet.overloads():
+        if node.target is aten.copy_.default:
+            node.target = written
+        elif packet is None or overload not in packet.overloads():
             raise ExportError(f"no out-of-place form of {node.target} at {module_path(node) or 'the model'}")
-        node.target = getattr(packet, overload)
+        else:
+            node.target = getattr(packet, overload)
         if read:
             data.update(_scatter(node, base, views or [], later, order))
 

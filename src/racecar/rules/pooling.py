@@ -113,6 +113,12 @@ def max_spread(estimate: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bo
     return mean_spread(estimate, x, dim or None, keepdim)
 
 
+@register_reverse(aten.max.dim, range="through")
+def first_max_spread(estimate: Sequence[Tensor], x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    """As :func:`max_spread`, for the form that returns (values, indices)."""
+    return mean_spread(estimate[0], x, [dim], keepdim)
+
+
 @register_reverse(aten.mean.dim, range="through")
 def mean_spread(
     estimate: Tensor, x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **kwargs: object

@@ -138,12 +138,17 @@ def select_scatter_back(estimate: Tensor, x: Tensor, src: Tensor, dim: int, inde
     return torch.select_scatter(estimate, torch.zeros_like(inside), dim, index), inside
 
 
-@register_reverse(aten.copy.default)
-def copy_back(
-    estimate: Tensor, x: Tensor, src: Tensor, non_blocking: bool = False, *, known: Tensor | None = None
+def written(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """``x.copy_(source)`` out of place; ``aten.copy`` has no derivative."""
+    return source.to(device=x.device, dtype=x.dtype).expand(x.shape)
+
+
+@register_reverse(written)
+def written_back(
+    estimate: Tensor, x: Tensor, source: Tensor, *args: object, known: Tensor | None = None
 ) -> tuple[None, Tensor]:
     """What was copied, the mean over its copies; what it was copied over is lost."""
-    return None, mean_to(estimate, src, known).to(src.dtype)
+    return None, mean_to(estimate, source, known).to(source.dtype)
 
 
 @register_reverse(aten.narrow.default, range="within", partial=True)
@@ -193,6 +198,23 @@ def unfold_back(estimate: Tensor, x: Tensor, dimension: int, size: int, step: in
     total = aten.unfold_backward(estimate, x.shape, dimension, size, step)
     count = aten.unfold_backward(torch.ones_like(estimate), x.shape, dimension, size, step)
     return total / count.clamp(min=1)
+
+
+@register_reverse(aten.im2col.default, partial=True)
+def im2col_back(estimate: Tensor, x: Tensor, kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    """(N, C·kernel, places) → (N, C, H, W): the mean over the windows that a pixel is in."""
+    total = aten.col2im(estimate, x.shape[-2:], kernel_size, dilation, padding, stride)
+    count = aten.col2im(torch.ones_like(estimate), x.shape[-2:], kernel_size, dilation, padding, stride)
+    return total / count.clamp(min=1)
+
+
+@register_reverse(aten.col2im.default)
+def col2im_back(
+    estimate: Tensor, x: Tensor, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any
+) -> Tensor:
+    """(N, C, H, W) → (N, C·kernel, places): every window that a pixel is the sum of gets an equal share."""
+    count = aten.col2im(torch.ones_like(x), output_size, kernel_size, dilation, padding, stride)
+    return aten.im2col(estimate / count.clamp(min=1), kernel_size, dilation, padding, stride)
 
 
 def expand_back(estimate: Tensor, x: Tensor, *args: object, known: Tensor | None = None, **kwargs: object) -> Tensor:

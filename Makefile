@@ -59,7 +59,7 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
-	$(BIN)/python benchmarks/balance.py --data $(DATA) --seeds 5 3 --table results/balance.md
+	$(BIN)/python benchmarks/balance.py --data $(DATA) --seeds 5 3 --ratios 0.1 0.9 --table results/balance.md
 	$(BIN)/racecar study digits --preset small --variants Std Ort RR3 --seeds 5 --data $(DATA)
 	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 3 --data $(DATA)

@@ -1,6 +1,6 @@
 """λ by ``racecar.balance`` beside no λ (Std) and one tuned by hand: transfer accuracy and regeneration on two studies.
 
-    python benchmarks/balance.py --data .data --seeds 5 3 --table results/balance.md
+    python benchmarks/balance.py --data .data --seeds 5 3 --ratios 0.1 0.9 --table results/balance.md
 
 Everything a run is made of comes from the studies. Finished runs are kept below ``--out``: the same command goes on,
 and two processes can share the work by ``--studies``. What is tuned by hand is tuned on seeds and on images (the

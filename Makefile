@@ -18,7 +18,7 @@ PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --star
 	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
-.PHONY: demo quick digits cifar smoke vgg test lint results clean
+.PHONY: demo quick digits cifar smoke vgg coverage test lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -46,6 +46,16 @@ vgg: $(VENV)/.installed $(call unpacked,cifar10)
 	$(BIN)/racecar study vgg --preset quick --data $(CIFAR10)
 	$(BIN)/racecar study stylize --preset quick $(STYLE)
 
+# The zoo has an environment of its own: torchvision and timm need torch as PyPI has it, 5 GB.
+coverage: .venv-zoo/.installed
+	.venv-zoo/bin/python benchmarks/coverage.py --table results/coverage.md
+
+.venv-zoo/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-zoo
+	.venv-zoo/bin/pip install --quiet --disable-pip-version-check torch torchvision
+	.venv-zoo/bin/pip install --quiet --disable-pip-version-check timm transformers --editable ".[study]"
+	touch $@
+
 .data/%: | $(VENV)/.installed
 	$(BIN)/python $(UNPACK) .data $*
 
@@ -62,6 +72,7 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
+	$(BIN)/python benchmarks/balance.py --data $(DATA) --seeds 5 3 --ratios 0.1 0.9 --table results/balance.md
 	$(BIN)/racecar study digits --preset small --variants Std Ort RR3 --seeds 5 --data $(DATA)
 	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 3 --data $(DATA)

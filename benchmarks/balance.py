@@ -1,6 +1,6 @@
 """λ by ``racecar.balance`` beside no λ (Std) and one tuned by hand: transfer accuracy and regeneration on two studies.
 
-    python benchmarks/balance.py --data .data --seeds 3 --table results/balance.md
+    python benchmarks/balance.py --data .data --seeds 5 3 --ratios 0.1 0.9 --table results/balance.md
 
 Everything a run is made of comes from the studies. Finished runs are kept below ``--out``: the same command goes on,
 and two processes can share the work by ``--studies``. What is tuned by hand is tuned on seeds and on images (the
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from racecar.study.digits.experiment import Digits
 from racecar.study.digits.experiment import preset as digits_preset
 from racecar.study.protocol import Run, Variant
 from racecar.study.results import bounds, markdown
-from racecar.study.runs import environment, write_text
+from racecar.study.runs import environment, read_json, write_text
 from racecar.study.statistics import paired_difference, summarise
 
 VALIDATION = (100, 101, 102)  # the seeds on which λ is tuned by hand
@@ -142,9 +143,11 @@ def measure(trainer: Trainer, step: int, ratio: float, smoothing: float, layers:
     with torch.random.fork_rng(), torch.autocast(images.device.type, trainer.precision):
         output, penalty = rr.distances(images) if layers else rr(images)
         loss = F.cross_entropy(output, labels, label_smoothing=recipe.label_smoothing)
-    for buffer, value in zip(rr.model.buffers(), buffers, strict=True):
-        buffer.copy_(value)
-    return racecar.balance(rr, loss, penalty, ratio=ratio, smoothing=smoothing)
+    try:
+        return racecar.balance(rr, loss, penalty, ratio=ratio, smoothing=smoothing)
+    finally:  # not before: the gradients are taken from the graph as it was
+        for buffer, value in zip(rr.model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
 
 def pretrain(trainer: Trainer, method: Method) -> dict[str, Any]:
@@ -211,16 +214,16 @@ def interval(values: Sequence[float]) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
+def geometric(values: Sequence[float]) -> float:
+    """The mean of the positive ones."""
+    return math.exp(fmean(math.log(v) for v in values if v > 0)) if any(v > 0 for v in values) else math.nan
+
+
 def by_ratio(values: Sequence[float]) -> str:
     """Geometric mean and 95 % interval: errors span orders of magnitude."""
     found = summarise([math.log(max(v, 1e-12)) for v in values])
-    return " ".join(
-        [compact(math.exp(found.mean)), f"[{compact(math.exp(found.low))}, {compact(math.exp(found.high))}]"]
-    )
-
-
-def geometric(values: Sequence[float]) -> float:
-    return math.exp(sum(math.log(v) for v in values if v > 0) / max(sum(v > 0 for v in values), 1))
+    mean, low, high = (compact(math.exp(v)) for v in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -231,29 +234,23 @@ def spread(values: Sequence[float]) -> str:
     return f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} – {high:.2g}"
 
 
-def tuning_table(
-    case: Case, get: Callable[[Method, int], dict[str, Any]], ratios: Sequence[float]
-) -> tuple[list[str], Method]:
-    """Runs of the validation seeds, and the λ that transfers best on average."""
-    by_hand = [Method(weight) for weight in case.grid]
-    rows, scores = [], {}
-    for method in [*by_hand, *(Method(1.0, ratio) for ratio in ratios)]:
+def tuning_rows(methods: Sequence[Method], get: Callable[[Method, int], dict[str, Any]]) -> list[list[str]]:
+    """Runs of the validation seeds."""
+    rows = []
+    for method in methods:
         found = [get(method, seed) for seed in VALIDATION]
         bad = sum(bool(f["diverged"]) for f in found)
-        scores[method] = sum(f["transfer"] for f in found)
         rows.append(
             [
                 method.words + f" ({bad} of {len(found)} diverged)" * bool(bad),
-                spread([v for f in found for v in f["lambdas"]]),
-                spread([f["ratios"][0] for f in found if f["ratios"]]),
+                spread([v for f in found for v in f.get("lambdas", [])]),
+                spread([f["ratios"][0] for f in found if f.get("ratios")]),
                 interval([f["accuracy"] for f in found]),
                 interval([f["transfer"] for f in found]),
                 by_ratio([f["regeneration"]["error"] for f in found]),
             ]
         )
-    chosen = max(by_hand, key=lambda m: scores[m])
-    header = ["validation", "λ", "ratio before training", "p_A", "p_AB", "regeneration error"]
-    return markdown(header, rows), chosen
+    return rows
 
 
 def table(
@@ -269,7 +266,7 @@ def table(
         rows.append(
             [
                 method.words + f" ({bad} of {seeds} diverged)" * bool(bad),
-                spread([v for f in found for v in f["lambdas"]]) if balanced else "0",
+                spread([v for f in found for v in f.get("lambdas", [])]) if balanced else "0",
                 spread([v for f in found for v in f["lambdas_at_the_end"]]) if balanced and not bad else "—",
                 spread([geometric(f["ratios"]) for f in found]) if balanced and not bad else "—",
                 interval([f["accuracy"] for f in found]),
@@ -297,14 +294,18 @@ def main() -> None:
     parser.add_argument("--data", default="hub", help="a folder with mnist, cifar10 and cifar100, or hub")
     parser.add_argument("--out", type=Path, default=Path("runs/balance"), help="finished runs")
     parser.add_argument("--studies", nargs="+", choices=("digits", "cifar"), default=["digits", "cifar"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[3], help="one number, or one per study")
     parser.add_argument("--ratio", type=float, default=0.3)
+    parser.add_argument("--ratios", type=float, nargs="*", default=[0.1, 0.3, 0.9], help="to show, not to choose from")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     about, accelerator = environment(), make_accelerator()
     lines: list[str] = []
-    for name in options.studies:
+    if len(options.seeds) not in (1, len(options.studies)):
+        parser.error("--seeds takes one number, or one per study")
+    counts = options.seeds * (1 if len(options.seeds) > 1 else len(options.studies))
+    for name, seeds in zip(options.studies, counts, strict=True):
         case = cases()[name]
         tasks, tuning = load(case, options.data)
 
@@ -312,11 +313,13 @@ def main() -> None:
             used = tuning if seed in VALIDATION else tasks
             return finished(case, method, seed, used, accelerator, options.out / name)
 
-        first, chosen = tuning_table(case, get, (options.ratio / 3, options.ratio, options.ratio * 3))
-        ways = [
-            Method(1.0, options.ratio, held, layers) for held, layers in ((False, False), (True, False), (False, True))
-        ]
-        second = table(case, [Method(), chosen, *ways], chosen, options.seeds, get)
+        by_hand = [Method(weight) for weight in case.grid]
+        rows = tuning_rows(by_hand, get)
+        chosen = max(by_hand, key=lambda m: fmean(get(m, seed)["transfer"] for seed in VALIDATION))
+        ways = [Method(1.0, options.ratio, *way) for way in ((False, False), (True, False), (False, True))]
+        second = table(case, [Method(), chosen, *ways], chosen, seeds, get)
+        rows += tuning_rows([Method(1.0, ratio) for ratio in options.ratios], get)
+        first = markdown(["validation", "λ", "ratio before training", "p_A", "p_AB", "regeneration error"], rows)
         config = case.config
         lines += [
             f"## {case.title}",
@@ -327,20 +330,22 @@ def main() -> None:
             "",
             *first,
             "",
-            f"Chosen by hand: λ = {chosen.weight:g}. Seeds 0 to {options.seeds - 1}, test images:",
+            f"Chosen by hand: λ = {chosen.weight:g}. Seeds 0 to {seeds - 1} (n = {seeds}), test images:",
             "",
             *second,
             "",
         ]
-    given = " ".join(a for a in sys.argv[1:])
+    kept = [path for name in options.studies for path in (options.out / name).glob("*/study.json")]
+    revisions = ", ".join(sorted({read_json(path)["environment"]["revision"] for path in kept}))
+    given = " ".join(a for a in sys.argv[1:] if a != "--table" and not a.endswith(".md"))
     device = about["processor"] if about["accelerator"] == "none" else about["accelerator"]
     head = [
         "# λ by gradient norms",
         "",
         f"`python benchmarks/balance.py {given}`",
         "",
-        f"{device}, {options.threads} thread(s), torch {about['torch']}, Python {about['python']}, revision "
-        f"{about['revision']}. n = {options.seeds} seeds; means with 95 % intervals (Student's t; differences paired "
+        f"{device}, {options.threads} thread(s), torch {about['torch']}, Python {about['python']}, runs begun at "
+        f"revision {revisions}. Means with 95 % intervals (Student's t; differences paired "
         "by seed; regeneration errors by their logarithm: geometric means). p_A and p_AB: accuracy after phase I on "
         "task A and after the plain transfer to task B. Regeneration error: mean squared difference of I and I' over "
         "the variance of I.",

@@ -11,8 +11,9 @@ steps of Adam on the penalty and cross entropy; and the seconds to derive.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from racecar.study.runs import environment, write_text
+
 SECONDS = 900  # for one model
 Inputs = dict[str, Tensor]
 
@@ -36,19 +39,22 @@ def torchvision_models() -> list[str]:
     return [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
 
 
+SMALL = (
+    *("test_", "atto", "femto", "pico", "nano", "xxs", "xxt", "zepto", "micro", "tiny", "xs", "_t", "small", "_s"),
+    *("mini", "b0", "lite", "light", "_p4", "_0"),
+)
+
+
 def timm_models() -> list[str]:
-    """The smallest model of every timm family (module of timm.models)."""
+    """One model of every timm family (module of timm.models), a small one by its name."""
     import timm
 
-    found = []
-    for family in timm.list_modules():
-        sizes = {}
-        for name in timm.list_models(module=family):
-            with torch.device("meta"), contextlib.suppress(Exception):
-                sizes[name] = sum(p.numel() for p in timm.create_model(name, pretrained=False).parameters())
-        if sizes:
-            found.append(f"timm:{min(sizes, key=sizes.__getitem__)}")
-    return found
+    def size(name: str) -> tuple[Any, ...]:
+        word = next((i for i, word in enumerate(SMALL) if word in name), len(SMALL))
+        return word, len(name), [float(n) for n in re.findall(r"\d+", name)]
+
+    families = {family: timm.list_models(module=family) for family in timm.list_modules()}
+    return [f"timm:{min(names, key=size)}" for names in families.values() if names]
 
 
 HUGGING_FACE = ("ResNet", "ConvNext", "ViT", "Swin", "Bert", "GPT2")
@@ -206,7 +212,7 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def line_of(row: dict[str, Any]) -> str:
     """A row of the table."""
     if "why" in row:
-        return f"| {row['model']} | no: {row['why'][:300]} | | | | | | |"
+        return f"| {row['model']} | no: {row['why'][:300]} | | | | | | | |"
     derived = "yes" if not row["lacking"] else f"yes, without a gradient: {', '.join(row['lacking'][:3])}"
     trained = f"{row['trained']:.3g}" if "trained" in row else "not run"
     return (
@@ -222,12 +228,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="of the brief training")
     parser.add_argument("--largest", type=int, default=15_000_000, help="weights of the largest that is trained")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for one model")
+    parser.add_argument("--memory", type=int, default=0, help="GiB for one model; 0: no limit")
     parser.add_argument("--table", type=Path, default=None, help="Markdown file to write")
     parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
+        if options.memory:  # too large a model is a row that says so, not a machine without memory
+            resource.setrlimit(resource.RLIMIT_DATA, (options.memory << 30, options.memory << 30))
         try:
             row = examine(options.one, options.steps, options.largest)
         except Exception as error:
@@ -240,10 +249,45 @@ def main() -> None:
         *(timm_models() if "timm" in options.libraries else []),
         *([f"hf:{m}" for m in HUGGING_FACE] if "hf" in options.libraries else []),
     ]
-    rows = []
+    about, rows = environment(), []
     for name in names:
         rows.append(row_of(name, options))
         print(line_of(rows[-1]), flush=True)
+        if options.table is not None:
+            write_text(options.table, "\n".join(page(rows, names, about)))
+
+
+def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) -> list[str]:
+    """The table so far, with totals for every library."""
+    hidden = sys.argv.index("--table") if "--table" in sys.argv else len(sys.argv)
+    given = " ".join(a for i, a in enumerate(sys.argv[1:], 1) if i not in (hidden, hidden + 1))
+    totals = []
+    for library in dict.fromkeys(n.partition(":")[0] for n in names):
+        mine = [r for r in rows if r["model"].startswith(f"{library}:")]
+        good = [r for r in mine if "why" not in r and not r["lacking"]]
+        totals.append(f"| {library} | {len(good)} of {len(mine)} |")
+    missing = [n for n in names if n not in {r["model"] for r in rows}]
+    return [
+        "# Models that the palindrome derives for",
+        "",
+        f"`python benchmarks/coverage.py {given}`".replace(" `", "`"),
+        "",
+        f"{about['processor']}, 1 thread, torch {about['torch']}, revision {about['revision']}. Random weights, seed 0, "
+        "inputs drawn from a normal distribution.",
+        "",
+        "| library | derived, all mirrored weights with a gradient |",
+        "|---|---|",
+        *totals,
+        *(["", f"Not run yet: {', '.join(missing)}."] if missing else []),
+        "",
+        "| model | derived | weights, millions | mirrored share | compared layers | of them known in part "
+        "| error, random weights | error, briefly trained | seconds to derive |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *[line_of(r) for r in rows],
+        "",
+        "Error: mean over the compared layers of ‖L_m − L'_m‖² / ‖L_m‖², where L'_m is known.",
+        "",
+    ]
 
 
 if __name__ == "__main__":

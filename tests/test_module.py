@@ -445,6 +445,20 @@ def test_lambdas_act_in_place_and_per_layer() -> None:
     assert rr.explain().lambdas == (0.0, 0.0)
 
 
+def test_distances_are_the_penaltys_parts() -> None:
+    model, twin = net(), net()
+    rr, other = (racecar.Racecar(m, images(), weight=[0.3, 2.0]) for m in (model, twin))
+    x = images()
+    torch.manual_seed(2)
+    output, distances = rr.distances(x)
+    torch.manual_seed(2)
+    expected, penalty = other(x)
+    assert distances.shape == (2,)
+    assert torch.equal(output, expected)
+    torch.testing.assert_close(0.3 * distances[0] + 2.0 * distances[1], penalty)
+    assert_same(model, twin)
+
+
 def test_lambdas_keep_their_precision_in_half() -> None:
     rr = racecar.Racecar(perceptron(), vectors(), weight=1e-9).half()
     assert next(rr.parameters()).dtype == torch.float16

@@ -1,4 +1,4 @@
-"""What the README shows runs, and what it points to is there."""
+"""What the README and the page of operations show runs, and what the README points to is there."""
 
 import re
 from pathlib import Path
@@ -7,12 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = [
+    (name, number, code)
+    for name in ("README.md", "docs/operations.md")
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+    )
+]
 
 
-@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", TEXT))))
-def test_example_runs(number: int) -> None:
-    code = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[number]
-    exec(compile(code, f"README.md, example {number + 1}", "exec"), {"__name__": "readme"})
+@pytest.mark.parametrize(("name", "number", "code"), EXAMPLES, ids=[f"{n}-{i}" for n, i, _ in EXAMPLES])
+def test_example_runs(name: str, number: int, code: str) -> None:
+    exec(compile(code, f"{name}, example {number + 1}", "exec"), {"__name__": "readme"})
 
 
 def test_linked_files_exist() -> None:

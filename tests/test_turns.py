@@ -74,6 +74,7 @@ def test_only_training_calls_count() -> None:
     rr(images())
     rr.eval()(images())
     rr.train().reconstruct(images())
+    rr.distances(images())
     rr.explain()
     assert rr.calls == 1
     with torch.no_grad():

@@ -42,8 +42,9 @@ def balance(rr: Racecar, loss: Tensor, penalty: Tensor, *, ratio: float = 0.3, s
     next call: the penalty at hand was computed with the old ones. No ``grad`` is touched, and the graph is kept for
     ``backward``.
 
-    Call it once before training, on one or more batches, or now and then in training to hold the ratio. Save
-    ``rr.lambdas`` with a checkpoint: they are in no ``state_dict``.
+    Call it before training, on one or more batches, or now and then in training to hold the ratio, which brought
+    nothing where it was measured (results/balance.md). Save ``rr.lambdas`` with a checkpoint: they are in no
+    ``state_dict``.
 
     With ``every=k`` only the calls that run the reverse pass have a penalty to balance, and it is the mean penalty that
     gets the ratio, so λ does not depend on k. With a gradient scaler give ``scaler.scale(loss)`` and

@@ -94,9 +94,9 @@ def register_reverse(
 
     Example:
         >>> import torch, racecar
-        >>> @racecar.register_reverse(torch.ops.aten.flip.default, range="within")
-        ... def flip(estimate, x, dims):
-        ...     return estimate.flip(dims)
+        >>> @racecar.register_reverse(torch.ops.aten.rot90.default, range="within")
+        ... def rot90(estimate, x, k=1, dims=(0, 1)):
+        ...     return torch.rot90(estimate, -k, dims)
     """
     if reverse is None:
         return lambda function: register_reverse(

@@ -272,8 +272,8 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) ->
         "",
         f"`python benchmarks/coverage.py {given}`".replace(" `", "`"),
         "",
-        f"{about['processor']}, 1 thread, torch {about['torch']}, revision {about['revision']}. Random weights, seed 0, "
-        "inputs drawn from a normal distribution.",
+        f"{about['processor']}, 1 thread, torch {about['torch']}, revision {about['revision']}. Random weights, seed "
+        "0, inputs drawn from a normal distribution.",
         "",
         "| library | derived, all mirrored weights with a gradient |",
         "|---|---|",

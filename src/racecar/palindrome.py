@@ -94,7 +94,7 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
     """Mirror an exported forward graph.
 
     Args:
-        forward: from :func:`racecar.forward.export_forward`; its graph is extended in place.
+        forward: from :func:`racecar.export.export_forward`; its graph is extended in place.
         model: the owner of the weights (only shapes and dtypes are read).
         inputs: the flattened example inputs.
         options: what to compare and how.

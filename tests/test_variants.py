@@ -292,3 +292,10 @@ def test_wrong_arguments(options: dict[str, Any], said: str) -> None:
     net, x = made()
     with pytest.raises(ArgumentError, match=said):
         Racecar(net, x, layers="all", **options)
+
+
+@pytest.mark.parametrize("options", [{"fraction": 0.5}, {"subset": 1}, {"checkpoint": True}], ids=str)
+def test_an_ensemble_refuses_what_it_would_ignore(options: dict[str, Any]) -> None:
+    models = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)) for _ in range(2)]
+    with pytest.raises(ArgumentError, match="the whole reverse pass"):
+        racecar.Ensemble(models, torch.randn(5, 4), **options)

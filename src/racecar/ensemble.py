@@ -71,6 +71,10 @@ class Ensemble(nn.Module):
         rr = Racecar(first, example_inputs, weight=0.0, **options)
         if rr.every != 1:
             raise ArgumentError("an ensemble runs the reverse pass in every call: it takes no every=")
+        if rr.options.fraction != 1 or rr.options.subset is not None or rr.options.checkpoint:
+            raise ArgumentError(
+                "an ensemble runs the whole reverse pass: it takes no fraction=, subset= or checkpoint="
+            )
         lambdas = []
         for member, weight in enumerate(weights):
             try:

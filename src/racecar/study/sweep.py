@@ -144,8 +144,8 @@ class Results:
     def title(self) -> str:
         """Of :attr:`rows`."""
         return (
-            f"{self.experiment}: test accuracy at the last epoch, mean ± standard deviation, n = {self.seeds} seeds where "
-            "nothing else is said"
+            f"{self.experiment}: test accuracy at the last epoch, mean ± standard deviation, n = {self.seeds} seeds "
+            "where nothing else is said"
         )
 
     @property

@@ -114,6 +114,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     engines.check(options.engine)
     workers = worker_count(options.workers if local else options.workers or 4)
     check_folder(folder)
+    folder = folder if local else folder.absolute()  # jobs may start anywhere
     claims = Claims(folder / "claims")
     with claims.hold("preparing"):
         tasks = _tasks(kind, config, weights, options, folder, claims)
@@ -203,7 +204,7 @@ def _drive(
             if not pending:
                 return True
             if stop():
-                console.print(engine.stop(), end="")
+                _end(engine)
                 return False
             killed, before = (killed, before) if len(pending) == before else (0, len(pending))
             living, lost = engine.count()
@@ -221,8 +222,13 @@ def _drive(
                 engine.start()
             time.sleep(0.3)
     except BaseException:
-        engine.stop()
+        _end(engine)
         raise
+
+
+def _end(engine: Engine) -> None:
+    if words := engine.stop():
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(folder: Path, criterion: str | None) -> None:

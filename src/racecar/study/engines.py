@@ -27,6 +27,8 @@ from racecar.study.protocol import Run
 from racecar.study.runs import Study, StudyError
 from racecar.study.workers import Share, Stop, Stopper
 
+ASK = 60.0  # seconds between questions to SLURM about jobs without a result; submitit's own are ten minutes
+
 
 @dataclass(frozen=True)
 class Task:
@@ -144,6 +146,9 @@ class Engine(Protocol):
             StudyError: one of them failed.
         """
 
+    def finish(self) -> None:
+        """All is trained: let those of this machine end."""
+
     def stop(self) -> str:
         """End the sweep here; returns what the user should know."""
 
@@ -177,6 +182,10 @@ class Processes:
             if process.exitcode >= 0:
                 _raise(said.recv() if said.poll() else f"a worker ended with code {process.exitcode}")
         return Census(len(self._running), sum(p.exitcode < 0 for p, _ in ended))
+
+    def finish(self) -> None:
+        """They have nothing left to do."""
+        self.stop()
 
     def stop(self) -> str:
         """Stop them at a saved state."""
@@ -224,7 +233,7 @@ class Submitted:
     def __init__(self, worker: Worker, folder: Path, cluster: str, parameters: Mapping[str, Any]) -> None:
         import submitit
 
-        self.worker, self.cluster = worker, cluster
+        self.worker, self.cluster, self._asked = worker, cluster, time.monotonic()
         defaults = {"name": "racecar-sweep", "timeout_min": 24 * 60, "cpus_per_task": worker.threads}
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
@@ -237,14 +246,23 @@ class Submitted:
         self._running = [job for job in known if job.state in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED")]
 
     def start(self) -> None:
-        """Submit one more."""
-        self._running.append(self._executor.submit(self.worker))
+        """Submit one more.
+
+        Raises:
+            StudyError: the cluster refuses it.
+        """
+        try:
+            self._running.append(self._executor.submit(self.worker))
+        except Exception as error:  # submitit raises many kinds
+            raise StudyError(f"the job was not accepted: {' '.join(str(error).split())}") from error
 
     def count(self) -> Census:
         """How many there are."""
         import submitit
 
-        ended = [job for job in self._running if job.done()]
+        asked = time.monotonic() - self._asked > ASK
+        self._asked = time.monotonic() if asked else self._asked
+        ended = [job for job in self._running if job.done(force_check=asked)]
         self._running = [job for job in self._running if job not in ended]
         killed = 0
         for job in ended:
@@ -256,6 +274,12 @@ class Submitted:
             else:
                 _raise(job.result())
         return Census(len(self._running), killed)
+
+    def finish(self) -> None:
+        """Jobs of SLURM see for themselves that nothing is left."""
+        if self.cluster == "local":
+            for job in self._running:
+                job.wait()
 
     def stop(self) -> str:
         """SLURM's jobs go on; submitit's own processes end."""

@@ -144,8 +144,8 @@ class Results:
     def title(self) -> str:
         """Of :attr:`rows`."""
         return (
-            f"{self.experiment}: test accuracy at the last epoch, mean ± standard deviation, n = {self.seeds} seeds "
-            "where nothing else is said"
+            f"{self.experiment}: test accuracy at the last epoch, mean ± standard deviation, n = {self.seeds} where "
+            "nothing else is said"
         )
 
     @property
@@ -188,7 +188,7 @@ class Results:
     def words(self) -> str:
         """The criterion, in a sentence for beneath the tables."""
         return (
-            f"Best λ: highest mean test accuracy in phase {self.criterion} over {self.seeds} seeds, among the λ whose "
+            f"Best λ: highest mean test accuracy in phase {self.criterion} over seeds (n = {self.seeds}), among the λ whose "
             "seeds are all finished; the smaller λ wins a tie. It is chosen on the very test data it is reported on, "
             "so its accuracy is optimistic, the more so the more λ were tried."
         )

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from racecar.study import engines
 from racecar.study.claims import Claims
-from racecar.study.commands import classification, mutual_information
 from racecar.study.commands.carry_out import Prepared
 from racecar.study.engines import Engine, Processes, Submitted, Task, Worker
 from racecar.study.runs import StudyError
@@ -25,6 +24,7 @@ from racecar.study.sweep import Results, check_folder, check_weights, has_weight
 from racecar.study.terminal import STOPPED, console, progress_bar, worker_count
 from racecar.study.workers import Advance, Stop, Stopper
 
+EXPERIMENTS = ("mutual-information", "digits", "cifar", "vgg")  # that have a λ, and accuracies
 MOST_KILLED = 3  # workers without a run finished in between: then it is not bad luck
 
 
@@ -37,21 +37,20 @@ class _Kind(NamedTuple):
     prepare: Callable[..., Prepared]
 
 
-_MUTUAL = _Kind(
-    mutual_information.parser,
-    mutual_information.config_of,
-    mutual_information.folder_of,
-    mutual_information.prepare,
-)
-EXPERIMENTS = {"mutual-information": _MUTUAL} | {
-    name: _Kind(
-        getattr(classification, f"{name}_parser"),
-        partial(classification.config_of, name),
-        partial(classification.folder_of, name),
-        partial(classification.prepare, name),
+def _kind(experiment: str) -> _Kind:
+    # Imported here: one study does not need what the others do, and a sweep starts many processes.
+    if experiment == "mutual-information":
+        from racecar.study.commands import mutual_information as command
+
+        return _Kind(command.parser, command.config_of, command.folder_of, command.prepare)
+    from racecar.study.commands import classification
+
+    return _Kind(
+        getattr(classification, f"{experiment}_parser"),
+        partial(classification.config_of, experiment),
+        partial(classification.folder_of, experiment),
+        partial(classification.prepare, experiment),
     )
-    for name in ("digits", "cifar", "vgg")
-}
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:
@@ -74,7 +73,7 @@ def parser(words: Sequence[str]) -> ArgumentParser:
             if word.startswith("-") and not word[1:2].isdigit():
                 break
             raise
-    found = EXPERIMENTS[words[0]].parser(words[1:]) if words[0] in EXPERIMENTS else ArgumentParser()
+    found = _kind(words[0]).parser(words[1:]) if words[0] in EXPERIMENTS else ArgumentParser()
     found.description = "a study once per λ, on as many processes and machines as there are; tables and the best λ"
     found.add_argument("experiment", type=str, help=f"{known}; EXPERIMENT --help lists its options too")
     found.add_argument("--weights", nargs="+", type=float, default=[], help="λ to sweep over; more may follow later")
@@ -100,7 +99,7 @@ def parser(words: Sequence[str]) -> ArgumentParser:
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing, show and write the tables."""
-    kind = EXPERIMENTS[options.experiment]
+    kind = _kind(options.experiment)
     folder = kind.folder(options, stem=f"sweep-{options.experiment}")
     if options.table:
         _show(folder, options.criterion)
@@ -202,6 +201,7 @@ def _drive(
             advance(now - shown)
             shown = now
             if not pending:
+                engine.finish()
                 return True
             if stop():
                 _end(engine)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -104,6 +105,7 @@ def test_signs_of_life_keep_a_claim_for_longer_than_a_lease(tmp_path, clock) -> 
     claim.advance(4)
     until(lambda: watcher.state("a").done == 7)
     claim.release()
+    assert watcher.seconds("a") == 270.0
     assert watcher.state("a").open
 
 
@@ -140,7 +142,11 @@ def test_a_claim_whose_holder_died_while_writing_it_is_held_for_a_lease(tmp_path
 
 
 def test_a_name_is_waited_for(tmp_path) -> None:
-    claims = Claims(tmp_path)
-    with claims.hold("a"):
+    said: list[str] = []
+    first = Claims(tmp_path).take("a")
+    threading.Timer(0.5, first.release).start()
+    with Claims(tmp_path).hold("a", lambda: said.append("waiting")):
+        assert json.loads((tmp_path / "a" / "0").read_text())["state"] == "released"
         assert not Claims(tmp_path).state("a").open
     assert Claims(tmp_path).state("a").open
+    assert said == ["waiting"]

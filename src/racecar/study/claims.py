@@ -17,7 +17,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,14 +36,12 @@ class State:
         open: whether the next one may be made.
         finished: whether its holder has said that nothing is left to do.
         done: work that its holder has told of.
-        holder: who and where, for people.
     """
 
     number: int
     open: bool
     finished: bool = False
     done: int = 0
-    holder: str = ""
 
 
 class Claims:
@@ -78,7 +76,15 @@ class Claims:
         silent = time.monotonic() - self._seen[name][1] > self.lease
         open_ = silent or content.get("state") == "released" or _dead(content)
         finished = content.get("state") == "finished"
-        return State(number, open_, finished, int(content.get("done", 0)), content.get("holder", ""))
+        return State(number, open_, finished, int(content.get("done", 0)))
+
+    def seconds(self, name: str) -> float:
+        """How long it was held, by one after the other."""
+        found = 0.0
+        for path in (self.folder / name).glob("*"):
+            with suppress(OSError, ValueError):
+                found += json.loads(path.read_text(encoding="utf-8"))["seconds"]
+        return found
 
     def take(self, name: str, done: int = 0) -> Claim | None:
         """Claim a name; None where somebody holds it, or was faster.
@@ -105,10 +111,19 @@ class Claims:
         return Claim(path, self.beat, done)
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Wait for a name, and have it for the block."""
-        while (claim := self.take(name)) is None:
+    def hold(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Wait for a name, and have it for the block.
+
+        Args:
+            name: as for :meth:`take`.
+            waiting: called once where somebody else has it.
+        """
+        claim = self.take(name)
+        if claim is None:
+            waiting()
+        while claim is None:
             time.sleep(0.2)
+            claim = self.take(name)
         try:
             yield
         finally:
@@ -128,6 +143,7 @@ class Claim:
         self.path, self.done = path, done
         self.lost = False
         self._over = threading.Event()
+        self._began = time.monotonic()
         self._next = path.with_name(str(int(path.name) + 1))
         self._write("held")
         self._thread = threading.Thread(target=self._live, args=(beat,), daemon=True)
@@ -154,6 +170,7 @@ class Claim:
     def _write(self, state: str) -> None:
         content = {"state": state, "holder": f"{platform.node()}, process {os.getpid()}", "done": self.done}
         content |= {"machine": _machine(), "process": os.getpid(), "beat": time.monotonic_ns()}
+        content["seconds"] = round(time.monotonic() - self._began, 1)
         with suppress(OSError):  # a full disk or a server away for a moment ends nothing
             self.path.write_text(json.dumps(content), encoding="utf-8")
 

@@ -241,7 +241,7 @@ class Submitted:
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
             raise StudyError(f"submitit: {' '.join(str(error).split())}") from error
         # What an earlier call has submitted and is still in the queue or running.
-        kind = self._executor.job_class
+        kind = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
         known = [kind(folder, p.name.removesuffix(_PICKLE)) for p in sorted(folder.glob(f"*{_PICKLE}"))]
         self._running = [job for job in known if job.state in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED")]
 

@@ -188,9 +188,9 @@ class Results:
     def words(self) -> str:
         """The criterion, in a sentence for beneath the tables."""
         return (
-            f"Best λ: highest mean test accuracy in phase {self.criterion} over seeds (n = {self.seeds}), among the λ whose "
-            "seeds are all finished; the smaller λ wins a tie. It is chosen on the very test data it is reported on, "
-            "so its accuracy is optimistic, the more so the more λ were tried."
+            f"Best λ: highest mean test accuracy in phase {self.criterion} over seeds (n = {self.seeds}), among the λ "
+            "whose seeds are all finished; the smaller λ wins a tie. It is chosen on the very test data it is reported "
+            "on, so its accuracy is optimistic, the more so the more λ were tried."
         )
 
     def _cell(self, summary: Summary) -> str:

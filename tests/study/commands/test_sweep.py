@@ -102,6 +102,7 @@ def test_two_commands_at_once_train_every_run_and_none_twice(whole) -> None:
     swept = {f"weight-{w}/runs/RR1_{p}/seed-{s}" for w in (0.001, 0.01) for p in ("A", "AA", "AB") for s in (0, 1)}
     assert runs == plain | swept
     settings = {w: json.loads((whole / f"weight-{w}" / "study.json").read_text()) for w in (0.001, 0.01)}
+    assert all(s["seconds"] > 0 for s in settings.values())
     assert {w: s["config"]["training"]["weight"] for w, s in settings.items()} == {0.001: 0.001, 0.01: 0.01}
 
 
@@ -161,6 +162,7 @@ def test_submitits_own_processes_end_with_the_same_weights(whole) -> None:
         os.kill(number, signal.SIGUSR2)  # as SLURM does before a time limit: the job is queued again, and goes on
         assert command.result(240) == 0
     assert max(claims(folder).values()) == 2
+    assert here(*arguments) == 0  # with jobs of before
     assert "Requeued" in "".join(p.read_text() for p in (folder / "jobs").glob("*_log.*"))
     assert_same(folder, whole)
 

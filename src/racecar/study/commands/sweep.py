@@ -115,7 +115,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     check_folder(folder)
     folder = folder if local else folder.absolute()  # jobs may start anywhere
     claims = Claims(folder / "claims")
-    with claims.hold("preparing"):
+    with claims.hold("preparing", lambda: console.print("racecar: another call is preparing this sweep; waiting")):
         tasks = _tasks(kind, config, weights, options, folder, claims)
     worker = Worker(claims.folder, tasks, int(options.slurm.get("cpus_per_task", 1)))
     engine: Engine = (
@@ -127,8 +127,12 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     total, done = (sum(column) for column in zip(*work.values(), strict=True))
     with Stopper() as stop, progress_bar(f"{sum(len(t.runs) for t in tasks)} networks", total, done) as advance:
         complete = _drive(engine, tasks, claims, workers, work, advance, stop)
+    with claims.hold("preparing"):
+        for study in {t.study.folder: t.study for t in tasks}.values():
+            spent = sum(claims.seconds(t.name) for t in tasks if t.study is study)
+            study.note(seconds=round(max(spent, study.about()["seconds"]), 1))
     _show(folder, options.criterion)
-    if not complete:
+    if not complete and options.engine != "slurm":
         print(STOPPED, file=sys.stderr)
     return 0 if complete else 130
 
@@ -148,7 +152,8 @@ def _tasks(
     wanted += [(w, [v for v in variants if has_weight(v)]) for w in weights]
     tasks: list[Task] = []
     first: Prepared | None = None
-    alone = not any(not claims.state(p.name).open for p in claims.folder.glob("*") if p.name != "preparing")
+    others = [claims.state(p.name) for p in claims.folder.glob("*") if p.name != "preparing"]
+    alone = all(state.open or state.finished for state in others)
     for weight, names in wanted:
         own, name = _with(config, names, weight or 0.0), study_name(weight)
         found = kind.prepare(own, options, folder / name, like=first.study if first is not None else None)

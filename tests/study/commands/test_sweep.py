@@ -132,7 +132,7 @@ def test_killed_workers_and_a_killed_command_lose_nothing_finished(whole) -> Non
     assert "a worker was killed" in err
     assert len(before) < 20
 
-    assert here(*TINY, "--workers", "2", "--out", str(folder)) == 0
+    assert here(*TINY, "--workers", "1", "--out", str(folder)) == 0
     assert sum(claims(folder).values()) > 4
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert_same(folder, whole)

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from racecar.study.protocol import Run, Variant
-from racecar.study.runs import Progress, Study, StudyError, read_json, read_tensors, write_atomically, write_json
+from racecar.study.runs import (
+    Progress,
+    Study,
+    StudyError,
+    read_json,
+    read_tensors,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 
 RUN = Run(Variant("Std"), "A", 0)
 WEIGHTS = {"fc.weight": torch.arange(6.0).reshape(2, 3)}
@@ -106,6 +115,42 @@ def test_progress_survives_and_a_truncated_one_counts_as_none(tmp_path: Path) ->
     study.drop_progress("a")
     study.drop_progress("b")
     assert study.load_progress() == []
+
+
+def test_what_saved_states_are_about_is_known_without_their_tensors(tmp_path: Path) -> None:
+    study = Study(tmp_path / "out", "mutual-information", {})
+    for i in range(3):
+        study.save_progress(f"slot-{i}", Progress({"x": torch.arange(1000.0)}, {"run": i}))
+    path = tmp_path / "out" / "progress-slot-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert study.progress_notes() == [p.about for p in study.load_progress()] == [{"run": 0}, {"run": 2}]
+
+
+def test_data_of_another_study_are_taken_without_a_second_copy(tmp_path: Path) -> None:
+    first, second = (Study(tmp_path / name, "digits", {}) for name in ("first", "second"))
+    write_tensors(first.folder / "data-A-train.safetensors", {"x": torch.arange(3.0)})
+    first.note(sources={"A": "made up"})
+    for _ in range(2):
+        second.take_data(first)
+    taken = second.folder / "data-A-train.safetensors"
+    assert taken.samefile(first.folder / "data-A-train.safetensors")
+    assert second.about()["sources"] == {"A": "made up"}
+    write_tensors(taken, {"x": torch.zeros(1)})  # a later write is the second's own
+    assert read_tensors(first.folder / "data-A-train.safetensors")["x"].numel() == 3
+
+
+def test_data_are_copied_where_links_do_not_work(tmp_path: Path, monkeypatch) -> None:
+    first, second = (Study(tmp_path / name, "digits", {}) for name in ("first", "second"))
+    write_tensors(first.folder / "data-A-train.safetensors", {"x": torch.arange(3.0)})
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    second.take_data(first)
+    taken = second.folder / "data-A-train.safetensors"
+    assert not taken.samefile(first.folder / "data-A-train.safetensors")
+    assert read_tensors(taken)["x"].tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -23,6 +23,7 @@ COMMANDS = {
     ("study", "vgg"): _Command("classification", "vgg_parser", "run_vgg", "VGG19, ImageNet (Section 5.4)"),
     ("study", "stylize"): _Command("stylize_study", "parser", "run", "stylization by VGG's features (Section 5.4)"),
     ("data", "smoke"): _Command("data", "parser", "run", "simulate the smoke of Section 5.3"),
+    ("sweep",): _Command("sweep", "parser", "run", "a study once per λ, on one or more machines"),
     ("report",): _Command("report", "parser", "run", "report.html from the finished runs of studies"),
     ("explain",): _Command("explain", "parser", "run", "the palindrome of a model"),
     ("train",): _Command("train", "parser", "run", "pretrain a classifier on your own images"),

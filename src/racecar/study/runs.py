@@ -15,10 +15,12 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -201,6 +203,23 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def check_same(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a folder that was filled with other settings.
+
+    Args:
+        folder: to name it.
+        known, now: settings there, and those asked for; nested ones are named with dots.
+
+    Raises:
+        StudyError: naming every difference.
+    """
+    if known != now:
+        there, here = _flat(known), _flat(now)
+        differing = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))
+        changes = ", ".join(f"{k}: {there.get(k)} there, {here.get(k)} now" for k in differing)
+        raise StudyError(f"{folder} holds runs of another configuration ({changes}): choose another --out")
+
+
 class Study:
     """A study's folder.
 
@@ -221,11 +240,7 @@ class Study:
             known = read_json(path)
             if known.get("experiment") != name:
                 raise StudyError(f"{folder} holds the study {known.get('experiment')!r}: choose another --out")
-            if known["config"] != config:
-                there, now = _flat(known["config"]), _flat(config)
-                differing = sorted(k for k in there.keys() | now.keys() if there.get(k) != now.get(k))
-                changes = ", ".join(f"{k}: {there.get(k)} there, {now.get(k)} now" for k in differing)
-                raise StudyError(f"{folder} holds runs of another configuration ({changes}): choose another --out")
+            check_same(folder, known["config"], config)
         else:
             if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
                 raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
@@ -290,10 +305,30 @@ class Study:
         """Replace the saved state of the runs that one process trains; ``slot`` names the process's share."""
         write_progress(self.folder / f"progress-{slot}.safetensors", progress)
 
+    def progress_notes(self) -> list[dict[str, Any]]:
+        """What all saved states are about, without their tensors."""
+        found = []
+        for path in sorted(self.folder.glob("progress-*.safetensors")):
+            # A damaged one counts as none, and another process may just have finished its run.
+            with suppress(OSError, KeyError, TypeError, ValueError, SafetensorError), safe_open(path, "pt") as file:
+                found.append(json.loads(file.metadata()["about"]))
+        return found
+
     def load_progress(self) -> list[Progress]:
         """All saved states; a damaged one counts as none (its runs start again)."""
         found = [read_progress(path) for path in sorted(self.folder.glob("progress-*.safetensors"))]
         return [p for p in found if p is not None]
+
+    def take_data(self, other: Study) -> None:
+        """Have the data that another study of the same settings has kept, without a second copy where links work."""
+        for path in other.folder.glob("data-*.safetensors"):
+            if not (here := self.folder / path.name).exists():
+                try:
+                    here.hardlink_to(path)
+                except OSError:
+                    write_atomically(here, lambda temporary, path=path: shutil.copyfile(path, temporary))  # type: ignore[misc]
+        if "sources" in (about := other.about()):
+            self.note(sources=about["sources"])
 
     def sweep(self) -> None:
         """Remove what killed processes have left half-written. Only while no other process writes here."""

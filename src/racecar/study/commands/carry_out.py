@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from racecar.study.commands.report import write_report
+from racecar.study.protocol import Run
 from racecar.study.runs import Study
 from racecar.study.terminal import STOPPED, progress_bar
 from racecar.study.workers import Share, Stopper, run_shares
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study whose folder is open and holds the data: what is left is to train.
+
+    Attributes:
+        study: its folder.
+        runs: all of them.
+        share: trains one argument, see :data:`racecar.study.workers.Share`.
+        divide: arguments for at most so many processes, each with its runs.
+        work: (all, already done) of some runs, in any unit.
+    """
+
+    study: Study
+    runs: Sequence[Run]
+    share: Share
+    divide: Callable[[int], list[tuple[list[Run], Any]]]
+    work: Callable[[Sequence[Run]], tuple[int, int]]
+
+    def carry_out(self, workers: int) -> int:
+        """Train what is missing in so many processes and write the report."""
+        arguments = [argument for _, argument in self.divide(workers)]
+        return carry_out(self.study, f"{len(self.runs)} networks", self.work(self.runs), self.share, arguments)
 
 
 def carry_out(study: Study, label: str, work: tuple[int, int], share: Share, arguments: Sequence[Any]) -> int:
@@ -25,6 +51,7 @@ def carry_out(study: Study, label: str, work: tuple[int, int], share: Share, arg
     Returns:
         The exit code: 0, or 130 if it was stopped.
     """
+    study.sweep()
     total, done = work
     started = time.monotonic()
     complete = True

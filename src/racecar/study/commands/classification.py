@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -19,8 +19,9 @@ from racecar.study import division, growing
 from racecar.study.accelerator import make_accelerator
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, Experiment, experiment_of
-from racecar.study.commands.carry_out import carry_out
+from racecar.study.commands.carry_out import Prepared
 from racecar.study.commands.report import write_report
+from racecar.study.protocol import Run
 from racecar.study.runs import Study, StudyError
 from racecar.study.terminal import STOPPED, apply_preset, progress_bar, worker_count
 from racecar.study.workers import Advance, Stop, Stopper
@@ -108,36 +109,67 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if together and not experiment.shared:
         raise StudyError("this study divides its runs among --workers: start it plainly, without accelerate launch")
-    names = {f.name for f in dataclasses.fields(experiment.config)}
-    config = experiment.config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
-    experiment.check(config)
-    recipe = getattr(options, "recipe", "paper")
-    stem = f"{name}-{recipe}" if recipe != "paper" else name
-    folder = Path(options.out or f"runs/{stem}-{options.preset}")
+    config, folder = config_of(name, parser, options), folder_of(name, options)
     if together:
         return _together(experiment, config, folder, options)
     if getattr(options, "shard", False):
         raise ValueError("--shard divides a network among processes: start them by accelerate launch or torchrun")
     workers = worker_count(options.workers)
-    study, work = _opened(experiment, config, folder, options)
-    chains = division.chains(config.runs(), partial(runs.cost, config), workers)
-    shares = [(name, folder, config, chain) for chain in chains]
-    return carry_out(study, f"{len(config.runs())} networks", work, _train, shares)
+    return prepare(name, config, options, folder).carry_out(workers)
+
+
+def config_of(name: str, parser: ArgumentParser, options: Namespace) -> Config:
+    """What the options say.
+
+    Raises:
+        ValueError: it cannot be trained.
+    """
+    experiment = experiment_of(name)
+    names = {f.name for f in dataclasses.fields(experiment.config)}
+    config = experiment.config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    experiment.check(config)
+    return config
+
+
+def folder_of(name: str, options: Namespace, stem: str | None = None) -> Path:
+    """Where the study lies."""
+    recipe = getattr(options, "recipe", "paper")
+    stem = "-".join([stem or name, *([recipe] if recipe != "paper" else [])])
+    return Path(options.out or f"runs/{stem}-{options.preset}")
+
+
+def prepare(name: str, config: Config, options: Namespace, folder: Path, like: Study | None = None) -> Prepared:
+    """The study with its data.
+
+    Args:
+        name: of the experiment.
+        config, options, folder: what is asked for, and where.
+        like: a study with the same data, already kept there.
+    """
+    experiment = experiment_of(name)
+    study, _ = _opened(experiment, config, folder, options, like)
+    cost = partial(runs.cost, config)
+
+    def divide(workers: int) -> list[tuple[list[Run], tuple[str, Path, Config, list[Run]]]]:
+        return [(chain, (name, folder, config, chain)) for chain in division.chains(config.runs(), cost, workers)]
+
+    return Prepared(study, config.runs(), _train, divide, partial(division.work, study, cost=cost))
 
 
 run_digits, run_cifar, run_vgg = (partial(run, name) for name in ("digits", "cifar", "vgg"))
 
 
-def _opened(experiment: Experiment, config: Config, folder: Path, options: Namespace) -> tuple[Study, tuple[int, int]]:
+def _opened(
+    experiment: Experiment, config: Config, folder: Path, options: Namespace, like: Study | None = None
+) -> tuple[Study, tuple[int, int]]:
     """The study with its data, and how much work there is and is done."""
     study = runs.open_study(folder, experiment, config)
-    study.sweep()
     study.add_command()
     known = study.about().get("data")
     given = str(Path(options.data).resolve()) if Path(options.data).exists() else options.data
     study.note(data=given if given != "hub" else known or given)
     try:
-        work = _prepared(study, experiment, config, options)
+        work = _prepared(study, experiment, config, options, like)
     except BaseException:
         study.note(data=known)  # what was wrong is not where the next call looks
         raise
@@ -147,9 +179,13 @@ def _opened(experiment: Experiment, config: Config, folder: Path, options: Names
     return study, work
 
 
-def _prepared(study: Study, experiment: Experiment, config: Config, options: Namespace) -> tuple[int, int]:
+def _prepared(
+    study: Study, experiment: Experiment, config: Config, options: Namespace, like: Study | None
+) -> tuple[int, int]:
     """Keep the data where it is not kept yet; how much work there is and is done."""
     work = division.work(study, config.runs(), partial(runs.cost, config))
+    if like is not None:
+        study.take_data(like)
     if work[1] < work[0] and not experiment.kept(study, config):
         loaded, sources = experiment.subsets(*experiment.load(options.data, config, _nmnist(options)), config)
         experiment.keep(study, loaded)
@@ -162,6 +198,8 @@ def _together(experiment: Experiment, config: Config, folder: Path, options: Nam
     accelerator = make_accelerator()
     main = accelerator.is_main_process
     study, work = _opened(experiment, config, folder, options) if main else (None, (1, 0))
+    if study is not None:
+        study.sweep()
     accelerator.wait_for_everyone()
     shown = progress_bar(f"{len(config.runs())} networks", *work) if main else nullcontext(lambda units: None)
     started = time.monotonic()
@@ -183,7 +221,7 @@ def _nmnist(options: Namespace) -> Path | None:
     return Path(file) if file is not None else None
 
 
-def _train(share: tuple[str, Path, Config, list[Any]], advance: Advance, stop: Stop) -> bool:
+def _train(share: tuple[str, Path, Config, list[Run]], advance: Advance, stop: Stop) -> bool:
     name, folder, config, chain = share
     experiment = experiment_of(name)
     return runs.run_share(

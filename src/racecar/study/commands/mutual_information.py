@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.commands.carry_out import carry_out
+from racecar.study.commands.carry_out import Prepared
 from racecar.study.mutual_information import experiment
 from racecar.study.mutual_information.config import PRESETS, Config
+from racecar.study.protocol import Run
+from racecar.study.runs import Study
 from racecar.study.terminal import apply_preset, worker_count
 from racecar.study.workers import Advance, Stop
 
@@ -33,22 +36,41 @@ def parser(words: Sequence[str]) -> ArgumentParser:
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and write the report."""
-    names = {f.name for f in dataclasses.fields(Config)}
-    config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
-    folder = Path(options.out or f"runs/mutual-information-{options.preset}-{config.protocol}")
     workers = worker_count(options.workers)
+    return prepare(config_of(parser, options), options, folder_of(options)).carry_out(workers)
+
+
+def config_of(parser: ArgumentParser, options: Namespace) -> Config:
+    """What the options say.
+
+    Raises:
+        ValueError: it cannot be trained.
+    """
+    names = {f.name for f in dataclasses.fields(Config)}
+    return Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+
+
+def folder_of(options: Namespace, stem: str = "mutual-information") -> Path:
+    """Where the study lies."""
+    return Path(options.out or f"runs/{stem}-{options.preset}-{options.protocol}")
+
+
+def prepare(config: Config, options: Namespace, folder: Path, like: Study | None = None) -> Prepared:
+    """The study; its data are a part of the code.
+
+    Args:
+        config, options, folder: what is asked for, and where.
+        like: a study with the same data.
+    """
     study = experiment.open_study(folder, config)
-    study.sweep()
     study.add_command()
     experiment.remember(study, config)
-    shares = [(folder, dataclasses.replace(config, variants=share)) for share in experiment.parts(config, workers)]
-    return carry_out(
-        study,
-        f"{len(experiment.runs_of(config))} networks",
-        experiment.total_epochs(study, config),
-        _train,
-        shares,
-    )
+
+    def divide(workers: int) -> list[tuple[list[Run], tuple[Path, Config]]]:
+        shares = [dataclasses.replace(config, variants=share) for share in experiment.parts(config, workers)]
+        return [(experiment.runs_of(share), (folder, share)) for share in shares]
+
+    return Prepared(study, experiment.runs_of(config), _train, divide, partial(experiment.work, study, config))
 
 
 def _train(share: tuple[Path, Config], advance: Advance, stop: Stop) -> bool:

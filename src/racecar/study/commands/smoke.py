@@ -62,7 +62,6 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         config = dataclasses.replace(config, phases=[p for p in config.phases if "B2" not in p])
     workers = worker_count(options.workers)
     study = experiment.open_study(folder, config)
-    study.sweep()
     study.add_command()
     planned, cost = config.runs(), partial(experiment.cost, config)
     work = division.work(study, planned, cost)

@@ -71,7 +71,6 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         words = seeing.words
     workers = worker_count(options.workers)
     study = experiment.open_study(Path(options.out or f"runs/stylize-{options.preset}"), config)
-    study.sweep()
     experiment.agree(study, experiment.fingerprints(sources, config))
     study.add_command()
     planned, cost = config.runs(), partial(experiment.cost, config)

@@ -74,7 +74,11 @@ def parts(config: Config, workers: int) -> list[list[str]]:
 
 def total_epochs(study: Study, config: Config) -> tuple[int, int]:
     """(all, already done) in epochs × networks, for the progress bar."""
-    runs = runs_of(config)
+    return work(study, config, runs_of(config))
+
+
+def work(study: Study, config: Config, runs: Sequence[Run]) -> tuple[int, int]:
+    """The same of some runs."""
     length = {r: config.training.epochs_b if r.phase == "B" else config.training.epochs for r in runs}
     done = sum(length[r] for r in runs if study.finished(r))
     for progress in study.load_progress():

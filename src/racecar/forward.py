@@ -25,6 +25,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
+from racecar.recurrent import one_operation_per_layer
 from racecar.rules.activation import softsign, tanhshrink
 
 aten = torch.ops.aten
@@ -178,6 +179,7 @@ def export_forward(
     _drop_checks(forward.graph)
     _out_of_place(forward)
     _fold_activations(forward.graph)
+    one_operation_per_layer(forward)
     forward.data = _data_nodes(forward)
     _keep_hooks(forward, hooked)
     forward.graph.lint()

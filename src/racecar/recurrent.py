@@ -105,6 +105,8 @@ class _Rewriter:
             weights = list(parameters[k * directions * per : (k + 1) * directions * per])  # type: ignore[index]
             run = node if layers == 1 else self._run(x, states, weights, k, directions)
             runs.append(run)
+            if k + 1 == layers:  # before y, so that the module's output is its last operation
+                self._states(returned, runs, (self.used(h_n), with_cell))
             hidden = self.make(operator.getitem, run, 0)
             size = hidden.meta["val"].shape[-1] // directions
             outputs = []
@@ -129,17 +131,21 @@ class _Rewriter:
             if dropout and train and k + 1 < layers:  # type: ignore[operator]
                 x = self._dropped(x, dropout, batch_first)
         self.replace(y_n, x)
-        for i, (old, parts) in enumerate(((h_n, ends), (c_n, cells)), start=1):
+        for old, parts in ((h_n, ends), (c_n, cells)):
             if parts:
                 self.replace(old, self.make(aten.stack.default, parts))
-            elif layers != 1 and old is not None:
-                last_states = [self.make(operator.getitem, run, i) for run in runs]
-                self.replace(old, self.make(aten.cat.default, last_states))
-        for old in (y_n, h_n, c_n):
-            if old is not None and not old.users and old not in self.forward.outputs:
-                self.graph.erase_node(old)
+        for value in returned.values():
+            self.graph.erase_node(value)
         if layers != 1:
             self.graph.erase_node(node)
+
+    def _states(self, returned: dict[Any, fx.Node], runs: list[fx.Node], used: tuple[bool, bool]) -> None:
+        """Last states that are returned at most are the kernel's."""
+        for i, mirrored in enumerate(used, start=1):
+            old = returned.get(i)
+            if old is not None and not mirrored and (old.users or old in self.forward.outputs):
+                parts = [self.make(operator.getitem, run, i) for run in runs]
+                self.replace(old, parts[0] if len(parts) == 1 else self.make(aten.cat.default, parts))
 
     def _dropped(self, x: fx.Node, dropout: Any, batch_first: Any) -> fx.Node:
         """Dropout of what lies in memory as in the kernel, which draws the same numbers then."""

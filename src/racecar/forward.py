@@ -43,11 +43,9 @@ class Shapes:
         ]
 
     def batch_varies(self, leaves: list[Any]) -> list[bool]:
-        """Per tensor with sizes whether the first may change; a loop over it, as over time steps, holds for it alone."""
+        """Per tensor with sizes whether the first may change: not if the model loops over it, as over time steps."""
         shaped = zip(self.dims, leaves, strict=True)
-        return [
-            bool(dims and dims[0].free_symbols) for dims, leaf in shaped if isinstance(leaf, Tensor) and leaf.ndim
-        ]
+        return [bool(dims and dims[0].free_symbols) for dims, leaf in shaped if isinstance(leaf, Tensor) and leaf.ndim]
 
     def allow(self, leaves: list[Any]) -> bool:
         """Whether flattened inputs of these shapes would have been traced to the same graph."""
@@ -175,6 +173,8 @@ def export_forward(
                 "The forward branches on the values of a tensor, which a graph cannot do: use torch.where, or move the "
                 "branch out of the model."
                 if _DATA_DEPENDENT in str(error)
+                else "A recurrent layer meets a packed sequence, which racecar cannot mirror: give it the padded one."
+                if _meets_packed(error)
                 else "Check that the model itself runs on such inputs; racecar needs a forward that "
                 "torch.export(strict=False) can trace."
             )
@@ -194,6 +194,17 @@ def export_forward(
 
 
 _DATA_DEPENDENT = "data-dependent"
+
+
+def _meets_packed(error: BaseException) -> bool:
+    """Whether a recurrent module has failed on a packed sequence."""
+    trace = error.__traceback__
+    while trace is not None:
+        known = trace.tb_frame.f_locals
+        if isinstance(known.get("self"), nn.RNNBase) and known.get("batch_sizes") is not None:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _trace(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> torch.export.ExportedProgram:

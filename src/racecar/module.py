@@ -388,10 +388,10 @@ class _Program:
             return False
         if self.palindrome.sized is not None:  # a mask of what is known fits these sizes alone
             firsts = [self.palindrome.sized == "shape" and varies for varies in self.shapes.batch_varies(leaves)]
-            sizes = [leaf.shape for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
+            shapes = [leaf.shape for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
             derived = [size for size in self.derived if size]
-            return len(sizes) == len(derived) and all(
-                s[first:] == d[first:] for first, s, d in zip(firsts, sizes, derived, strict=True)
+            return len(shapes) == len(derived) and all(
+                s[first:] == d[first:] for first, s, d in zip(firsts, shapes, derived, strict=True)
             )
         if (sizes := _sizes(leaves)) not in self.seen and self.shapes.allow(leaves):
             self.seen.add(sizes)

@@ -12,7 +12,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from racecar.errors import ExportError
 from racecar.rules.recurrent import gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
@@ -89,11 +89,11 @@ class _Rewriter:
     def module(self, kind: str) -> None:
         """One layer of operations after the other; dropout between them, as in the kernel."""
         node = self.node
-        x, state, parameters, has_biases, layers, dropout, train, both, batch_first = node.args
-        assert isinstance(x, fx.Node)
-        states: list[Any] = list(state) if kind == "lstm" else [state]  # type: ignore[arg-type]
+        arguments: Any = node.args
+        x, state, parameters, has_biases, layers, dropout, train, both, batch_first = arguments
+        states = list(state) if kind == "lstm" else [state]
         directions = 2 if both else 1
-        per = len(parameters) // (layers * directions)  # type: ignore[arg-type,operator]
+        per = len(parameters) // (layers * directions)
         returned: dict[Any, fx.Node] = {u.args[1]: u for u in node.users if u.target is operator.getitem}
         y_n, h_n, c_n = (returned.get(i) for i in range(3))
         with_cell = self.used(c_n)
@@ -101,8 +101,8 @@ class _Rewriter:
         ends: list[fx.Node] = []
         cells: list[fx.Node] = []
         runs: list[fx.Node] = []
-        for k in range(layers):  # type: ignore[arg-type]
-            weights = list(parameters[k * directions * per : (k + 1) * directions * per])  # type: ignore[index]
+        for k in range(layers):
+            weights = list(parameters[k * directions * per : (k + 1) * directions * per])
             run = node if layers == 1 else self._run(x, states, weights, k, directions)
             runs.append(run)
             if k + 1 == layers:  # before y, so that the module's output is its last operation
@@ -128,7 +128,7 @@ class _Rewriter:
                 if c is not None:
                     cells.append(c)
             x = outputs[0] if directions == 1 else self.make(aten.cat.default, outputs, -1)
-            if dropout and train and k + 1 < layers:  # type: ignore[operator]
+            if dropout and train and k + 1 < layers:
                 x = self._dropped(x, dropout, batch_first)
         self.replace(y_n, x)
         for old, parts in ((h_n, ends), (c_n, cells)):
@@ -210,9 +210,7 @@ class _Rewriter:
                 gru_layer, x, w_ih, w_hh, *biases, y, *start, *start, batch_first, reverse, val=val, layer=name
             )
             return made, None
-        made = self.make(
-            rnn_layer, x, w_ih, w_hh, *biases, y, *start, kind, batch_first, reverse, val=val, layer=name
-        )
+        made = self.make(rnn_layer, x, w_ih, w_hh, *biases, y, *start, kind, batch_first, reverse, val=val, layer=name)
         return self.make(rnn_output, made, kind, val=val), None
 
     def cell(self, kind: str) -> None:

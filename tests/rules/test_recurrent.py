@@ -42,14 +42,19 @@ def _gates_are_coefficients() -> None:
 class Cell(nn.Module):
     """One step written out; the first has no state, so that no product with zeros is mirrored."""
 
-    def __init__(self, kind: type[nn.RNNBase], inputs: int, units: int, bias: bool, nonlinearity: str) -> None:
+    def __init__(self, rnn: nn.RNNBase, suffix: str) -> None:
         super().__init__()
-        gates = {nn.RNN: 1, nn.GRU: 3, nn.LSTM: 4}[kind]
-        self.ih, self.hh = nn.Linear(inputs, gates * units, bias), nn.Linear(units, gates * units, bias)
-        self.kind, self.units, self.nonlinearity = kind, units, getattr(torch, nonlinearity)
+        self.kind, self.nonlinearity = type(rnn), getattr(torch, getattr(rnn, "nonlinearity", "tanh"))
+        for part in ("ih", "hh", "hr") if rnn.proj_size else ("ih", "hh"):
+            linear = nn.Linear(1, 1, bias=False)
+            linear.weight = getattr(rnn, f"weight_{part}_{suffix}")  # the same parameters
+            if rnn.bias and part != "hr":
+                linear.bias = getattr(rnn, f"bias_{part}_{suffix}")
+            setattr(self, part, linear)
+        self.projected = rnn.proj_size > 0
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        h = x.new_zeros(1, self.units) if state is None else state[0]
+        h = x.new_zeros(1, self.hh.weight.shape[1]) if state is None else state[0]
         a, b = self.ih(x), self.hh(h)
         if self.kind is nn.RNN:
             return (self.nonlinearity(a + b),)
@@ -58,7 +63,8 @@ class Cell(nn.Module):
             c = torch.sigmoid(i) * torch.tanh(g)
             if state is not None:
                 c = torch.sigmoid(f) * state[1] + c
-            return torch.sigmoid(o) * torch.tanh(c), c
+            h = torch.sigmoid(o) * torch.tanh(c)
+            return self.hr(h) if self.projected else h, c
         (a_r, a_z, a_n), (b_r, b_z, b_n) = a.chunk(3, -1), b.chunk(3, -1)
         r, z = torch.sigmoid(a_r + b_r), torch.sigmoid(a_z + b_z)
         if state is not None:
@@ -77,16 +83,7 @@ class Unrolled(nn.Module):
         self.directions = 2 if rnn.bidirectional else 1
         self.cells = nn.ModuleDict()
         for k, d in itertools.product(range(rnn.num_layers), range(self.directions)):
-            inputs = rnn.input_size if k == 0 else self.directions * rnn.hidden_size
-            nonlinearity = getattr(rnn, "nonlinearity", "tanh")
-            cell = Cell(type(rnn), inputs, rnn.hidden_size, rnn.bias, nonlinearity).double()
-            suffix = f"l{k}{'_reverse' if d else ''}"
-            for part in ("ih", "hh"):
-                linear = getattr(cell, part)
-                linear.weight = getattr(rnn, f"weight_{part}_{suffix}")  # the same parameters
-                if rnn.bias:
-                    linear.bias = getattr(rnn, f"bias_{part}_{suffix}")
-            self.cells[f"{k}{'r' if d else ''}"] = cell
+            self.cells[f"{k}{'r' if d else ''}"] = Cell(rnn, f"l{k}{'_reverse' if d else ''}")
         self.layers, self.used, self.head = rnn.num_layers, fused.used, fused.head
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +109,8 @@ class Fused(nn.Module):
         super().__init__()
         self.rnn = kind(3, 4, **options)
         directions = 2 if self.rnn.bidirectional else 1
-        width = {"h_n": 4, "c_n": 4, "states": 8 + 4 * directions}.get(used, 4 * directions)
+        units = self.rnn.proj_size or 4
+        width = {"h_n": units, "c_n": 4, "states": 8 + 4 * directions}.get(used, units * directions)
         self.used, self.head = used, nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,6 +177,10 @@ def test_equals_the_unrolled_layer(kind, used: str, steps: int, options: dict) -
 
 def test_equals_the_unrolled_layer_with_relu() -> None:
     equal_to_unrolled(nn.RNN, "last", 3, nonlinearity="relu", num_layers=2)
+
+
+def test_equals_the_unrolled_layer_with_projection() -> None:
+    equal_to_unrolled(nn.LSTM, "last", 3, proj_size=2, num_layers=2, batch_first=True)
 
 
 @pytest.mark.parametrize("used", ["c_n", "states"])

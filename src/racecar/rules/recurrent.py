@@ -162,7 +162,9 @@ def _answer(arguments: tuple[Any, ...], estimates: dict[int, Tensor | None]) -> 
     return tuple(estimates.get(i) for i, a in enumerate(arguments) if isinstance(a, Tensor))
 
 
-def _informs(estimate: Tensor, after: Tensor, arguments: tuple[Any, ...], states: tuple[int, ...], *layout: bool) -> Any:
+def _informs(
+    estimate: Tensor, after: Tensor, arguments: tuple[Any, ...], states: tuple[int, ...], *layout: bool
+) -> Any:
     """How knowledge passes through a recurrent layer: from every step to itself and, whole, to all before it.
 
     Asked in place of the rule itself, whose activations and gates saturate when weights and inputs are ones.
@@ -298,7 +300,7 @@ def gru_back(
     back: Tensor | None = None
     held: Tensor | None = None
     for t, h in zip(reversed(range(steps)), reversed(given.unbind()), strict=True):
-        if back is not None:
+        if back is not None and held is not None:
             h = (h + held + back) / 3 if share is None else (h + held + back) * share[t]
         n = (1 - z[t]) * (h - z[t] * h_0 if t == 0 and h_0 is not None and not wanted[6] else h)
         found.append(n)

@@ -19,6 +19,7 @@ from racecar.errors import ArgumentError, ExportError
 from racecar.forward import ForwardGraph, Shapes, data_nodes
 from racecar.hooks import HOOKS, hooked_modules, keep_hooks
 from racecar.in_place import out_of_place
+from racecar.recurrent import one_operation_per_layer
 from racecar.rules.activation import softsign, tanhshrink
 
 aten = torch.ops.aten
@@ -57,6 +58,8 @@ def export_forward(
                 "The forward branches on the values of a tensor, which a graph cannot do: use torch.where, or move the "
                 "branch out of the model."
                 if _DATA_DEPENDENT in str(error)
+                else "A recurrent layer meets a packed sequence, which racecar cannot mirror: give it the padded one."
+                if _meets_packed(error)
                 else "Check that the model itself runs on such inputs; racecar needs a forward that "
                 "torch.export(strict=False) can trace."
             )
@@ -68,6 +71,7 @@ def export_forward(
     _drop_checks(forward.graph)
     out_of_place(forward)
     _fold_activations(forward.graph)
+    one_operation_per_layer(forward)
     forward.data = data_nodes(forward)
     keep_hooks(forward, hooked)
     forward.graph.lint()
@@ -75,6 +79,17 @@ def export_forward(
 
 
 _DATA_DEPENDENT = "data-dependent"
+
+
+def _meets_packed(error: BaseException) -> bool:
+    """Whether a recurrent module has failed on a packed sequence."""
+    trace = error.__traceback__
+    while trace is not None:
+        known = trace.tb_frame.f_locals
+        if isinstance(known.get("self"), nn.RNNBase) and known.get("batch_sizes") is not None:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _trace(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> torch.export.ExportedProgram:

@@ -26,6 +26,11 @@ class Shapes:
             [d.node.expr if isinstance(d, torch.SymInt) else sympy.Integer(d) for d in sizes] for sizes in dims
         ]
 
+    def batch_varies(self, leaves: list[Any]) -> list[bool]:
+        """Per tensor with sizes whether the first may change: not if the model loops over it, as over time steps."""
+        shaped = zip(self.dims, leaves, strict=True)
+        return [bool(dims and dims[0].free_symbols) for dims, leaf in shaped if isinstance(leaf, Tensor) and leaf.ndim]
+
     def allow(self, leaves: list[Any]) -> bool:
         """Whether flattened inputs of these shapes would have been traced to the same graph."""
         known: dict[Any, Any] = {}

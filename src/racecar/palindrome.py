@@ -478,7 +478,7 @@ class _Mirror:
     def _passed_on(self, rule: Rule, node: fx.Node, estimate: Any, known: Any, kwargs: dict[str, Any]) -> Any:
         args, kwargs = fx.map_arg((node.args, kwargs), self._real)
         examples = fx.map_arg(estimate, lambda n: n.meta["example"])
-        return passed_on(rule.reverse, examples, known, args, kwargs)
+        return passed_on(rule.informs or rule.reverse, examples, known, args, kwargs)
 
     def _real(self, node: fx.Node) -> Any:
         """A value for asking how knowledge passes: ones, but constants such as indices as they are."""
@@ -636,22 +636,24 @@ class _Mirror:
         name = (
             str(node.target).removeprefix("aten.").split(".")[0].rstrip("_") if node.op == "call_function" else "hook"
         )
-        name = getattr(node.target, "__name__", name).split(".")[0] if "built-in" in name else name
+        if "built-in" in name or name.startswith("<function"):
+            name = getattr(node.target, "__name__", name).split(".")[0].replace("_", " ")
         forward, flops, layer = name, 0, self.names.get(node)
         value = self.selection.operand(node)
         shape = (
             tuple((value or node).meta["example"].shape) if isinstance((value or node).meta["example"], Tensor) else ()
         )
         if layer is not None and value is not None:
-            weights = [n for n in tensor_arguments(node) if n is not value]
-            weight = max((w.meta["example"] for w in weights), key=lambda t: t.ndim)
+            weights = [n.meta["example"] for n in tensor_arguments(node) if not self.forward.depends_on_input(n)]
+            weight = max(weights, key=lambda t: t.ndim)
+            size = sum(w.numel() for w in weights if w.ndim == weight.ndim)  # a recurrent layer has two
             transposed = "transpose" in name
             channel = 1 - weight.ndim if self.selection.kind(node) == "conv" else -1
             taken, given = value.meta["example"], node.meta["example"]
             forward = f"{name} {taken.shape[channel]}→{given.shape[channel]}"
             # Every weight is used once per position of the side that is not summed over.
             side = taken if transposed else given
-            flops = 2 * weight.numel() * (side.numel() // side.shape[channel])
+            flops = 2 * size * (side.numel() // side.shape[channel])
         reverse = "(nothing)" if rule.reverse is unchanged else rule.reverse.__name__.replace("_", " ")
         self.steps[node] = Step(layer or module_path(node), forward, reverse, layer is not None, position, shape, flops)
 

@@ -76,7 +76,7 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
         sizes = [n.meta["example"].numel() for n in (a, b)]
         if sizes[0] != sizes[1]:
             return sizes.index(min(sizes))
-        for kinds in (_BOUNDED, None):
+        for kinds in (_GATES, _BOUNDED, None):
             found = [_is_activation(n, kinds) for n in (a, b)]
             if found[0] != found[1]:
                 return found.index(True)
@@ -89,7 +89,9 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
     return None
 
 
-_BOUNDED = {aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int, aten.tanh.default, aten.hardtanh.default}
+# Of sigmoid(a) * tanh(b), as recurrent cells have it, the sigmoid is the gate.
+_GATES = {aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int}
+_BOUNDED = {*_GATES, aten.tanh.default, aten.hardtanh.default}
 
 
 def _is_activation(node: fx.Node, kinds: set[Any] | None) -> bool:
@@ -98,6 +100,9 @@ def _is_activation(node: fx.Node, kinds: set[Any] | None) -> bool:
         rule = find_rule(node.target)
         if rule is None:
             return False
+        if node.target is aten.rsub.Scalar:  # 1 - gate is a gate
+            (node,) = node.all_input_nodes
+            continue
         if callable(rule.range):
             return kinds is None or node.target in kinds
         if rule.range is None or not isinstance(node.args[0], fx.Node):

@@ -72,11 +72,15 @@ class Program:
         """Export, mirror, synchronise and vary; see :func:`racecar.export.export_forward` for ``sizes_vary``."""
         _check_whole(model)
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
-        enough = at_least_two(leaves)
-        call = pytree.tree_unflatten(enough, in_spec)
-        with as_plain_norms(model):
-            forward = export_forward(model, *call, training=training, sizes_vary=sizes_vary)
-        palindrome = build(forward, model, enough, options)
+        for enough in (at_least_two(leaves), leaves):
+            call = pytree.tree_unflatten(enough, in_spec)
+            with as_plain_norms(model):
+                forward = export_forward(model, *call, training=training, sizes_vary=sizes_vary)
+            if enough is not leaves and not all(forward.shapes.batch_varies(enough)):
+                continue  # what holds for this size alone must be derived for the given one, not for one doubled
+            palindrome = build(forward, model, enough, options)
+            if palindrome.sized != "batch":
+                break
         if enough is not leaves:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
             palindrome = replace(palindrome, steps=steps)
@@ -96,8 +100,12 @@ class Program:
         if self.fixed != _fixed(leaves):
             return False
         if self.palindrome.sized is not None:  # a mask of what is known fits these sizes alone
-            first = 1 if self.palindrome.sized == "shape" else 0
-            return [s[first:] for s in _sizes(leaves)] == [s[first:] for s in self.derived]
+            firsts = [self.palindrome.sized == "shape" and varies for varies in self.shapes.batch_varies(leaves)]
+            shapes = [leaf.shape for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim]
+            derived = [size for size in self.derived if size]
+            return len(shapes) == len(derived) and all(
+                s[first:] == d[first:] for first, s, d in zip(firsts, shapes, derived, strict=True)
+            )
         if (sizes := _sizes(leaves)) not in self.seen and self.shapes.allow(leaves):
             self.seen.add(sizes)
         return sizes in self.seen

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from racecar.errors import ArgumentError
 from racecar.forward import ForwardGraph, call_key, module_path, tensor_arguments
 from racecar.loss import Reduction
-from racecar.rules import find_rule
+from racecar.rules import find_rule, recurrent
 from racecar.rules.registry import Rule, unchanged
 
 aten = torch.ops.aten
@@ -58,7 +58,10 @@ class Selection:
 
     def operand(self, node: fx.Node) -> fx.Node | None:
         """The data operand of a layer, or None if its weights depend on the input (attention)."""
-        data = [n for n in tensor_arguments(node) if self.forward.depends_on_input(n)]
+        arguments = tensor_arguments(node)
+        if node.target in recurrent.LAYERS:  # their other operands are states
+            arguments = arguments[:1]
+        data = [n for n in arguments if self.forward.depends_on_input(n)]
         return data[0] if len(data) == 1 else None
 
     def _name_layers(self) -> dict[fx.Node, str]:

@@ -10,6 +10,7 @@ from racecar.rules import (
     linear,
     normalization,
     pooling,
+    recurrent,
     shape,
 )
 from racecar.rules.registry import Rule, find_rule, register_reverse, unchanged
@@ -26,6 +27,7 @@ __all__ = [
     "linear",
     "normalization",
     "pooling",
+    "recurrent",
     "register_reverse",
     "shape",
     "unchanged",

@@ -28,6 +28,7 @@ class Rule:
         range: how an estimate of the operation's output gets the output's range of values.
         operands: the number of data operands the rule is right for; None means any.
         partial: whether even a complete estimate of the output leaves some of the input unknown (a slice).
+        informs: how knowledge passes through the reverse, if asking ``reverse`` itself with ones does not show it.
     """
 
     reverse: Reverse
@@ -35,6 +36,7 @@ class Rule:
     range: RangeMap = None
     operands: int | None = None
     partial: bool = False
+    informs: Reverse | None = None
 
 
 _RULES: dict[Callable[..., Any], Rule] = {}
@@ -49,6 +51,7 @@ def register_reverse(
     range: RangeMap = None,
     operands: int | None = None,
     partial: bool = False,
+    informs: Reverse | None = None,
 ) -> R: ...
 @overload
 def register_reverse(
@@ -59,6 +62,7 @@ def register_reverse(
     range: RangeMap = None,
     operands: int | None = None,
     partial: bool = False,
+    informs: Reverse | None = None,
 ) -> Callable[[R], R]: ...
 def register_reverse(
     op: Callable[..., Any],
@@ -68,6 +72,7 @@ def register_reverse(
     range: RangeMap = None,
     operands: int | None = None,
     partial: bool = False,
+    informs: Reverse | None = None,
 ) -> Any:
     """Give a forward operation its place in the reverse pass. Also usable as a decorator.
 
@@ -91,6 +96,9 @@ def register_reverse(
         operands: refuse the operation unless it has this many operands to estimate.
         partial: the operation drops some of its input (a slice): where ``reverse`` passes nothing on is unknown, and
             masked out of the loss.
+        informs: which entries a rule passes on is found by calling it with ones in place of every floating tensor. A
+            rule in which ones saturate or cancel gives a function of the same arguments to be called in its place: what
+            it returns differs from what it returns for zeros where the rule's own estimate is known.
 
     Example:
         >>> import torch, racecar
@@ -100,7 +108,7 @@ def register_reverse(
     """
     if reverse is None:
         return lambda function: register_reverse(
-            op, function, layer=layer, range=range, operands=operands, partial=partial
+            op, function, layer=layer, range=range, operands=operands, partial=partial, informs=informs
         )
     if not callable(op) or isinstance(op, type):
         raise TypeError(f"register_reverse needs an operation such as torch.ops.aten.relu.default, not {op!r}")
@@ -112,7 +120,7 @@ def register_reverse(
         raise TypeError(f"layer must be 'conv', 'linear' or None, not {layer!r}")
     if not (range is None or range in ("through", "within") or callable(range)):
         raise TypeError(f"range must be a function, 'through', 'within' or None, not {range!r}")
-    _RULES[op] = Rule(reverse, layer, range, operands, partial)
+    _RULES[op] = Rule(reverse, layer, range, operands, partial, informs)
     return reverse
 
 

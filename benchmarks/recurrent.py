@@ -193,9 +193,10 @@ def main() -> None:
         f"`python benchmarks/recurrent.py {' '.join(given)}`",
         "",
         f"{about['processor']}, {options.threads} thread(s), torch {about['torch']}, Python {about['python']}, "
-        f"revision {about['revision']}. Two layers of {options.hidden} units, {options.images} images of A, {options.transfer} "
-        f"of B, {options.epochs} and {options.transfer_epochs} epochs, batches of {options.batch}, Adam "
-        f"{options.rate:g}, ratio {options.ratio:g}; n = {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), mean ± standard deviation; "
+        f"revision {about['revision']}. Two layers of {options.hidden} units, {options.images} images of A, "
+        f"{options.transfer} of B, {options.epochs} and {options.transfer_epochs} epochs, batches of {options.batch}, "
+        f"Adam {options.rate:g}, ratio {options.ratio:g}; n = {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), mean ± "
+        "standard deviation, differences paired by seed; "
         f"{len(test)} test images. The error of the regenerated input I' is relative to the variance of I: 1 is as "
         "good as the mean, and 'upper half' are the first 14 rows, which the network reads first.",
         "",

@@ -167,7 +167,6 @@ def equal_to_unrolled(kind, used: str, steps: int, **options) -> None:
         ("h_n", 1, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
         ("h_n", 3, {"bidirectional": True, "bias": False}),
         ("all", 3, {"num_layers": 2, "bidirectional": True, "batch_first": True}),
-        ("last", 3, {"num_layers": 2, "bidirectional": True}),
     ],
     ids=str,
 )

@@ -38,6 +38,11 @@ def hooked_modules(model: nn.Module) -> dict[str, nn.Module]:
                 "remove them, or hook its parameters (Tensor.register_hook) instead"
             )
         if any(getattr(module, kind) for kind in HOOKS):
+            if isinstance(module, nn.RNNBase | nn.LSTMCell):
+                raise ArgumentError(
+                    f"module {name or type(module).__name__!r} has forward hooks and returns several tensors, with "
+                    "which the exported graph cannot call them: remove the hook or hook a neighbouring module"
+                )
             hooked[name] = module
     return hooked
 

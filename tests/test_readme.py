@@ -1,4 +1,4 @@
-"""What the README and the pages of operations and recurrent networks show runs, and what the README points to is there."""
+"""What the README and two pages of docs show runs, and what the README points to is there."""
 
 import re
 from pathlib import Path

@@ -162,6 +162,9 @@ def tables(name: str, runs: list[dict[str, Any]]) -> list[str]:
                     found = paired_difference(values(variant, measure), values(other, measure))
                     where = "phase I, A" if measure == "A" else f"transfer, {measure}"
                     lines.append(f"- {where}: {variant} − {other} = {found.mean:+.4f}, {bounds(found, 4, '+')}")
+    for variant, start in STARTS.items():
+        found = paired_difference(values(variant, start), values("Std", start))
+        lines.append(f"- error of I', {variant} − Std from the same start = {found.mean:+.3f}, {bounds(found, 3, '+')}")
     return [*lines, ""]
 
 

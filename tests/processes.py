@@ -6,6 +6,7 @@ Torch's threads do not survive a fork; a script that uses this imports everythin
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,15 @@ def fork(do: Callable[[], Any], errors: str = "errors.txt") -> int:
 def wait(child: int) -> int:
     """Exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def wait_until(child: int, happened: Callable[[], bool]) -> bool:
+    """Until something has happened; False if the child ended before, which ``wait`` may still ask about."""
+    while not happened():
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return happened()
+        time.sleep(0.001)
+    return True
 
 
 def together(count: int, do: Callable[[int], Any]) -> list[int]:

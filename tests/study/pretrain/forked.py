@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 import racecar.study.commands.train
 import racecar.study.runs
-from processes import fork, together, wait
+from processes import fork, together, wait, wait_until
 from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
@@ -58,16 +58,24 @@ def leftovers(name: str) -> list[str]:
     return [p.name for p in Path(name).glob(".*")]
 
 
+def saved_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # not yet, or removed at the end of the run
+        return 0
+
+
 def at_random_moments() -> dict[str, Any]:
     """SIGKILL after a random time, again and again; then to the end."""
     draw, codes, progress = random.Random(0), [], Path("a/progress-run.safetensors")
     assert wait(train("--out", "whole")) == 0
     for _ in range(4):
-        before = progress.stat().st_mtime_ns if progress.exists() else 0
+        before = saved_at(progress)
         child = train("--out", "a", "--save-every", "0.01")
-        while not progress.exists() or progress.stat().st_mtime_ns == before:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.1))
+        if not wait_until(child, lambda: saved_at(progress) not in (0, before)):  # noqa: B023
+            codes.append(wait(child))
+            continue
+        time.sleep(draw.uniform(0, 0.03))
         os.kill(child, signal.SIGKILL)
         codes.append(wait(child))
     codes.append(wait(train("--out", "a")))
@@ -111,8 +119,7 @@ def full_disk() -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 
     child = train("--out", "c", "--save-every", "0")
-    while not progress.exists():
-        time.sleep(0.01)
+    assert wait_until(child, progress.exists)
     os.kill(child, signal.SIGKILL)
     wait(child)
     before = progress.read_bytes()
@@ -129,8 +136,7 @@ def interrupted() -> dict[str, Any]:
     """SIGTERM in the middle."""
     progress = Path("d/progress-run.safetensors")
     child = train("--out", "d", "--save-every", "0", errors="term.txt")
-    while not progress.exists():
-        time.sleep(0.001)
+    assert wait_until(child, progress.exists)
     os.kill(child, signal.SIGTERM)
     code = wait(child)
     return {"code": code, "errors": Path("term.txt").read_text(), "last": wait(train("--out", "d")), "same": same("d")}

@@ -172,7 +172,8 @@ def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
 
 
 def _has_gradient(parameter: nn.Parameter) -> bool:
-    return parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+    # Weights that begin at zero cannot have one: the penalty is quadratic in a last layer's.
+    return parameter.grad is not None and bool(parameter.grad.abs().sum() > 0 or not parameter.any())
 
 
 def error(rr: Any, x: Inputs) -> float:
@@ -284,6 +285,8 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) ->
         "| error, random weights | error, briefly trained | seconds to derive |",
         "|---|---|---|---|---|---|---|---|---|",
         *[line_of(r) for r in rows],
+        "",
+        "Weights that begin at zero count as having a gradient: nothing comes back through them at first.",
         "",
         "Error: mean over the compared layers of ‖L_m − L'_m‖² / ‖L_m‖², where L'_m is known.",
         "",

@@ -16,6 +16,7 @@ IMAGENET := $(if $(UNPACK),.data/imagenet_sample,ILSVRC/imagenet-1k)
 VGG := --data $(IMAGENET) --cifar $(CIFAR10) --batch 4
 PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --start.epochs 10 --a.epochs 60 \
 	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
+ZOO := --steps 10 --largest 4000000 --seconds 90 --memory 11
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
 .PHONY: demo quick digits cifar smoke vgg coverage test lint results clean
@@ -48,7 +49,8 @@ vgg: $(VENV)/.installed $(call unpacked,cifar10)
 
 # The zoo has an environment of its own: torchvision and timm need torch as PyPI has it, 5 GB.
 coverage: .venv-zoo/.installed
-	.venv-zoo/bin/python benchmarks/coverage.py --table results/coverage.md
+	.venv-zoo/bin/python benchmarks/coverage.py --libraries torchvision $(ZOO) --table results/coverage-torchvision.md
+	.venv-zoo/bin/python benchmarks/coverage.py --libraries hf timm $(ZOO) --table results/coverage-timm.md
 
 .venv-zoo/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-zoo

@@ -100,4 +100,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-zoo .mypy_cache .ruff_cache .pytest_cache .hypothesis

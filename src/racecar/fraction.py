@@ -61,7 +61,7 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
     taken: dict[fx.Node, fx.Node] = {}
 
     def mapped(node: fx.Node) -> fx.Node:
-        if KEY in node.meta or node in taken.values():
+        if KEY in node.meta:
             return node
         if node in taken:
             return taken[node]

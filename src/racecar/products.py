@@ -22,7 +22,6 @@ aten = torch.ops.aten
 
 _PRODUCTS = {aten.mul.Tensor, aten.div.Tensor, aten.sub.Tensor}
 _MATRIX_PRODUCTS = {aten.matmul.default, aten.bmm.default, aten.mm.default, aten.einsum.default}
-_ATTENTION = {aten.scaled_dot_product_attention.default: 2}
 _POINTWISE = {
     *(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar, aten.mul.Tensor),
     *(aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.reciprocal.default),
@@ -50,7 +49,7 @@ def analyse(forward: ForwardGraph, nodes: list[fx.Node]) -> None:
     for node in nodes:
         if node.op != "call_function" or node not in forward.data:
             continue
-        if node.target in (aten.mul.Tensor, aten.div.Tensor) and _drops(node, forward):
+        if _drops(node, forward):
             continue
         operands = [a for a in tensor_arguments(node) if a in forward.data]
         if len(operands) < 2:

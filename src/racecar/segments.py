@@ -8,6 +8,7 @@ their own.
 
 from __future__ import annotations
 
+import operator
 import random
 from typing import Any
 
@@ -93,7 +94,7 @@ def divide(program: fx.GraphModule, *, recomputed: bool, subset: Subset | None) 
         root.add_module(f"segment_{number}", Segment(body, len(leaving), number, recomputed, subset))
         call = graph.call_module(f"segment_{number}", tuple(copies[n] for n in entering))
         for position, node in enumerate(leaving):
-            copies[node] = graph.call_function(_item, (call, position))
+            copies[node] = graph.call_function(operator.getitem, (call, position))
         others = {inside[n] for n in entering if n in inside}
         needs[number] = frozenset({number}).union(*(needs[other] for other in others))
     for node in program.graph.nodes:
@@ -114,7 +115,3 @@ def _extracted(
         copies[node].meta = {}
     graph.output(tuple(copies[n] for n in leaving))
     return fx.GraphModule(program, graph, class_name="Segment")
-
-
-def _item(values: tuple[Any, ...], position: int) -> Any:
-    return values[position]

@@ -16,7 +16,7 @@ IMAGENET := $(if $(UNPACK),.data/imagenet_sample,ILSVRC/imagenet-1k)
 VGG := --data $(IMAGENET) --cifar $(CIFAR10) --batch 4
 PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --start.epochs 10 --a.epochs 60 \
 	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
-ZOO := --steps 10 --largest 4000000 --seconds 90 --memory 11
+ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
 .PHONY: demo quick digits cifar smoke vgg coverage test lint results clean

@@ -140,14 +140,11 @@ def examine(name: str, steps: int, largest: int) -> dict[str, Any]:
     # The weights that the reverse pass reads are those the penalty's gradient would not reach through L_m alone.
     reached = gradients_of_the_reverse_pass(rr, x)
     row["share"] = sum(p.numel() for p in reached) / total
-    rr(**x)[1].backward()
-    lacking = [n for n, p in net.named_parameters() if any(p is r for r in reached) and not _has_gradient(p)]
-    row["lacking"] = lacking
+    row["lacking"] = without_gradient(rr, x, reached)
     row["random"] = error(rr, x)
-    net.zero_grad()
     if total > largest:
         return row
-    images, labels = inputs(8), torch.arange(8) % classes
+    images, labels = inputs(4), torch.arange(4) % classes
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     for _ in range(steps):
         output, penalty = rr(**images)
@@ -155,6 +152,7 @@ def examine(name: str, steps: int, largest: int) -> dict[str, Any]:
         (F.cross_entropy(logits(output), labels) + penalty).backward()
         optimiser.step()
     row["trained"] = error(rr, images)
+    row["lacking_trained"] = without_gradient(rr, images, reached)
     return row
 
 
@@ -169,6 +167,15 @@ def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
                 path = path.rpartition(".")[0]
             found += [p for p in modules[path].parameters(recurse=False) if p.ndim > 1]
     return list({id(p): p for p in found}.values())
+
+
+def without_gradient(rr: Any, x: Inputs, reached: list[nn.Parameter]) -> list[str]:
+    """Names of the mirrored weights that the penalty alone gives no gradient."""
+    rr.model.zero_grad()
+    rr(**x)[1].backward()
+    lacking = [n for n, p in rr.model.named_parameters() if any(p is r for r in reached) and not _has_gradient(p)]
+    rr.model.zero_grad()
+    return lacking
 
 
 def _has_gradient(parameter: nn.Parameter) -> bool:
@@ -214,7 +221,10 @@ def line_of(row: dict[str, Any]) -> str:
     """A row of the table."""
     if "why" in row:
         return f"| {row['model']} | no: {row['why'][:300]} | | | | | | | |"
-    derived = "yes" if not row["lacking"] else f"yes, without a gradient: {', '.join(row['lacking'][:3])}"
+    lacking = row.get("lacking_trained", row["lacking"])
+    derived = "yes" if not lacking else f"yes, without a gradient: {', '.join(lacking[:3])}"
+    if len(row["lacking"]) > len(lacking):
+        derived += f"; at first none for {', '.join(row['lacking'][:3])}"
     trained = f"{row['trained']:.3g}" if "trained" in row else "not run"
     return (
         f"| {row['model']} | {derived} | {row['weights'] / 1e6:.1f} | {row['share']:.0%} | {row['layers']} | "
@@ -231,6 +241,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for one model")
     parser.add_argument("--memory", type=int, default=0, help="GiB for one model; 0: no limit")
     parser.add_argument("--table", type=Path, default=None, help="Markdown file to write")
+    parser.add_argument("--rows", type=Path, default=Path("runs/coverage"), help="rows measured; a stopped run goes on")
     parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one is not None:
@@ -251,21 +262,27 @@ def main() -> None:
         *([f"hf:{m}" for m in HUGGING_FACE] if "hf" in options.libraries else []),
     ]
     about, rows = environment(), []
-    for name in names:
-        rows.append(row_of(name, options))
-        print(line_of(rows[-1]), flush=True)
+    asked = {"revision": about["revision"], "torch": about["torch"], "steps": options.steps, "largest": options.largest}
+    for i, name in enumerate(names):
+        kept = options.rows / f"{name.replace(':', '-')}.json"
+        found = json.loads(kept.read_text()) if kept.is_file() else {}
+        if found.get("asked") != asked:  # else measured before this run was stopped
+            found = {"asked": asked, "row": row_of(name, options)}
+            write_text(kept, json.dumps(found))
+        rows.append(found["row"])
+        print(f"{i + 1}/{len(names)} {line_of(rows[-1])}", flush=True)
         if options.table is not None:
             write_text(options.table, "\n".join(page(rows, names, about)))
 
 
 def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) -> list[str]:
     """The table so far, with totals for every library."""
-    hidden = sys.argv.index("--table") if "--table" in sys.argv else len(sys.argv)
-    given = " ".join(a for i, a in enumerate(sys.argv[1:], 1) if i not in (hidden, hidden + 1))
+    hidden = {i + d for i, a in enumerate(sys.argv) if a in ("--table", "--rows") for d in (0, 1)}
+    given = " ".join(a for i, a in enumerate(sys.argv[1:], 1) if i not in hidden)
     totals = []
     for library in dict.fromkeys(n.partition(":")[0] for n in names):
         mine = [r for r in rows if r["model"].startswith(f"{library}:")]
-        good = [r for r in mine if "why" not in r and not r["lacking"]]
+        good = [r for r in mine if "why" not in r and not r.get("lacking_trained", r["lacking"])]
         totals.append(f"| {library} | {len(good)} of {len(mine)} |")
     missing = [n for n in names if n not in {r["model"] for r in rows}]
     return [
@@ -286,7 +303,8 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) ->
         "|---|---|---|---|---|---|---|---|---|",
         *[line_of(r) for r in rows],
         "",
-        "Weights that begin at zero count as having a gradient: nothing comes back through them at first.",
+        'Weights that begin at zero count as having a gradient: nothing comes back through them at first. "At first '
+        'none": a gain behind these weights begins at zero; after the brief training they have one.',
         "",
         "Error: mean over the compared layers of ‖L_m − L'_m‖² / ‖L_m‖², where L'_m is known.",
         "",

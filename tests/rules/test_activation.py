@@ -124,6 +124,7 @@ def test_rrelu_has_its_mean_slope_on_the_way_back() -> None:
 FUNCTIONS = {
     "abs": torch.abs,
     "clamp": lambda t: t.clamp(-0.5, 0.25),
+    "clamp by tensors": lambda t: t.clamp(torch.full((5,), -0.5, dtype=t.dtype), torch.tensor(0.25, dtype=t.dtype)),
     "clamp_min": lambda t: t.clamp_min(0.1),
     "clamp_max": lambda t: t.clamp(max=0.1),
     "cos": torch.cos,

@@ -39,6 +39,7 @@ for _op in (
     aten.abs.default,
     aten.celu.default,
     aten.clamp.default,
+    aten.clamp.Tensor,
     aten.clamp_max.default,
     aten.clamp_min.default,
     aten.cos.default,

@@ -2,6 +2,11 @@ import pytest
 
 from racecar.study.protocol import Run, Variant, plan
 
+CHEAPER_NONE = [
+    *("Dec3-every2", "Std-every2", "RR3-every0", "RR3-every", "RR3-every2-every4", "RR3-fraction2", "RR3-fraction0.0"),
+    *("RR3-layerwise2", "RR3-", "RR3-often", "RR3every2"),
+]
+
 
 @pytest.mark.parametrize(
     ("text", "name", "label", "depth", "family"),
@@ -12,6 +17,8 @@ from racecar.study.protocol import Run, Variant, plan
         ("rr^13", "RR13", "RR^13", 13, "RR"),
         ("RR13s", "RR13s", "RR^13s", 13, "RR"),
         ("dec3", "Dec3", "Dec^3", 3, "Dec"),
+        ("RR3-every8", "RR3-every8", "RR^3-every8", 3, "RR"),
+        ("rr^13s-layerwise-Fraction0.25", "RR13s-fraction0.25-layerwise", "RR^13s-fraction0.25-layerwise", 13, "RR"),
         ("STDC", "StdC", "StdC", 0, "StdC"),
     ],
 )
@@ -20,7 +27,7 @@ def test_variants_are_read_as_the_paper_writes_them(text, name, label, depth, fa
     assert (variant.name, variant.label, variant.depth, variant.family) == (name, label, depth, family)
 
 
-@pytest.mark.parametrize("text", ["", "RR", "RR0", "standard", "RR-1", "Dec3s", "Orts"])
+@pytest.mark.parametrize("text", ["", "RR", "RR0", "standard", "RR-1", "Dec3s", "Orts", *CHEAPER_NONE])
 def test_other_variants_are_refused_with_what_is_allowed(text) -> None:
     with pytest.raises(ValueError, match="use Std, StdC, Ort, or RR"):
         Variant.parse(text)
@@ -41,6 +48,24 @@ def test_shared_statistics_are_a_variant_of_their_own() -> None:
     assert Variant.parse("RR^13s").shared
     assert not Variant.parse("RR13").shared
     assert not Variant.parse("Std").shared
+
+
+@pytest.mark.parametrize(
+    ("text", "savings"),
+    [
+        ("RR6", {}),
+        ("Std", {}),
+        ("RR6-every4", {"every": 4}),
+        ("RR13s-subset2-layerwise", {"subset": 2, "layerwise": True}),
+        ("RR6-fraction.25", {"fraction": 0.25}),
+    ],
+)
+def test_cheaper_ways_are_arguments_of_racecar(text, savings) -> None:
+    variant = Variant.parse(text)
+    assert variant.savings == savings
+    run = Run(variant, "AB-probe", 2)
+    assert Run.parse(run.key) == run
+    assert variant.shared == ("s" in text.partition("-")[0])
 
 
 def test_a_way_of_a_phase_has_the_phases_task_and_source() -> None:

@@ -44,11 +44,13 @@ class Bar:
 def math_title(model: str) -> str:
     """``RR^6_AB`` or ``RR^6`` as a formula for matplotlib; a way (``AB-probe``) follows it as words."""
     name, _, phase = model.partition("_")
+    name, _, savings = name.partition("-")
     base, _, depth = name.partition("^")
     path, _, way = phase.partition("-")
     power = f"^{{{depth}}}" if depth else ""
     subscript = f"_{{{path}}}" if path else ""
-    return rf"$\mathrm{{{base}}}{power}{subscript}$" + (f" {_WAYS.get(way, way)}" if way else "")
+    words = [w for w in (savings.replace("-", ", "), _WAYS.get(way, way)) if w]
+    return " ".join([rf"$\mathrm{{{base}}}{power}{subscript}$", *words])
 
 
 def accuracies(groups: Mapping[str, Sequence[Bar]], constant: float | None = None) -> Figure:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Family = Literal["Std", "StdC", "Ort", "RR", "Dec"]
+_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*)"
 _PHASE = r"(?:A|AA|A?B\d?)(?:-[a-z0-9]+)?"
 
 
@@ -23,17 +24,18 @@ class Variant:
 
     ``Std``; ``StdC``, as long as RR takes (compute-matched); ``Ort``, with SRIP (Eq. 2); ``RR<s>``, racecar training
     over s layers, ``RR<s>s`` with the reverse pass's batch norm statistics shared; ``Dec<s>``, as RR<s> but with an
-    untied decoder: a reverse pass with weights of its own.
+    untied decoder: a reverse pass with weights of its own. RR's cheaper ways follow a hyphen each: ``RR<s>-every<k>``,
+    ``-fraction<f>``, ``-layerwise`` and ``-subset<k>``, the arguments of :class:`racecar.Racecar`.
 
     Attributes:
-        name: as typed and used in paths, e.g. ``"RR6"``.
+        name: as typed and used in paths, e.g. ``"RR6"`` or ``"RR6-every4"``.
     """
 
     name: str
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """Read ``"Std"``, ``"StdC"``, ``"Ort"``, ``"RR6"``, ``"RR^6"``, ``"RR6s"`` or ``"Dec6"``, in any case.
+        """Read ``"Std"``, ``"StdC"``, ``"Ort"``, ``"RR6"``, ``"RR^6"``, ``"RR6s"``, ``"RR6-every4"`` or ``"Dec6"``.
 
         Raises:
             ValueError: anything else, with what is allowed.
@@ -41,16 +43,19 @@ class Variant:
         plain = text.strip().lower().replace("^", "")
         if plain in ("std", "ort", "stdc"):
             return cls({"std": "Std", "ort": "Ort", "stdc": "StdC"}[plain])
-        if (match := re.fullmatch(r"(rr|dec)([1-9]\d*)(s?)", plain)) is not None and (match[1] == "rr" or not match[3]):
-            return cls(f"{'RR' if match[1] == 'rr' else 'Dec'}{match[2]}{match[3]}")
+        if (match := re.fullmatch(rf"dec([1-9]\d*)|rr([1-9]\d*s?)((?:-{_CHEAPER})*)", plain)) is not None:
+            ways = sorted(match[3][1:].split("-")) if match[3] else []
+            if len({re.match("[a-z]+", w)[0] for w in ways}) == len(ways):  # type: ignore[index]
+                return cls(f"Dec{match[1]}" if match[1] else "-".join([f"RR{match[2]}", *ways]))
         raise ValueError(
-            f"no variant {text!r}: use Std, StdC, Ort, or RR or Dec with the number of compared layers, e.g. RR6"
+            f"no variant {text!r}: use Std, StdC, Ort, or RR or Dec with the number of compared layers, e.g. RR6; RR "
+            "may be followed by -every<k>, -fraction<f>, -layerwise and -subset<k>, e.g. RR6-every4"
         )
 
     @property
     def depth(self) -> int:
         """s of RR^s, the number of compared layers; 0 for those that compare none."""
-        return int(re.sub(r"\D", "", self.name) or 0)
+        return int(re.sub(r"\D", "", self.name.partition("-")[0]) or 0)
 
     @property
     def family(self) -> Family:
@@ -60,7 +65,16 @@ class Variant:
     @property
     def shared(self) -> bool:
         """Whether the reverse pass's batch norm shares the forward pass's running statistics."""
-        return self.family == "RR" and self.name.endswith("s")
+        return self.family == "RR" and self.name.partition("-")[0].endswith("s")
+
+    @property
+    def savings(self) -> dict[str, Any]:
+        """What makes RR cheaper, as arguments of :class:`racecar.Racecar`: empty for the exact method."""
+        found: dict[str, Any] = {}
+        for way in self.name.split("-")[1:]:
+            name, amount = re.fullmatch(r"([a-z]+)(.*)", way).groups()  # type: ignore[union-attr]
+            found[name] = True if name == "layerwise" else float(amount) if name == "fraction" else int(amount)
+        return found
 
     @property
     def label(self) -> str:
@@ -93,7 +107,7 @@ class Run:
         Raises:
             ValueError: not a key.
         """
-        match = re.fullmatch(rf"(\w+?)_({_PHASE})/seed-(\d+)", key)
+        match = re.fullmatch(rf"([\w.-]+?)_({_PHASE})/seed-(\d+)", key)
         if match is None:
             raise ValueError(f"{key!r} is not a run")
         return cls(Variant.parse(match[1]), match[2], int(match[3]))

@@ -57,6 +57,7 @@ def net(dropout: float = 0.0) -> nn.Sequential:
 PENALTIES = {
     "Std": Penalty(),
     "RR": Penalty("racecar", 1e-3, 1, input_range="paper"),
+    "RR every third step, a layer drawn": Penalty("racecar", 1e-3, "all", savings={"every": 3, "subset": 1}),
     "Ort": Penalty("srip", 1e-2),
     "Dec": Penalty("decoder", 1e-3, 1, "mean"),
 }

@@ -220,6 +220,12 @@ class Experiment(ABC):
         depth = self.depth(config)
         if deeper := [v for v in config.variants if Variant.parse(v).depth > depth]:
             raise ValueError(f"{', '.join(deeper)}: the network of this study has {depth} layers to compare")
+        for name in config.variants:
+            variant = Variant.parse(name)
+            if variant.savings.get("subset", 0) > variant.depth:
+                raise ValueError(
+                    f"{name}: of {variant.depth} compared layers no {variant.savings['subset']} can be drawn"
+                )
 
     def input_range(self, config: Config) -> Any:
         """How the regenerated input is mapped, see :class:`racecar.Racecar`."""
@@ -241,6 +247,7 @@ class Experiment(ABC):
             variant.depth,
             input_range=self.input_range(config),
             norm_statistics="shared" if variant.shared else "separate",
+            savings=variant.savings,
         )
 
 
@@ -275,6 +282,8 @@ def cost(config: Config, run: Run) -> int:
     """Expected work of a run, in tenths of a plain epoch over all images."""
     recipe = config.recipe(run)
     per_epoch = {"RR": 22, "Dec": 22, "Ort": 11}.get(run.variant.family, 10) if run.phase == "A" else 10
+    if run.phase == "A" and (savings := run.variant.savings):
+        per_epoch = round(10 + 12 * savings.get("fraction", 1) / savings.get("every", 1))
     if run.way == "probe":
         per_epoch = 4
     return max(1, round(recipe.epochs * per_epoch * SHARES.get(run.way, 1.0)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class Penalty:
         kind: ``"none"``; ``"racecar"``; ``"srip"``; ``"decoder"``: as racecar, with weights of its own.
         weight: λ, or β of Eq. 2.
         layers, start, reduction, input_range, norm_statistics: as in :class:`racecar.Racecar`.
+        savings: arguments of it that make the reverse pass cheaper: ``every``, ``fraction``, ``layerwise``, ``subset``.
     """
 
     kind: str = "none"
@@ -30,6 +32,7 @@ class Penalty:
     input_range: InputRange = None
     norm_statistics: NormStatistics = "separate"
     start: str | None = None
+    savings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
@@ -65,7 +68,18 @@ class Objective(nn.Module):
                 input_range=penalty.input_range,
                 norm_statistics=penalty.norm_statistics,
                 decoder=own,
+                **penalty.savings,
             )
+
+    def at(self, step: int, number: int) -> None:
+        """Turns and draws of a cheaper reverse pass as functions of the step: a stopped training goes on alike.
+
+        Args:
+            step: of the optimiser.
+            number: of the step, different for every seed.
+        """
+        if self.rr is not None:
+            self.rr.calls, self.rr.draws = step, number
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [N, classes], penalty)."""

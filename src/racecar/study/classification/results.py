@@ -80,8 +80,9 @@ class Results(results.Results):
 
     @property
     def headline(self) -> str:
-        """The deepest racecar variant, by label; the paper's where the configuration has none."""
-        found = sorted((v for v in self.variants if v.family == "RR"), key=lambda v: (v.depth, not v.shared))
+        """The deepest racecar variant, the exact one, by label; the paper's where the configuration has none."""
+        racecars = [v for v in self.variants if v.family == "RR"]
+        found = sorted(racecars, key=lambda v: (not v.savings, v.depth, not v.shared))
         theirs = (m for m in self.constants.ACCURACY if m.startswith("RR"))
         return found[-1].label if found else next(theirs).partition("_")[0]
 

@@ -255,6 +255,7 @@ class Trainer:
         world = self.accelerator.num_processes
         number = (self.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index
         torch.manual_seed(number ^ self.salt)  # within 32 bits, which is all that the CPU's generator takes
+        self.objective.at(self.step, self.seed * 1_000_003 + self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.step, len(self.batches))
         try:

@@ -85,7 +85,7 @@ class Config:
             raise ValueError("variants is empty: name at least one, e.g. Std")
         for name in self.variants:
             variant = Variant.parse(name)
-            if variant.family not in ("Std", "Ort", "RR") or variant.shared:
+            if variant.family not in ("Std", "Ort", "RR") or variant.shared or variant.savings:
                 raise ValueError(f"{name} is no variant of this study: use Std, Ort or RR1 to RR6")
             if (depth := variant.depth) > 6:
                 raise ValueError(f"RR{depth}: the network of Table 7 has 6 layers")

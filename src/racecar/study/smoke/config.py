@@ -87,10 +87,9 @@ class Config:
                 raise ValueError(f"no phase {run.phase!r} in this study: use A, B1, B2, AB1, AB2")
             if run.way not in ("", EARLY, LEAKY) or (run.way == EARLY and run.source is None) or run.phase[:2] == "A-":
                 raise ValueError(f"no phase {run.phase!r}: ways are AB1-{EARLY}, AB1-{LEAKY}, B1-{LEAKY}, and of B2")
-            if run.variant.family == "Ort" or run.variant.shared or run.variant.depth > 6:
-                raise ValueError(
-                    f"no variant {run.variant.name} in this study: use Std, StdC, RR1 to RR6, Dec1 to Dec6"
-                )
+            variant = run.variant
+            if variant.family == "Ort" or variant.shared or variant.savings or variant.depth > 6:
+                raise ValueError(f"no variant {variant.name} in this study: use Std, StdC, RR1 to RR6, Dec1 to Dec6")
 
     def runs(self) -> list[Run]:
         """All runs."""

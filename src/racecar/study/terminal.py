@@ -56,7 +56,8 @@ def worker_count(asked: int | None) -> int:
     """
     if asked is not None and asked < 1:
         raise StudyError(f"--workers must be at least 1, not {asked}")
-    cores = os.cpu_count() or 1
+    # Those that this process may use: more threads than these wait for one another, and a step takes seconds.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = asked or (1 if torch.cuda.is_available() else min(2, cores))
     torch.set_num_threads(max(1, cores // workers))
     return workers

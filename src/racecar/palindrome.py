@@ -26,6 +26,7 @@ from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
 from racecar.rules.registry import Rule, filled, unchanged
 from racecar.segments import KEY
 from racecar.selection import Options, Selection, rule_of
+from racecar.sizes import reads_sizes_alone, size_of
 
 aten = torch.ops.aten
 
@@ -126,6 +127,8 @@ class _Mirror:
         self.sized: Literal["shape", "batch"] | None = None
         self.segment = 0  # of the reverse pass, counted from the start on
         self.homes: dict[fx.Node, int] = {}  # the segment in which a compared value is estimated
+        self.sizes: dict[fx.Node, fx.Node] = {}  # stand-ins of values of which rules read the size alone
+        self.distances: dict[fx.Node, fx.Node] = {}  # of each to its estimate
 
     # --- the forward pass on fake tensors: shapes of the example, no memory, no arithmetic -----------------------
 
@@ -182,20 +185,7 @@ class _Mirror:
         compared = self._regenerated(compared, targets, regenerated)
 
         pairs = [(targets[m], regenerated[targets[m]]) for m in compared]
-        distances = [
-            self.emit(
-                half_squared_distance,
-                left,
-                right.node,
-                self.options.reduction,
-                *self._masked(right),
-                name=f"distance_{i}",
-            )
-            for i, (left, right) in enumerate(pairs)
-        ]
-        for distance, (left, _) in zip(distances, pairs, strict=True):
-            distance.meta[KEY] = self.homes[left]
-        stacked = self.emit(torch.stack, distances)
+        stacked = self.emit(torch.stack, [self.distances[left] for left, _ in pairs])
         del stacked.meta[KEY]
         shown = tuple(
             (left, self.emit(unknown_as_nan, right.node, *masks) if (masks := self._masked(right)) else right.node)
@@ -214,6 +204,9 @@ class _Mirror:
             decoder,
             self.sized,
         )
+
+    def _distance(self, left: fx.Node, right: Estimate) -> fx.Node:
+        return self.emit(half_squared_distance, left, right.node, self.options.reduction, *self._masked(right))
 
     def _regenerated(
         self, compared: list[fx.Node], targets: dict[fx.Node, fx.Node], regenerated: dict[fx.Node, Estimate]
@@ -332,6 +325,8 @@ class _Mirror:
                     estimate = replace(estimate, node=self._into_range(node, estimate.node))
                 final[node] = estimate
                 if node in targets:
+                    # At once: autograd goes back in the opposite order, and a gradient of L'_m is then used up at once.
+                    self.distances[node] = self._distance(node, estimate)
                     self.homes[node] = self.segment
                     self.segment += 1
                     if self.options.layerwise:  # the layers before are reversed from the forward value itself
@@ -413,7 +408,7 @@ class _Mirror:
         try:
             if partial:
                 informed, given = self._informed(rule, estimate, known, kwargs)
-            result = self.emit(rule.reverse, given, *node.args, **informed)
+            result = self.emit(rule.reverse, given, *self._arguments(rule.reverse, given, node, informed), **informed)
             if partial or rule.partial:
                 masks = self._passed_on(rule, node, estimate, known, kwargs)
         except Exception as error:
@@ -441,6 +436,32 @@ class _Mirror:
             for value, piece, mask, wanted in zip(values, nodes, masks, data, strict=False)
             if value in self.forward.data and piece is not None and not nothing(mask) and (wanted or not several)
         ]
+
+    def _arguments(self, function: Any, estimate: Any, node: fx.Node, kwargs: Any) -> tuple[Any, ...]:
+        """Those of the forward operation; of data that the rule reads for its size alone, a stand-in."""
+        data = [n for n in dict.fromkeys(nodes_in(node.args)) if n in self.forward.data and n.op == "call_function"]
+        data = [n for n in data if isinstance(n.meta["example"], Tensor) and n.meta["example"].ndim]
+        given, kwargs = fx.map_arg((estimate, kwargs), lambda n: n.meta["example"])
+
+        def works(values: list[fx.Node]) -> bool:
+            def call(tells_size: Callable[[Tensor], Tensor]) -> object:
+                sizes = {n: tells_size(n.meta["example"]) for n in values}
+                args = fx.map_arg(node.args, lambda n: sizes[n] if n in sizes else n.meta["example"])
+                with self.fake, torch.no_grad():
+                    return function(given, *args, **kwargs)
+
+            return reads_sizes_alone(call)
+
+        sized = data if works(data) else [n for n in data if works([n])]
+        return fx.map_arg(node.args, lambda n: self._size(n) if n in sized else n)  # type: ignore[return-value]
+
+    def _size(self, value: fx.Node) -> fx.Node:
+        """The stand-in of a forward value, made where that is."""
+        if value not in self.sizes:
+            with self.graph.inserting_after(value):
+                self.sizes[value] = self.graph.call_function(size_of, (value,))
+            self.sizes[value].meta.update({k: value.meta[k] for k in ("example", "val") if k in value.meta})
+        return self.sizes[value]
 
     def _note_sizes(self, value: fx.Node, mask: Known) -> None:
         """A mask that differs along a dimension that may vary holds for this very batch."""
@@ -544,8 +565,10 @@ class _Mirror:
             return self.emit(again, *args, **kwargs)  # type: ignore[arg-type]
         before = self._into_range(arguments[0], estimate)
         where = _where(node)
+        function = self._norm(rule.range)
         try:
-            mapped_estimate = self.emit(self._norm(rule.range), before, *node.args, **node.kwargs)  # type: ignore[arg-type]
+            given = self._arguments(function, before, node, node.kwargs)
+            mapped_estimate = self.emit(function, before, *given, **node.kwargs)  # type: ignore[arg-type]
         except Exception as error:
             raise RuleError(f"the range map of {where} failed: {error}") from error
         got = getattr(mapped_estimate.meta["example"], "shape", None)

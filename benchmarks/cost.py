@@ -1,0 +1,304 @@
+"""What a racecar step costs: its time over the bound that its FLOPs set, and its memory, eager and compiled.
+
+    python benchmarks/cost.py --compile --table results/cost.md
+
+The networks of Tables 9 and 11, a strong one for CIFAR, ResNet-50 and VGG19. Variants of a row take turns within one
+run, so their ratio holds on a noisy machine; times are the best of all turns. The bound is the ratio of the FLOPs of a
+whole step, counted by ``torch.utils.flop_counter``. Memory is what a step needs beyond what is there before it, in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from timing import DEVICE, Step, flops, keep_freed_memory, turns
+from torch import Tensor, nn
+
+import racecar
+from racecar.study.cifar.network import strong, table_11
+from racecar.study.digits.experiment import network
+from racecar.study.glorot import initialise_glorot
+from racecar.study.results import markdown
+from racecar.study.runs import environment, write_text
+from racecar.study.vgg.network import VGG19
+
+CUDA = DEVICE.type == "cuda"
+VARIANTS = {"Std": None, "RR": {}, "RR, checkpoint": {"checkpoint": True}}
+
+
+class ResNet50(nn.Module):
+    """ResNet-50 for 1000 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import ResNetConfig, ResNetForImageClassification
+
+        self.net = ResNetForImageClassification(ResNetConfig(num_labels=1000))  # its defaults: 3, 4, 6, 3 bottlenecks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, [N, 1000]."""
+        return self.net(pixel_values=x).logits
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its input, smaller on a CPU.
+
+    Attributes:
+        make: the network.
+        shape: of its input, on a GPU.
+        small: the same on a CPU.
+    """
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    small: tuple[int, ...]
+
+    @property
+    def crowded(self) -> int:
+        """A batch whose activations weigh more than the weights' gradients."""
+        return self.input[0] if CUDA else max(32, self.input[0])
+
+    @property
+    def input(self) -> tuple[int, ...]:
+        """Of this device."""
+        return self.shape if CUDA else self.small
+
+
+CASES = {
+    "Table 9 (digits)": Case(network, (64, 1, 28, 28), (64, 1, 28, 28)),
+    f"Table 11 (CIFAR), width {64 if CUDA else 16}": Case(
+        lambda: table_11(width=64 if CUDA else 16), (200, 3, 32, 32), (100, 3, 32, 32)
+    ),
+    f"strong (CIFAR), width {64 if CUDA else 32}": Case(
+        lambda: strong(width=64 if CUDA else 32), (128, 3, 32, 32), (128, 3, 32, 32)
+    ),
+    "ResNet-50": Case(ResNet50, (64, 3, 224, 224), (8, 3, 128, 128)),
+    "VGG19": Case(VGG19, (24, 3, 224, 224), (4, 3, 128, 128)),
+}
+
+
+def make_step(case: Case, variant: str, half: bool, compiled: bool, batch: int | None = None) -> Step:
+    """One training step, channels last: forward, reverse, backward, Adam."""
+    net = case.make()
+    initialise_glorot(net, 0)
+    net = net.to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = torch.rand(batch or case.input[0], *case.input[1:]).to(DEVICE, memory_format=torch.channels_last)
+    labels = torch.arange(len(x), device=DEVICE) % 10
+    options = VARIANTS[variant]
+    rr = None
+    if options is not None:
+        rr = racecar.Racecar(net, x, weight=1e-7, reduction="sum", input_range="paper", **options)
+
+    def loss(x: Tensor) -> Tensor:
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=half):
+            output, penalty = rr(x) if rr is not None else (net(x), 0.0)
+            return F.cross_entropy(output, labels) + penalty
+
+    forward = torch.compile(loss) if compiled else loss
+    optimiser = torch.optim.Adam(net.parameters(), 1e-4, fused=True)
+
+    def step() -> None:
+        forward(x).backward()
+        optimiser.step()
+        optimiser.zero_grad()  # at the end, so that a step's memory includes its gradients
+
+    return step
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory(step: Step) -> int:
+    """Bytes that a step needs beyond what is there before it: activations, estimates, gradients."""
+    step()
+    step()
+    gc.collect()
+    if CUDA:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    step()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+def memory_in_a_process(name: str, variant: str, options: argparse.Namespace) -> str:
+    """MiB, or a dash where the system does not tell."""
+    if not CUDA and sys.platform != "linux":
+        return "—"
+    command = [sys.executable, __file__, "--memory-of", name, variant, "--threads", str(options.threads)]
+    # What is freed must go back at once, or the peak would be what the allocator keeps.
+    freed = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **freed})
+    return f"{int(found.stdout.split()[-1]) / 2**20:.0f}"
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def time_rows(name: str, case: Case, options: argparse.Namespace) -> list[list[str]]:
+    """A row per setting."""
+    count = {v: flops(make_step(case, v, False, False, batch=2)) * case.input[0] // 2 for v in ("Std", "RR")}
+    bound = count["RR"] / count["Std"]
+    settings = {"float32": (False, False), "bfloat16": (True, False)}
+    if options.compile and (CUDA or name in options.compiled):
+        settings["bfloat16, compiled"] = True, True
+    rows = []
+    for words, (half, compiled) in settings.items():
+        variants = [v for v in VARIANTS if not (compiled and v.endswith("checkpoint"))]
+        best = turns({v: make_step(case, v, half, compiled) for v in variants}, options.seconds)
+        std, rr, again = (best.get(v) for v in VARIANTS)
+        assert std is not None
+        assert rr is not None
+        rows.append(
+            [
+                f"{name}, {' × '.join(map(str, case.input))}",
+                words,
+                f"{1e3 * std:.1f}",
+                f"{1e3 * rr:.1f}",
+                f"{rr / std:.2f}",
+                f"{bound:.2f}",
+                f"**{rr / std / bound:.2f}**",
+                f"{again / std:.2f}" if again else "not run",
+                f"{count['Std'] / std / 1e9:.0f}",
+                f"{count['RR'] / rr / 1e9:.0f}",
+            ]
+        )
+        print(" | ".join(rows[-1]), flush=True)
+    return rows
+
+
+def memory_row(name: str, case: Case, options: argparse.Namespace) -> list[str]:
+    """MiB of a step in bfloat16."""
+    found = [memory_in_a_process(name, v, options) for v in VARIANTS]
+    ratios = [f"{int(m) / int(found[0]):.2f}" if m.isdigit() else "—" for m in found[1:]]
+    row = [f"{name}, {' × '.join(map(str, (case.crowded, *case.input[1:])))}", *found, *ratios]
+    print(" | ".join(row), flush=True)
+    return row
+
+
+LAYERS = ((64, 1, 64, 28, 3), (100, 3, 16, 32, 3), (128, 64, 64, 16, 3), (8, 256, 64, 32, 1), (8, 512, 512, 4, 3))
+
+
+def adjoint_rows(seconds: float) -> list[list[str]]:
+    """A transposed convolution of stride 1 beside a plain one with the kernel flipped: the same sums."""
+    rows = []
+    for n, wide, narrow, size, kernel in LAYERS:
+        weight = torch.randn(narrow, wide, kernel, kernel, device=DEVICE, requires_grad=True)
+        estimate = torch.randn(n, narrow, size, size, device=DEVICE, dtype=torch.bfloat16)
+        estimate = estimate.to(memory_format=torch.channels_last).requires_grad_()
+        pad = kernel // 2
+
+        def transposed(e: Tensor = estimate, w: Tensor = weight, p: int = pad) -> Tensor:
+            return F.conv_transpose2d(e, w.to(e.dtype), None, 1, p)
+
+        def flipped(e: Tensor = estimate, w: Tensor = weight, p: int = pad) -> Tensor:
+            return F.conv2d(e, w.to(e.dtype).transpose(0, 1).flip(2, 3), None, 1, p)
+
+        gradient = transposed().detach().clone()
+
+        def with_backward(f: Callable[[], Tensor], g: Tensor = gradient) -> Step:
+            def step() -> None:
+                f().backward(g)
+
+            return step
+
+        best = turns({f.__name__: with_backward(f) for f in (transposed, flipped)}, seconds)
+        rows.append(
+            [
+                f"{narrow} → {wide} channels, kernel {kernel}, {n} × {size} × {size}",
+                *(f"{1e3 * best[f]:.2f}" for f in ("transposed", "flipped")),
+                f"{best['flipped'] / best['transposed']:.2f}",
+            ]
+        )
+        print(" | ".join(rows[-1]), flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", type=Path, default=None, help="Markdown file to write")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per row")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--compile", action="store_true", help="also under torch.compile (minutes of compilation)")
+    parser.add_argument("--compiled", nargs="+", default=list(CASES), help="on a CPU, these cases only")
+    parser.add_argument("--memory-of", nargs=2, default=None, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory_of is not None:
+        name, variant = options.memory_of
+        case = CASES[name]
+        print(memory(make_step(case, variant, True, False, batch=case.crowded)))
+        return
+    keep_freed_memory()
+    about = environment()
+    given = [a for a in sys.argv[1:] if a != "--table" and not a.endswith(".md")]
+    device = about["accelerator"] if CUDA else about["processor"]
+    cases = {name: CASES[name] for name in options.cases}
+    times = [row for name, case in cases.items() for row in time_rows(name, case, options)]
+    memories = [memory_row(name, case, options) for name, case in cases.items()]
+    lines = [
+        "# What a racecar step costs",
+        "",
+        f"`python benchmarks/cost.py {' '.join(given)}`",
+        "",
+        f"{device}, {options.threads} thread(s), torch {about['torch']}, Python {about['python']}, revision "
+        f"{about['revision']}. Channels last, Adam; bfloat16 by autocast. Variants of a row take turns; best times. "
+        "The bound is the ratio of the FLOPs of a step: of it, 1.00 is as fast per FLOP as Std, below it faster.",
+        "",
+        *markdown(
+            [
+                "network, input",
+                "setting",
+                "Std, ms",
+                "RR, ms",
+                "RR / Std",
+                "the bound: FLOPs, RR / Std",
+                "RR / Std over the bound",
+                "RR with checkpoint / Std",
+                "Std, GFLOP/s",
+                "RR, GFLOP/s",
+            ],
+            times,
+        ),
+        "",
+        "## Memory of a step",
+        "",
+        "MiB beyond what is there before it (weights, moments, input): activations, estimates, gradients; bfloat16, "
+        "eager.",
+        "",
+        *markdown(["network, input", *VARIANTS, "RR / Std", "RR, checkpoint / Std"], memories),
+        "",
+        "## The transposed convolution",
+        "",
+        "A layer of stride 1 backwards, and the gradients through it: by a transposed convolution, which racecar uses, "
+        "and by a plain convolution with the kernel flipped, ms in bfloat16.",
+        "",
+        *markdown(["layer", "transposed", "flipped", "flipped / transposed"], adjoint_rows(options.seconds / 4)),
+        "",
+    ]
+    if options.table is not None:
+        write_text(options.table, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

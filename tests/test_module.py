@@ -599,3 +599,40 @@ def test_explain_counts_for_the_example_even_if_it_is_a_single_sample() -> None:
 
 def test_repr_names_the_options() -> None:
     assert "layers=['0', '2'], reduction='sum'" in repr(racecar.Racecar(perceptron(), vectors(), reduction="sum"))
+
+
+def test_a_batch_that_cannot_vary_costs_a_program_each_not_one_for_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swin and DaViT count windows with int(…), which fixes the batch: tracing them for any size takes minutes."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            windows = self.first(x.view(-1, 2, 4)).relu()
+            return self.last(windows.view(int(len(windows) / (x.shape[1] / 2)), -1, 4))
+
+    asked: list[bool] = []
+    derive = racecar.program.Program.derive
+
+    def recorded(*args: Any, sizes_vary: bool, **kwargs: Any) -> Any:
+        asked.append(sizes_vary)
+        return derive(*args, sizes_vary=sizes_vary, **kwargs)
+
+    monkeypatch.setattr(racecar.program.Program, "derive", recorded)
+    torch.manual_seed(0)
+    model = Windows()
+    rr = racecar.Racecar(model, torch.randn(4, 6, 4), layers="all")
+    for batch in (4, 3, 4, 2):
+        x = torch.randn(batch, 6, 4)
+        output, penalty = rr(x)
+        torch.testing.assert_close(output, model(x))
+        estimate = ((output - model.last.bias) @ model.last.weight).relu()
+        hidden = model.first(x).relu()
+        regenerated = (estimate - model.first.bias) @ model.first.weight
+        expected = 0.5 * (F.mse_loss(estimate, hidden) + F.mse_loss(regenerated, x))
+        torch.testing.assert_close(penalty, expected)
+    assert asked == [False, False, False]
+    assert rr(torch.randn(3, 8, 4))[0].shape == (3, 8, 3)
+    assert asked[3:] == [True]

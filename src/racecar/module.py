@@ -27,6 +27,8 @@ from racecar.segments import Subset
 from racecar.selection import InputRange, Layers, NormStatistics, Options
 from racecar.turns import cycle
 
+_BATCHES = 4  # programs for one batch size each, before one for any size is tried
+
 
 class Racecar(nn.Module):
     """Racecar training for any model (Eq. 1): ``output, penalty = rr(x)``.
@@ -252,8 +254,11 @@ class Racecar(nn.Module):
         for program in programs:
             if program.fits(args, kwargs):
                 return program
-        # Most models see one size: it is only when another comes that the graph must hold for any.
-        program = Program.derive(self.model, args, kwargs, self._options, training=training, sizes_vary=bool(programs))
+        # Most models see one size: it is only when another comes that the graph must hold for any. Another batch is
+        # none: where the batch cannot vary, a program for every one of them costs far less.
+        another = any(not program.fits_but_for_the_batch(args, kwargs) for program in programs)
+        sizes_vary = another or len(programs) > _BATCHES
+        program = Program.derive(self.model, args, kwargs, self._options, training=training, sizes_vary=sizes_vary)
         layers, lambdas = program.palindrome.layers, self._buffers.get("lambdas")
         if lambdas is not None and len(layers) != len(lambdas):
             raise ArgumentError(

@@ -110,6 +110,11 @@ class Program:
             self.seen.add(sizes)
         return sizes in self.seen
 
+    def fits_but_for_the_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether these inputs have the example's sizes but for the first ones."""
+        sizes = _sizes(self._inputs(args, kwargs))
+        return [s[1:] for s in sizes] == [d[1:] for d in self.derived]
+
     def _inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         if self.plain == len(args) and not kwargs and all(isinstance(a, Tensor) for a in args):
             return list(args)

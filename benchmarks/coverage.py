@@ -79,6 +79,9 @@ def build(name: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
 
         net = timm.create_model(model, pretrained=False)
         size = net.default_cfg.get("input_size", (3, 224, 224))[-1]
+        if size > 512:  # attention over so many patches takes more memory than there is
+            size = 224
+            net = timm.create_model(model, pretrained=False, img_size=size)
         if not net.default_cfg.get("fixed_input_size", False) and size > 128:
             try:
                 with torch.no_grad():
@@ -262,12 +265,12 @@ def main() -> None:
         *([f"hf:{m}" for m in HUGGING_FACE] if "hf" in options.libraries else []),
     ]
     about, rows = environment(), []
-    asked = {"revision": about["revision"], "torch": about["torch"], "steps": options.steps, "largest": options.largest}
+    asked = {"torch": about["torch"], "steps": options.steps, "largest": options.largest}
     for i, name in enumerate(names):
         kept = options.rows / f"{name.replace(':', '-')}.json"
         found = json.loads(kept.read_text()) if kept.is_file() else {}
         if found.get("asked") != asked:  # else measured before this run was stopped
-            found = {"asked": asked, "row": row_of(name, options)}
+            found = {"asked": asked, "row": row_of(name, options) | {"revision": about["revision"]}}
             write_text(kept, json.dumps(found))
         rows.append(found["row"])
         print(f"{i + 1}/{len(names)} {line_of(rows[-1])}", flush=True)
@@ -284,14 +287,15 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) ->
         mine = [r for r in rows if r["model"].startswith(f"{library}:")]
         good = [r for r in mine if "why" not in r and not r.get("lacking_trained", r["lacking"])]
         totals.append(f"| {library} | {len(good)} of {len(mine)} |")
+    revisions = dict.fromkeys(r["revision"] for r in rows)
     missing = [n for n in names if n not in {r["model"] for r in rows}]
     return [
         "# Models that the palindrome derives for",
         "",
         f"`python benchmarks/coverage.py {given}`".replace(" `", "`"),
         "",
-        f"{about['processor']}, 1 thread, torch {about['torch']}, revision {about['revision']}. Random weights, seed "
-        "0, inputs drawn from a normal distribution.",
+        f"{about['processor']}, 1 thread, torch {about['torch']}, revision {', '.join(revisions)}. Random "
+        "weights, seed 0, inputs drawn from a normal distribution.",
         "",
         "| library | derived, all mirrored weights with a gradient |",
         "|---|---|",

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
 from racecar import ArgumentError, Racecar
+from racecar.fraction import rows
 
 
 class Net(nn.Module):
@@ -134,6 +135,23 @@ class Sequence(nn.Module):
         h = torch.tanh(self.a(x.transpose(0, 1)))
         h = self.b(h.reshape(-1, 4)).view(h.shape[0], x.shape[0], 5)
         return self.c(h).transpose(0, 1)
+
+
+def test_a_shares_gradient_lies_in_memory_as_its_value() -> None:
+    """Else a channels-last network would be rearranged in every step."""
+    value = torch.randn(4, 3, 5, 5).to(memory_format=torch.channels_last).requires_grad_()
+    seen: list[Tensor] = []
+    value.register_hook(seen.append)
+    taken = rows(value * 1, value, 0.5)
+    torch.testing.assert_close(taken, value[:2])
+    taken.square().sum().backward()
+    torch.testing.assert_close(seen[0], torch.cat([2 * value[:2], torch.zeros(2, 3, 5, 5)]))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    wide = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda v: rows(v**3, v, 0.5), wide)
+    assert torch.autograd.gradcheck(
+        lambda v: rows(v.expand(4, 3), v.expand(4, 3), 0.5), wide[:1].detach().requires_grad_()
+    )
 
 
 def test_the_batch_may_lie_anywhere() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd import Function
 
 from racecar.errors import ArgumentError
 from racecar.forward import module_path
@@ -30,10 +31,38 @@ def rows(value: Tensor, batch: Tensor, fraction: float, dim: int = 0, outer: int
     """What belongs to the first samples: ``dim`` of the value is ``outer`` times the batch times whatever is inside."""
     size = batch.shape[0]
     inner = value.shape[dim] // (outer * size)
+    count = samples(size, fraction) * inner
     if outer == 1:
-        return value.narrow(dim, 0, samples(size, fraction) * inner)
-    apart = value.unflatten(dim, (outer, size * inner))
-    return apart.narrow(dim + 1, 0, samples(size, fraction) * inner).flatten(dim, dim + 1)
+        return _first(value, dim, count)
+    return _first(value.unflatten(dim, (outer, size * inner)), dim + 1, count).flatten(dim, dim + 1)
+
+
+def _first(value: Tensor, dim: int, count: int) -> Tensor:
+    return value.narrow(dim, 0, count) if torch.compiler.is_compiling() else _First.apply(value, dim, count)
+
+
+class _First(Function):
+    """``narrow`` whose gradient lies in memory as the value does: torch's is contiguous.
+
+    In a channels-last network it would be rearranged again and again, which took longer than what the share saves.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, dim: int, count: int) -> Tensor:
+        return value.narrow(dim, 0, count).clone(memory_format=torch.preserve_format)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
+        value, ctx.dim, ctx.count = inputs
+        ctx.like = torch.empty_like(value, device="meta")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        whole = torch.zeros_like(ctx.like, dtype=gradient.dtype, device=gradient.device)
+        whole.narrow(ctx.dim, 0, ctx.count).copy_(gradient)
+        return whole, None, None
 
 
 def _together(*values: Tensor) -> tuple[Tensor, ...]:

@@ -268,7 +268,7 @@ def _cost_note(results: Results) -> str:
     return _COST_NOTE.format(
         match=results.config.compute_match,
         unit=getattr(results.constants, "UNIT", "epoch"),
-        speed=getattr(results.constants, "SPEED", "classification-speed"),
+        speed=getattr(results.constants, "SPEED", "cost"),
     )
 
 

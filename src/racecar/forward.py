@@ -143,3 +143,13 @@ def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
         if any(a in data for a in node.all_input_nodes):
             data.add(node)
     return data
+
+
+def is_floating(example: object) -> bool:
+    """Whether a node's example is a tensor of floating-point numbers."""
+    return isinstance(example, Tensor) and example.is_floating_point()
+
+
+def where(node: fx.Node, detail: str = "") -> str:
+    """An operation and its module, for messages."""
+    return f"{node.target}{detail} in module {module_path(node) or '(the model itself)'!r}"

@@ -19,8 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from racecar.forward import module_path
-from racecar.palindrome import plain_batch_norm
-from racecar.rules.normalization import batch_norm_separate, batch_norm_shared
+from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, plain_batch_norm
 
 
 def synchronised_batch_norm(
@@ -84,7 +83,7 @@ def synchronised_shared(estimate: Tensor, x: Tensor, *args: Any, group: str | No
 
 
 def synchronised_plain(estimate: Tensor, group: str | None = None) -> Tensor:
-    """As :func:`racecar.palindrome.plain_batch_norm`, by the statistics of all estimates."""
+    """As :func:`racecar.rules.normalization.plain_batch_norm`, by the statistics of all estimates."""
     return synchronised_batch_norm(estimate, None, None, None, None, True, 0.0, 1e-5, group=group)
 
 

@@ -49,6 +49,11 @@ def batch_norm_shared(
     return F.batch_norm(estimate, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
+def plain_batch_norm(estimate: Tensor) -> Tensor:
+    """Batch norm without parameters: the regenerated input of nets with BN (Table 11)."""
+    return F.batch_norm(estimate, None, None, None, None, True, 0.0, 1e-5)
+
+
 def instance_norm_again(
     estimate: Tensor,
     x: Tensor,

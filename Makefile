@@ -92,10 +92,10 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/racecar study digits --preset small --seeds 5 --phases A B AB --out runs/variants-digits --data $(DATA) \
 		--variants Std RR3 RR3-every2 RR3-every4 RR3-every8 RR3-fraction0.25 RR3-fraction0.125 RR3-layerwise \
-		RR3-subset1 RR3-layerwise-subset1
+		RR3-subset1 RR3-layerwise-subset1 RR3-every2-layerwise-subset1
 	$(BIN)/racecar study cifar --preset small --recipe strong --width 16 --seeds 5 --phases A B AB --data $(DATA) \
 		--variants Std RR7 RR7-every4 RR7-every8 RR7-fraction0.125 RR7-layerwise RR7-subset1 \
-		RR7-layerwise-subset1 --out runs/variants-cifar
+		RR7-layerwise-subset1 RR7-every2-layerwise-subset1 --out runs/variants-cifar
 	$(BIN)/python benchmarks/variants.py --studies runs/variants-digits runs/variants-cifar --table results/variants.md
 	$(BIN)/python benchmarks/cost.py --compile --table results/cost.md
 

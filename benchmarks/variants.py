@@ -145,28 +145,29 @@ _MARKERS = {"": "o", "every": "s", "fraction": "^", "layerwise": "D", "subset": 
 
 def figure(panels: dict[str, list[Way]]) -> Figure:
     """Gain in transfer against step time, a panel per study; the exact method's interval as a band."""
-    drawn, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.6), squeeze=False, layout="constrained")
+    drawn, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 5.4), squeeze=False, layout="constrained")
+    words = list(dict.fromkeys(w.words for found in panels.values() for w in found))
+    colors = dict(zip(words, [FAMILY["RR"], *plt.colormaps["tab10"].colors], strict=False))  # type: ignore[attr-defined]
+    legend = {}
     for axis, (title, found) in zip(axes[0], panels.items(), strict=True):
         exact = found[0].gain
         axis.axhspan(100 * exact.low, 100 * exact.high, color=FAMILY["RR"], alpha=0.12, linewidth=0)
         axis.axhline(0, color=FAMILY["Std"], linewidth=1.5)
         axis.axvline(AIM, color="#999999", linewidth=1, linestyle="--")
-        axis.plot(1, 0, "o", color=FAMILY["Std"], markersize=8)
-        axis.annotate("Std", (1, 0), (5, -13), textcoords="offset points", fontsize=8)
+        (legend["Std"],) = axis.plot(1, 0, "o", color=FAMILY["Std"], markersize=9)
         for way in found:
             gain = way.gain
-            kind = next(iter(way.variant.savings), "")
             error = [[100 * (gain.mean - gain.low)], [100 * (gain.high - gain.mean)]]
-            look = {"color": FAMILY["RR"] if not kind else "#5a6b7b", "capsize": 2, "linewidth": 1, "markersize": 6}
-            axis.errorbar([way.cost], [100 * gain.mean], yerr=error, fmt=_MARKERS[kind], **look)
-            words = way.words.replace(", ", ",\n").replace("=True", "")
-            axis.annotate(words, (way.cost, 100 * gain.mean), (5, 4), textcoords="offset points", fontsize=8)
+            marker = "P" if len(way.variant.savings) > 1 else _MARKERS[next(iter(way.variant.savings), "")]
+            look = {"color": colors[way.words], "fmt": marker, "capsize": 2, "linewidth": 1.2, "markersize": 7}
+            legend[way.words.replace("=True", "")] = axis.errorbar([way.cost], [100 * gain.mean], yerr=error, **look)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("time of a step over Std's")
         axis.set_ylabel("accuracy after transfer over Std's, percentage points")
-        axis.set_xlim(left=0.95, right=axis.get_xlim()[1] * 1.06)
+        axis.set_xlim(left=0.95)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="#e4e4e4", linewidth=0.5)
+    drawn.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
     return drawn
 
 

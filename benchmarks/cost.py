@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -259,7 +260,7 @@ def main() -> None:
     lines = [
         "# What a racecar step costs",
         "",
-        f"`python benchmarks/cost.py {' '.join(given)}`",
+        f"`python benchmarks/cost.py {shlex.join(given)}`",
         "",
         f"{device}, {options.threads} thread(s), torch {about['torch']}, Python {about['python']}, revision "
         f"{about['revision']}. Channels last, Adam; bfloat16 by autocast. Variants of a row take turns; best times. "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
 from racecar.errors import RuleError
@@ -20,6 +20,11 @@ from racecar.errors import RuleError
 def size_of(value: Tensor) -> Tensor:
     """A tensor of the same size, type and device with a single element behind it."""
     return value.new_empty(()).expand(value.shape)
+
+
+def stands_for(node: fx.Node) -> fx.Node:
+    """The forward value behind a stand-in of a graph; of any other node itself."""
+    return node.args[0] if node.target is size_of else node  # type: ignore[return-value]
 
 
 def reads_sizes_alone(call: Callable[[Callable[[Tensor], Tensor]], object]) -> bool:

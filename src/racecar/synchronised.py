@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from racecar.forward import module_path
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, plain_batch_norm
+from racecar.sizes import stands_for
 
 
 def synchronised_batch_norm(
@@ -116,7 +117,7 @@ def synchronise(program: fx.GraphModule, model: nn.Module) -> None:
     if not groups:
         return
     for node in program.graph.nodes:
-        if node.target in _REVERSE and (key := (node.args[1], *node.args[4:6])) in groups:
+        if node.target in _REVERSE and (key := (stands_for(node.args[1]), *node.args[4:6])) in groups:
             node.target, node.kwargs = _REVERSE[node.target], {"group": groups[key]}
         elif node.target is plain_batch_norm:
             node.target, node.kwargs = synchronised_plain, {"group": next(iter(groups.values()))}

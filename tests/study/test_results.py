@@ -94,15 +94,21 @@ def test_words_for_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", ["Std_A", "StdC_AA", "Ort_AB", "RR^13_AB", "RR^13s_AB-probe", "Dec^3_AB", "RR^7_AB-1pct", "Std_B-10pct"]
+    "model",
+    [
+        *("Std_A", "StdC_AA", "Ort_AB", "RR^13_AB", "RR^13s_AB-probe", "Dec^3_AB", "RR^7_AB-1pct", "Std_B-10pct"),
+        *("RR^3-every4_AB", "RR^13s-layerwise-subset2_A"),
+    ],
 )
 def test_every_model_name_has_a_colour_and_a_formula(model) -> None:
     bars = [Bar(model, variant_of(model).family, A, B), Bar(model, "Ort", [])]
     drawing = svg(accuracies({"Phase": bars}))
     assert "<svg" in drawing
     path, _, way = model.partition("_")[2].partition("-")
+    savings = model.partition("_")[0].split("-")[1:]
     assert f"_{{{path}}}$" in math_title(model)
-    assert math_title(model).endswith("$") == (not way)
+    assert math_title(model).endswith("$") == (not way and not savings)
+    assert all(words in math_title(model) for words in savings)
 
 
 def test_an_axis_starts_at_zero_unless_all_is_high() -> None:

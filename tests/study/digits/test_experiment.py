@@ -1,5 +1,6 @@
 """Table 9's network and Table 10's hyper-parameters; MNIST itself where it is at hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import racecar
 from racecar.study.classification.experiment import Config
 from racecar.study.digits.experiment import Digits, network, preset
+from racecar.study.protocol import Variant
 
 
 def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:
@@ -78,3 +80,19 @@ def test_mnist_is_divided_as_in_the_paper_and_blurred_for_task_b(mnist, monkeypa
         tasks["A"].test.pixels.float().mean().item(), rel=0.01
     )
     assert tasks["B"].test.pixels.float().std() < 0.95 * tasks["A"].test.pixels.float().std()
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [("RR4", "RR4: the network of this study has 3 layers"), ("RR2-subset3", "RR2-subset3: of 2 compared layers no 3")],
+)
+def test_variants_that_need_more_layers_are_refused(variant: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Digits().check(Config(variants=["Std", variant]))
+
+
+def test_a_cheaper_variant_is_the_exact_one_with_arguments_of_racecar() -> None:
+    config = Config(variants=["RR3", "RR3-every4-layerwise"])
+    exact, cheaper = (Digits().penalty(config, Variant(v)) for v in config.variants)
+    assert replace(cheaper, savings={}) == exact
+    assert cheaper.savings == {"every": 4, "layerwise": True}

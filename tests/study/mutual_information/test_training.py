@@ -189,6 +189,7 @@ def test_variants_are_divided_among_processes() -> None:
         (lambda: Config(variants=[]), "variants is empty"),
         (lambda: Config(variants=["RR7"]), "6 layers"),
         (lambda: Config(variants=["Foo"]), "no variant 'Foo'"),
+        (lambda: Config(variants=["RR6-every2"]), "RR6-every2 is no variant of this study"),
         (lambda: Config(snapshots=1), "snapshots"),
         (lambda: Training(epochs=0), "epochs must be at least 1"),
         (lambda: Training(learning_rate=0.0), "learning_rate must be positive"),

@@ -203,6 +203,7 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(fin
         ({"phases": ["AB1"]}, "add A to the phases"),
         ({"variants": ["Ort"]}, "no variant Ort in this study"),
         ({"variants": ["RR7"]}, "no variant RR7 in this study"),
+        ({"variants": ["RR6-every2"]}, "no variant RR6-every2 in this study"),
         ({"variants": []}, "variants is empty"),
         ({"width": 5}, "width must be even"),
         ({"steps_a": 0}, "steps_a must be at least 1"),

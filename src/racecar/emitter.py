@@ -61,10 +61,10 @@ class Emitter:
         with self.fake, torch.no_grad():
             return function(*args, **kwargs)
 
-    def emit(self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any) -> fx.Node:
+    def emit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
         """Append a call to the graph and evaluate it on the example."""
         example = self.evaluate(function, args, kwargs)
-        node = self.graph.create_node("call_function", function, args, kwargs, name=name)
+        node = self.graph.create_node("call_function", function, args, kwargs)
         node.meta["example"] = example
         node.meta[KEY] = self.segment
         return node
@@ -84,7 +84,9 @@ class Emitter:
 
             return reads_sizes_alone(call)
 
-        sized = data if works(data) else [n for n in data if works([n])]
+        if not data:
+            return node.args
+        sized = data if works(data) else [n for n in data if len(data) > 1 and works([n])]
         return fx.map_arg(node.args, lambda n: self._size(n) if n in sized else n)  # type: ignore[return-value]
 
     def _size(self, value: fx.Node) -> fx.Node:

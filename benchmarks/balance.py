@@ -24,19 +24,20 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 import racecar
-from racecar.study.accelerator import make_accelerator
 from racecar.study.cifar.experiment import Cifar
 from racecar.study.cifar.experiment import preset as cifar_preset
 from racecar.study.classification.experiment import Config, Experiment, Task, make_trainer, open_study, regeneration
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.results import compact
 from racecar.study.classification.training import DivergedError, Trainer
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.environment import environment
+from racecar.study.core.files import read_json, write_text
+from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
 from racecar.study.digits.experiment import preset as digits_preset
-from racecar.study.protocol import Run, Variant
-from racecar.study.results import bounds, markdown
-from racecar.study.runs import environment, read_json, write_text
-from racecar.study.statistics import paired_difference, summarise
+from racecar.study.report.markdown import markdown
+from racecar.study.report.statistics import bounds, paired_difference, summarise
 
 VALIDATION = (100, 101, 102)  # the seeds on which λ is tuned by hand
 FIRST = 8  # batches whose λ are averaged at the start

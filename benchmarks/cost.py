@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 import racecar
 from racecar.study.cifar.network import strong, table_11
+from racecar.study.core.environment import environment
+from racecar.study.core.files import write_text
+from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.digits.experiment import network
-from racecar.study.glorot import initialise_glorot
-from racecar.study.results import markdown
-from racecar.study.runs import environment, write_text
+from racecar.study.report.markdown import markdown
 from racecar.study.vgg.network import VGG19
 
 CUDA = DEVICE.type == "cuda"

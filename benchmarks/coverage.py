@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from racecar.study.runs import environment, write_text
+from racecar.study.core.environment import environment
+from racecar.study.core.files import write_text
 
 SECONDS = 900  # for one model
 Inputs = dict[str, Tensor]

@@ -18,11 +18,12 @@ from cost import CASES, make_step
 from timing import DEVICE, keep_freed_memory, turns
 
 import racecar
+from racecar.study.core.environment import environment
+from racecar.study.core.files import write_text
 from racecar.study.digits.experiment import network
 from racecar.study.mutual_information.network import initialised
 from racecar.study.mutual_information.training import criterion
-from racecar.study.results import markdown
-from racecar.study.runs import environment, write_text
+from racecar.study.report.markdown import markdown
 
 OPTIONS = {"layers": "all", "reduction": "sum", "input_range": "paper"}
 

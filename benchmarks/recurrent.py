@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 import racecar
 from racecar.study.classification.images import Images, train_and_validation
+from racecar.study.core.environment import environment
+from racecar.study.core.files import write_text
 from racecar.study.digits.nmnist import blurred
-from racecar.study.results import bounds, markdown, spread
-from racecar.study.runs import environment, write_text
-from racecar.study.statistics import paired_difference, summarise
+from racecar.study.report.markdown import markdown
+from racecar.study.report.statistics import bounds, paired_difference, spread, summarise
 
 STARTS = {"RR sequence": "rnn", "RR last": "last"}
 VARIANTS = ("Std", *STARTS)

@@ -25,11 +25,13 @@ from timing import DEVICE, Step, keep_freed_memory, turns
 from racecar.study.classification.experiment import Experiment, experiment_of, reopen
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.results import Results, compact
-from racecar.study.figures import FAMILY, png
-from racecar.study.protocol import Run, Variant
-from racecar.study.results import bounds, markdown, portable, spread
-from racecar.study.runs import Study, environment, read_json, write_bytes, write_text
-from racecar.study.statistics import Summary
+from racecar.study.core.environment import environment
+from racecar.study.core.files import read_json, write_bytes, write_text
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run, Variant
+from racecar.study.report.figures import FAMILY, png
+from racecar.study.report.markdown import markdown, portable
+from racecar.study.report.statistics import Summary, bounds, spread
 
 STEPS = 16  # of a turn: a multiple of every k
 AIM = 1.15  # times Std's step

@@ -20,7 +20,8 @@ from timing import DEVICE, Step, flops, turns
 
 import racecar
 from racecar.study.classification.images import train_and_validation
-from racecar.study.runs import environment, read_json, write_text
+from racecar.study.core.environment import environment
+from racecar.study.core.files import read_json, write_text
 from racecar.study.vgg.experiment import IMAGENET, preset
 from racecar.study.vgg.network import DEPTH, VGG19, initialise
 from racecar.study.vgg.photographs import Crops, Photographs, load

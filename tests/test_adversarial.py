@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 import racecar
 
-from . import reference
+from .support import reference
 
 PAGE = Path(__file__).parents[1] / "docs" / "adversarial.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

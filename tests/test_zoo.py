@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import racecar
 
-from .zoo import ZOO, Animal
+from .support.zoo import ZOO, Animal
 
 
 def only(*names: str) -> pytest.MarkDecorator:

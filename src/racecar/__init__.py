@@ -13,11 +13,11 @@ from racecar.errors import (
     RacecarError,
     RuleError,
 )
-from racecar.explain import Explanation
+from racecar.explanation import Explanation
 from racecar.module import Racecar
-from racecar.ort import srip
 from racecar.rules import register_reverse
 from racecar.rules.activation import register_activation
+from racecar.srip import srip
 
 __all__ = [
     "ArgumentError",

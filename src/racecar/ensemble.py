@@ -14,9 +14,9 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from racecar.arguments import Weight
 from racecar.errors import ArgumentError
 from racecar.module import Racecar
+from racecar.options import Weight
 from racecar.rules.linear import linear_adjoint
 
 aten = torch.ops.aten

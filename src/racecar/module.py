@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from racecar.arguments import (
+from racecar.errors import ArgumentError, NonFiniteError
+from racecar.every import cycle
+from racecar.explanation import Explanation
+from racecar.options import (
+    InputRange,
+    Layers,
+    NormStatistics,
+    Options,
+    Reduction,
     Weight,
     as_call,
     check_choices,
@@ -19,13 +27,8 @@ from racecar.arguments import (
     check_weight,
     parameter_names,
 )
-from racecar.errors import ArgumentError, NonFiniteError
-from racecar.explain import Explanation
-from racecar.loss import Reduction
+from racecar.passes.segments import Subset
 from racecar.program import Configuration, Program
-from racecar.segments import Subset
-from racecar.selection import InputRange, Layers, NormStatistics, Options
-from racecar.turns import cycle
 
 _BATCHES = 4  # programs for one batch size each, before one for any size is tried
 

@@ -12,13 +12,13 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from racecar.errors import ArgumentError
-from racecar.export import at_least_two, export_forward
-from racecar.forward import Shapes
-from racecar.fraction import share
-from racecar.palindrome import Palindrome, build
-from racecar.segments import Subset, divide
-from racecar.selection import Options
-from racecar.synchronised import as_plain_norms, synchronise
+from racecar.forward.export import at_least_two, export_forward
+from racecar.forward.graph import Shapes
+from racecar.options import Options
+from racecar.passes.fraction import share
+from racecar.passes.segments import Subset, divide
+from racecar.passes.sync_batch_norm import as_plain_norms, synchronise
+from racecar.reverse.palindrome import Palindrome, build
 
 
 class Program:
@@ -69,7 +69,7 @@ class Program:
         training: bool,
         sizes_vary: bool,
     ) -> Program:
-        """Export, mirror, synchronise and vary; see :func:`racecar.export.export_forward` for ``sizes_vary``."""
+        """Export, mirror, synchronise and vary; see :func:`racecar.forward.export.export_forward` for ``sizes_vary``."""
         _check_whole(model)
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         for enough in (at_least_two(leaves), leaves):

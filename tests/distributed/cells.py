@@ -15,6 +15,7 @@ import torch._dynamo
 import torch._export
 import torch.distributed as dist
 import torch.fx.experimental.symbolic_shapes
+from processes import together
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -23,7 +24,6 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 import racecar
-from processes import together
 
 CELLS: dict[str, Callable[[], dict[str, Tensor]]] = {}
 WEIGHT = {"mean": 2.0, "sum": 1e-3}  # both make the penalty's gradient as large as the cross entropy's

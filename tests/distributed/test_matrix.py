@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes have written what they computed."""
     folder = tmp_path_factory.mktemp("matrix")
-    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(HERE.parent / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, str(HERE / "cells.py")],
@@ -60,13 +60,13 @@ def message(tensors: dict[str, Tensor]) -> str:
 def cells() -> Any:
     import importlib.util
 
-    sys.path.insert(0, str(HERE.parent))
+    sys.path.insert(0, str(HERE.parent / "support"))
     try:
         spec = importlib.util.spec_from_file_location("racecar_cells", HERE / "cells.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(HERE.parent))
+        sys.path.remove(str(HERE.parent / "support"))
     return module
 
 

@@ -17,6 +17,7 @@ import torch._export
 import torch.fx.experimental.symbolic_shapes
 from accelerate import Accelerator
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from processes import together
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -24,7 +25,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainingArguments
 
 import racecar
-from processes import together
 from racecar.integrations import share
 from racecar.integrations.lightning import RacecarMixin
 from racecar.integrations.trainer import RacecarTrainer

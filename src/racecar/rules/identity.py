@@ -24,7 +24,7 @@ for _op in (
 
 
 def drop(x: Tensor, noise: Tensor) -> Tensor:
-    """A product with random numbers: stochastic depth and the like (see :mod:`racecar.products`)."""
+    """A product with random numbers: stochastic depth and the like (see :mod:`racecar.forward.products`)."""
     return x * noise
 
 

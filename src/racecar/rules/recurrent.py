@@ -22,7 +22,7 @@ from racecar.rules.registry import filled, only_for, register_reverse, unchanged
 Nonlinearity = Literal["tanh", "relu"]
 
 
-# --- the operations that racecar.recurrent puts into the forward graph --------------------------------------------
+# --- the operations that racecar.forward.recurrent puts into the forward graph --------------------------------------------
 
 
 def rnn_layer(

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _guarded(run: Callable[[], Any]) -> Any:
     """Errors of the user's as one line."""
     from racecar.errors import RacecarError
-    from racecar.study.runs import StudyError
+    from racecar.study.core.errors import StudyError
 
     try:
         return run()

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 
 import racecar
-from racecar.study.accelerator import make_accelerator, reset_accelerator
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, Experiment, Task
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
-from racecar.study.division import chains, work
-from racecar.study.growing import remember
-from racecar.study.protocol import Run, Variant
-from racecar.study.runs import Study, StudyError
+from racecar.study.core.accelerator import make_accelerator, reset_accelerator
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
+from racecar.study.core.growing import remember
+from racecar.study.core.schedule import chains, work
+from racecar.study.core.variants import Run, Variant
 
 GENERATOR = torch.Generator().manual_seed(0)
 

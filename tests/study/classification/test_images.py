@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from racecar.study.classification.images import Images, train_and_validation
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 
 RNG = np.random.default_rng(0)
 

@@ -12,10 +12,11 @@ from racecar.study.classification import report
 from racecar.study.classification.experiment import Config, Task, open_study
 from racecar.study.classification.images import Images
 from racecar.study.classification.regenerated import regenerate, step_work
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
+from racecar.study.core.growing import remember
+from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
-from racecar.study.growing import remember
-from racecar.study.protocol import Run, Variant
-from racecar.study.runs import Study, StudyError
 
 CONFIG = Config(variants=["Std", "Ort", "RR3", "Dec3"], seeds=2, width=4)
 SOURCES = {"A": "MNIST", "B": "n-MNIST made from MNIST: the original file was not at hand"}

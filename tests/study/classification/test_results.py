@@ -9,10 +9,10 @@ from scipy import stats
 from racecar.study.cifar.experiment import Cifar
 from racecar.study.classification.experiment import Config, open_study
 from racecar.study.classification.results import Results, compact
+from racecar.study.core.folder import Study
+from racecar.study.core.growing import remember
+from racecar.study.core.variants import Variant
 from racecar.study.digits.experiment import Digits
-from racecar.study.growing import remember
-from racecar.study.protocol import Variant
-from racecar.study.runs import Study
 
 GAINS = {"A": 0.0, "B": -0.03, "AA": 0.01, "AB": -0.02, "AB-probe": -0.1, "AB-1pct": -0.2, "B-1pct": -0.4}
 LEVELS = {"Std": 0.95, "StdC": 0.955, "Ort": 0.94, "RR3": 0.97, "RR1": 0.96, "Dec3": 0.965, "RR13": 0.7, "RR13s": 0.6}

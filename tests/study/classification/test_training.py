@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import racecar
-from racecar.study.accelerator import make_accelerator, reset_accelerator
 from racecar.study.classification.batches import Batches, InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import DivergedError, Trainer, accuracy
-from racecar.study.runs import Progress, StudyError
+from racecar.study.core.accelerator import make_accelerator, reset_accelerator
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import StudyError
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from racecar.study.accelerator import reset_accelerator
 from racecar.study.cli import main
-from racecar.study.runs import read_tensors
+from racecar.study.core.accelerator import reset_accelerator
+from racecar.study.core.files import read_tensors
 from racecar.study.stylize.comparisons import FILES
 
 TINY = [

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
 from racecar.study.classification.experiment import Config
+from racecar.study.core.variants import Variant
 from racecar.study.digits.experiment import Digits, network, preset
-from racecar.study.protocol import Variant
 
 
 def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:

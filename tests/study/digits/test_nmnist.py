@@ -7,8 +7,8 @@ from scipy.io import savemat
 from scipy.signal import convolve2d
 
 from racecar.study.classification.images import Images
+from racecar.study.core.errors import StudyError
 from racecar.study.digits.nmnist import ANGLE, LENGTH, blurred, motion_kernel, read_mat
-from racecar.study.runs import StudyError
 
 
 def test_kernel_is_matlabs_fspecial() -> None:

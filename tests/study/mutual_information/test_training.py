@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from sklearn.metrics import mutual_info_score
 
 import racecar
+from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import Config, Training
 from racecar.study.mutual_information.data import labels, patterns, split
 from racecar.study.mutual_information.experiment import open_study, parts, run_study, runs_of, total_epochs
 from racecar.study.mutual_information.network import WIDTHS, initialised, network
 from racecar.study.mutual_information.training import snapshot_epochs
-from racecar.study.protocol import Run, Variant
 
 TINY = Config(
     seeds=2,

@@ -58,5 +58,5 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
 
 
 def environment() -> dict[str, str]:
-    folders = [HERE, HERE.parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
+    folders = [HERE, HERE.parents[1] / "support", *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"}

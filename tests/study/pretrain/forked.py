@@ -17,6 +17,7 @@ from typing import Any
 
 import accelerate
 import datasets  # noqa: F401
+import racecar.study.runs
 import small_nets
 import sympy  # noqa: F401
 import torch
@@ -24,19 +25,18 @@ import torch._dynamo
 import torch._export
 import torch.fx.experimental.symbolic_shapes
 import torch.utils.tensorboard
+from processes import fork, together, wait, wait_until
 from safetensors.torch import save_file
 
 import racecar.study.commands.train
-import racecar.study.runs
-from processes import fork, together, wait, wait_until
-from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.cli import main
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.files import read_tensors
 from racecar.study.pretrain.run import Mirror
-from racecar.study.runs import read_tensors
 
 TRAIN = ["train", "--model", "small_nets:net", "--data", "data", "--racecar", "1e-2", "--epochs", "16",
          "--batch-size", "9", "--augmentation", "flip-crop", "--learning-rate", "1e-2"]  # fmt: skip
@@ -97,7 +97,7 @@ def while_writing() -> dict[str, Any]:
                 path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        racecar.study.runs.save_file = save
+        racecar.study.core.files.save_file = save
 
     progress = Path("b/progress-run.safetensors")
     for number, final in ((3, False), (1, True)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from racecar.study.runs import read_tensors, write_json, write_tensors
+from racecar.study.core.files import read_tensors, write_json, write_tensors
 
 from .conftest import write_images
 

@@ -162,7 +162,7 @@ def test_bad_images_are_named_and_left_out_when_asked(data, tmp_path, command) -
 
 
 def test_stopped_by_a_signal_it_goes_on_and_logs_nothing_twice(data, tmp_path, command, monkeypatch) -> None:
-    from racecar.study.workers import Stopper
+    from racecar.study.core.processes import Stopper
 
     assert command(*TRAIN, "--out", "whole")[0] == 0
     asked = iter([False] * 9 + [True])

@@ -13,8 +13,9 @@ from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.files import read_tensors, write_tensors
 from racecar.study.pretrain.run import Mirror
-from racecar.study.runs import Progress, read_tensors, write_tensors
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.smoke.captures import load
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from racecar.study.cli import main
-from racecar.study.runs import StudyError, write_tensors
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_tensors
 from racecar.study.smoke import dataset
 from racecar.study.smoke.simulation import Settings, simulate
 

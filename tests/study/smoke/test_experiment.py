@@ -5,10 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from racecar.study.division import chains, work
-from racecar.study.growing import remember
-from racecar.study.protocol import Run, Variant
-from racecar.study.runs import StudyError, read_tensors
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_tensors
+from racecar.study.core.growing import remember
+from racecar.study.core.schedule import chains, work
+from racecar.study.core.variants import Run, Variant
 from racecar.study.smoke import experiment
 from racecar.study.smoke.config import PRESETS, Config
 from racecar.study.smoke.frames import Frames

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from racecar.study.commands.report import write_report
-from racecar.study.growing import remember
+from racecar.study.core.growing import remember
 from racecar.study.smoke import experiment, report
 from racecar.study.smoke.config import Config
 from racecar.study.smoke.frames import Frames

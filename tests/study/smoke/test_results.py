@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from racecar.study.growing import remember
-from racecar.study.protocol import Run
-from racecar.study.runs import write_tensors
+from racecar.study.core.files import write_tensors
+from racecar.study.core.growing import remember
+from racecar.study.core.variants import Run
 from racecar.study.smoke import experiment
 from racecar.study.smoke.config import Config
 from racecar.study.smoke.frames import Frames

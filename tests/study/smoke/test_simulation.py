@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.smoke import simulation
 from racecar.study.smoke.simulation import Plume, Settings, simulate
 

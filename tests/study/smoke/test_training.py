@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from racecar.study.protocol import Variant
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
+from racecar.study.core.variants import Variant
 from racecar.study.smoke.adversarial import SuperResolution
 from racecar.study.smoke.autoencoding import AutoEncoding
 from racecar.study.smoke.config import PRESETS, Config

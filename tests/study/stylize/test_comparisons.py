@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.stylize.comparisons import (
     BACKGROUND,
     COMPARISONS,

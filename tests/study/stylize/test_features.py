@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from racecar.study.cifar.network import strong
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.stylize.features import Extractor, gatys_names
 from racecar.study.vgg.network import VGG19, initialise
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from racecar.study.runs import StudyError, write_tensors
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_tensors
 from racecar.study.stylize.networks import open_network
 from racecar.study.vgg.experiment import IMAGENET
 from racecar.study.vgg.network import VGG19, initialise, to_timm

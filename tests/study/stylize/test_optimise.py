@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from racecar.study.runs import Progress, StudyError, read_tensors, write_tensors
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_tensors, write_tensors
 from racecar.study.stylize.optimise import Settings, Stylization
 from racecar.study.vgg.experiment import IMAGENET
 from racecar.study.vgg.network import VGG19, initialise

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from racecar.study.classification.batches import Normalisation
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.vgg.photographs import Crops, Photographs, load
 
 UNIT = Normalisation.unit(3)

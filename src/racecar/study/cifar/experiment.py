@@ -11,7 +11,7 @@ from racecar.study.cifar import network
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.experiment import Config, Experiment, Task
 from racecar.study.classification.images import train_and_validation
-from racecar.study.glorot import initialise_glorot
+from racecar.study.core.initialisation import initialise_glorot
 
 HUB = {"A": "uoft-cs/cifar10", "B": "uoft-cs/cifar100"}
 FOLDERS = {"A": "cifar10", "B": "cifar100"}

@@ -1,6 +1,6 @@
 """What the paper says of natural images: Table 5 run by run, the claims of Section 5.2, the cost in Figure 17."""
 
-from racecar.study.results import CONTROL, Claim
+from racecar.study.report.claims import CONTROL, Claim
 
 ACCURACY: dict[str, tuple[float, ...]] = {
     "Std_A": (0.8263, 0.7868, 0.7729, 0.865, 0.781),

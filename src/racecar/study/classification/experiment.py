@@ -18,16 +18,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import racecar
-from racecar.study import growing
-from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import Data, InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import DivergedError, Trainer
-from racecar.study.division import Units
-from racecar.study.protocol import START, Run, Variant, plan
-from racecar.study.runs import Progress, Study
+from racecar.study.core import growing
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.folder import Study
+from racecar.study.core.schedule import Units
+from racecar.study.core.variants import START, Run, Variant, plan
 
 TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
 SHARES = {"1pct": 0.01, "10pct": 0.1}  # of B's labels
@@ -39,9 +40,9 @@ class Config:
     """What can be chosen in a classification study.
 
     Attributes:
-        variants: of phase I, see :class:`racecar.study.protocol.Variant`.
+        variants: of phase I, see :class:`racecar.study.core.variants.Variant`.
         seeds: how many, counted from 0.
-        phases: which phases, see :mod:`racecar.study.protocol`.
+        phases: which phases, see :mod:`racecar.study.core.variants`.
         train_images, test_images: a class-balanced subset of each task; None: all.
         architecture: which network, where an experiment has several.
         width: channels of the first layer, 64 in the paper.

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from racecar.study.classification.results import Curve
-from racecar.study.figures import FAMILY, math_title
-from racecar.study.results import variant_of
+from racecar.study.report.figures import FAMILY, math_title
+from racecar.study.report.results import variant_of
 
 _STYLES = ("-", "--", ":", "-.")
 _SCRATCH = "#666666"

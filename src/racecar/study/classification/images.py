@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from racecar.study.runs import StudyError, read_tensors, write_tensors
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_tensors, write_tensors
 
 VALIDATION = ("validation", "valid", "val", "test")
 LABELS = ("label", "fine_label", "labels", "class", "target")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import racecar
-from racecar.loss import Reduction
-from racecar.selection import InputRange, Layers, NormStatistics
+from racecar.options import InputRange, Layers, NormStatistics, Reduction
 
 
 @dataclass(frozen=True)

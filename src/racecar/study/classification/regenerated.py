@@ -13,8 +13,8 @@ import racecar
 from racecar.study.classification.experiment import Config, Experiment
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
-from racecar.study.protocol import Run, Variant
-from racecar.study.runs import Study
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run, Variant
 
 BATCH = 100  # the reverse pass of nets with batch norm needs the statistics of a batch
 

@@ -14,7 +14,9 @@ from racecar.study.classification import figures
 from racecar.study.classification.experiment import Config, Experiment
 from racecar.study.classification.regenerated import BATCH, Regenerated, regenerate, step_work
 from racecar.study.classification.results import Curve, Results, compact, compact_spread
-from racecar.study.figures import Bar, accuracies, png, svg
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_bytes, write_text
+from racecar.study.core.folder import Study
 from racecar.study.report import (
     Block,
     Column,
@@ -27,18 +29,11 @@ from racecar.study.report import (
     Text,
     Verdicts,
 )
-from racecar.study.results import (
-    CONTROL,
-    file_stem,
-    interval,
-    markdown,
-    model_cell,
-    portable,
-    spread,
-    variant_of,
-    verdict_lines,
-)
-from racecar.study.runs import Study, StudyError, write_bytes, write_text
+from racecar.study.report.claims import CONTROL
+from racecar.study.report.figures import Bar, accuracies, png, svg
+from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
+from racecar.study.report.results import model_cell, variant_of
+from racecar.study.report.statistics import interval, spread
 
 _COST = ["variant", "seconds per epoch, median (range)", "× Std", "FLOP of a step, × Std", "paper, s", "paper, × Std"]
 _COST_NOTE = (

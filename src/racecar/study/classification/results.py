@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from racecar.study import results
 from racecar.study.classification.experiment import Config, Experiment
-from racecar.study.protocol import START, Run, Variant
-from racecar.study.report import Outcome, Verdict
-from racecar.study.results import CONTROL, Claim, load_metrics, outcome
-from racecar.study.runs import Study
-from racecar.study.statistics import Summary, paired_difference, summarise
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import START, Run, Variant
+from racecar.study.report import Outcome, Verdict, results
+from racecar.study.report.claims import CONTROL, Claim
+from racecar.study.report.results import load_metrics
+from racecar.study.report.statistics import Summary, outcome, paired_difference, summarise
 
 MOST = 0.5  # of the input's variance: a regeneration error below it "recovers most of the input"
 

@@ -23,8 +23,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from racecar.study.classification.batches import Data
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
-from racecar.study.runs import Progress, StudyError
-from racecar.study.states import pack, unpack, whole
+from racecar.study.core.checkpoints import Progress, pack, unpack, whole
+from racecar.study.core.errors import StudyError
 
 
 class DivergedError(StudyError):

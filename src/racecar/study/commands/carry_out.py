@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from racecar.study.commands.report import write_report
-from racecar.study.protocol import Run
-from racecar.study.runs import Study
-from racecar.study.terminal import STOPPED, progress_bar
-from racecar.study.workers import Share, Stopper, run_shares
+from racecar.study.core.folder import Study
+from racecar.study.core.processes import Share, Stopper, run_shares
+from racecar.study.core.terminal import STOPPED, progress_bar
+from racecar.study.core.variants import Run
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Prepared:
     Attributes:
         study: its folder.
         runs: all of them.
-        share: trains one argument, see :data:`racecar.study.workers.Share`.
+        share: trains one argument, see :data:`racecar.study.core.processes.Share`.
         divide: arguments for at most so many processes, each with its runs.
         work: (all, already done) of some runs, in any unit.
     """
@@ -46,7 +46,7 @@ def carry_out(study: Study, label: str, work: tuple[int, int], share: Share, arg
         study: its folder.
         label: of the bar.
         work: (all, already done); nothing is started where they are equal.
-        share, arguments: as for :func:`racecar.study.workers.run_shares`.
+        share, arguments: as for :func:`racecar.study.core.processes.run_shares`.
 
     Returns:
         The exit code: 0, or 130 if it was stopped.

@@ -15,16 +15,18 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study import division, growing
-from racecar.study.accelerator import make_accelerator
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import Config, Experiment, experiment_of
 from racecar.study.commands.carry_out import Prepared
 from racecar.study.commands.report import write_report
-from racecar.study.protocol import Run
-from racecar.study.runs import Study, StudyError
-from racecar.study.terminal import STOPPED, apply_preset, progress_bar, worker_count
-from racecar.study.workers import Advance, Stop, Stopper
+from racecar.study.core import growing
+from racecar.study.core import schedule as division
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
+from racecar.study.core.processes import Advance, Stop, Stopper
+from racecar.study.core.terminal import STOPPED, apply_preset, progress_bar, worker_count
+from racecar.study.core.variants import Run
 
 PRESETS = ("paper", "small", "quick")
 RECIPES = ("paper", "strong")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.runs import StudyError, read_json, write_bytes
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_json, write_bytes
+from racecar.study.core.processes import Stopper, run_shares
+from racecar.study.core.terminal import STOPPED, progress_bar, worker_count
 from racecar.study.smoke import dataset
 from racecar.study.smoke.simulation import Settings
-from racecar.study.terminal import STOPPED, progress_bar, worker_count
-from racecar.study.workers import Stopper, run_shares
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:
@@ -44,7 +45,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         if not complete:
             print(STOPPED, file=sys.stderr)
             return 130
-    from racecar.study.figures import png
+    from racecar.study.report.figures import png
     from racecar.study.smoke.figures import strips
 
     shown = dataset.load(folder).density[:6]

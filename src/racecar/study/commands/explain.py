@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 import racecar
-from racecar.study.models import make_model
+from racecar.study.core.models import make_model
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

@@ -11,12 +11,12 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.commands.carry_out import Prepared
+from racecar.study.core.folder import Study
+from racecar.study.core.processes import Advance, Stop
+from racecar.study.core.terminal import apply_preset, worker_count
+from racecar.study.core.variants import Run
 from racecar.study.mutual_information import experiment
 from racecar.study.mutual_information.config import PRESETS, Config
-from racecar.study.protocol import Run
-from racecar.study.runs import Study
-from racecar.study.terminal import apply_preset, worker_count
-from racecar.study.workers import Advance, Stop
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

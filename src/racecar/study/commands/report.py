@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.runs import StudyError, read_json
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_json
 
 if TYPE_CHECKING:
     from racecar.study.report import Page

@@ -10,14 +10,15 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study import division, growing
 from racecar.study.commands.carry_out import carry_out
-from racecar.study.protocol import Run
-from racecar.study.runs import Study
+from racecar.study.core import growing
+from racecar.study.core import schedule as division
+from racecar.study.core.folder import Study
+from racecar.study.core.processes import Advance, Stop
+from racecar.study.core.terminal import apply_preset, worker_count
+from racecar.study.core.variants import Run
 from racecar.study.smoke import captures, dataset, experiment, frames
 from racecar.study.smoke.config import PRESETS, Config
-from racecar.study.terminal import apply_preset, worker_count
-from racecar.study.workers import Advance, Stop
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.accelerator import make_accelerator
-from racecar.study.fields import add_both, add_fields, chosen
-from racecar.study.runs import Progress, StudyError, read_progress, write_progress
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.checkpoints import Progress, read_progress, write_progress
+from racecar.study.core.errors import StudyError
+from racecar.study.core.options import add_both, add_fields, chosen
+from racecar.study.core.processes import Stopper
+from racecar.study.core.terminal import STOPPED, progress_bar
 from racecar.study.stylize.networks import KINDS, open_network
 from racecar.study.stylize.optimise import Settings, Stylization
 from racecar.study.stylize.pictures import read_picture, write_picture
-from racecar.study.terminal import STOPPED, progress_bar
-from racecar.study.workers import Stopper
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

@@ -10,16 +10,17 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study import division, growing
 from racecar.study.commands.carry_out import carry_out
-from racecar.study.protocol import Run
-from racecar.study.runs import read_json
+from racecar.study.core import growing
+from racecar.study.core import schedule as division
+from racecar.study.core.files import read_json
+from racecar.study.core.processes import Advance, Stop
+from racecar.study.core.terminal import apply_preset, worker_count
+from racecar.study.core.variants import Run
 from racecar.study.stylize import experiment
 from racecar.study.stylize.experiment import PRESETS, Config, Sources
 from racecar.study.stylize.judge import Judge
 from racecar.study.stylize.networks import KINDS, open_network
-from racecar.study.terminal import apply_preset, worker_count
-from racecar.study.workers import Advance, Stop
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

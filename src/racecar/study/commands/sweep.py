@@ -15,14 +15,14 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from racecar.study import engines
-from racecar.study.claims import Claims
 from racecar.study.commands.carry_out import Prepared
-from racecar.study.engines import Engine, Processes, Submitted, Task, Worker
-from racecar.study.runs import StudyError
-from racecar.study.sweep import Results, check_folder, check_weights, has_weight, open_sweep, study_name
-from racecar.study.terminal import STOPPED, console, progress_bar, worker_count
-from racecar.study.workers import Advance, Stop, Stopper
+from racecar.study.core.errors import StudyError
+from racecar.study.core.processes import Advance, Stop, Stopper
+from racecar.study.core.terminal import STOPPED, console, progress_bar, worker_count
+from racecar.study.sweep import workers as engines
+from racecar.study.sweep.locks import Claims
+from racecar.study.sweep.results import Results, check_folder, check_weights, has_weight, open_sweep, study_name
+from racecar.study.sweep.workers import Engine, Processes, Submitted, Task, Worker
 
 EXPERIMENTS = ("mutual-information", "digits", "cifar", "vgg")  # that have a λ, and accuracies
 MOST_KILLED = 3  # workers without a run finished in between: then it is not bad luck
@@ -172,7 +172,7 @@ def _tasks(
 
 def _with(config: Any, variants: Sequence[str], weight: float) -> Any:
     """A study's configuration with another λ."""
-    from racecar.study.protocol import Variant
+    from racecar.study.core.variants import Variant
 
     changed: dict[str, Any] = {"variants": [Variant.parse(v).name for v in variants]}
     if hasattr(config, "training"):

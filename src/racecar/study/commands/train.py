@@ -12,15 +12,15 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import train_and_validation
 from racecar.study.commands.explain import layers_of
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.processes import Stopper
+from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.options import add_common, recipe_of
 from racecar.study.pretrain.run import Data, Mirror, look, no_memory, open_folder, say, train
-from racecar.study.terminal import STOPPED
-from racecar.study.workers import Stopper
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

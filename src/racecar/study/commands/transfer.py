@@ -16,16 +16,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from racecar.study.accelerator import make_accelerator
 from racecar.study.classification.images import Images, train_and_validation
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_json
+from racecar.study.core.processes import Stopper
+from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.heads import freeze, replace_head
 from racecar.study.pretrain.options import add_common, recipe_of
 from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, train
-from racecar.study.runs import StudyError, write_json
-from racecar.study.statistics import Summary, paired_difference, summarise
-from racecar.study.terminal import STOPPED
-from racecar.study.workers import Stopper
+from racecar.study.report.statistics import Summary, paired_difference, summarise
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:

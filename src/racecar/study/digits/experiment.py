@@ -11,8 +11,8 @@ from torch import nn
 
 from racecar.study.classification.experiment import Config, Experiment, Task
 from racecar.study.classification.images import train_and_validation
+from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.digits import nmnist
-from racecar.study.glorot import initialise_glorot
 
 VARIANTS = ["Std", "Ort", "RR3", "RR1", "Dec3", "StdC"]
 HUB = "ylecun/mnist"

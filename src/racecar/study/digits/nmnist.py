@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racecar.study.classification.images import Images
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 
 LENGTH, ANGLE = 5, 15
 MADE = (

@@ -1,6 +1,6 @@
 """What the paper says of the digits: Tables 3 and 4 run by run, the claims of Section 5.1, the cost in Figure 16."""
 
-from racecar.study.results import Claim
+from racecar.study.report.claims import Claim
 
 ACCURACY: dict[str, tuple[float, ...]] = {
     "Ort_A": (0.9792, 0.8322, 0.9511, 0.8841, 0.8266),

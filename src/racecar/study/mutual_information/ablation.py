@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
+from racecar.study.core.environment import environment
+from racecar.study.core.files import read_json, write_text
+from racecar.study.core.processes import Advance, Stop, Stopper, run_shares
 from racecar.study.mutual_information import paper
 from racecar.study.mutual_information.config import Config, Training
 from racecar.study.mutual_information.experiment import open_study, run_study, runs_of
-from racecar.study.runs import environment, read_json, write_text
-from racecar.study.statistics import summarise
-from racecar.study.workers import Advance, Stop, Stopper, run_shares
+from racecar.study.report.statistics import summarise
 
 CHANGES: dict[str, dict[str, Any]] = {
     "the preset": {},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from racecar.study.core.variants import Variant
 from racecar.study.mutual_information.data import Protocol
-from racecar.study.protocol import Variant
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_json, read_tensors, write_tensors
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run, Variant, plan
 from racecar.study.mutual_information.config import Config, Training
 from racecar.study.mutual_information.network import initialised
 from racecar.study.mutual_information.training import Group, order_runs, train_group
-from racecar.study.protocol import Run, Variant, plan
-from racecar.study.runs import Progress, Study, StudyError, read_json, read_tensors, write_tensors
 
 NAME = "mutual-information"
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from racecar.study.figures import Bar, accuracies, png, svg
+from racecar.study.core.files import write_bytes, write_text
+from racecar.study.core.folder import Study
 from racecar.study.mutual_information import figures, paper
 from racecar.study.mutual_information.config import Config
 from racecar.study.mutual_information.data import constant_predictor
@@ -25,9 +26,10 @@ from racecar.study.report import (
     Text,
     Verdicts,
 )
-from racecar.study.results import interval, markdown, model_cell, spread, variant_of, verdict_lines
-from racecar.study.runs import Study, write_bytes, write_text
-from racecar.study.statistics import summarise
+from racecar.study.report.figures import Bar, accuracies, png, svg
+from racecar.study.report.markdown import markdown, verdict_lines
+from racecar.study.report.results import model_cell, variant_of
+from racecar.study.report.statistics import interval, spread, summarise
 
 
 def page(study: Study, config: Config) -> Page:

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from racecar.study import results
+from racecar.study.core.folder import Study
 from racecar.study.mutual_information import paper
 from racecar.study.mutual_information.config import Config
 from racecar.study.mutual_information.data import constant_predictor
 from racecar.study.mutual_information.experiment import runs_of
 from racecar.study.mutual_information.figures import Panel
-from racecar.study.report import Verdict
-from racecar.study.results import load_metrics, outcome
-from racecar.study.runs import Study
-from racecar.study.statistics import paired_difference
+from racecar.study.report import Verdict, results
+from racecar.study.report.results import load_metrics
+from racecar.study.report.statistics import outcome, paired_difference
 
 
 @dataclass(frozen=True)

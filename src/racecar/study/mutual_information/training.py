@@ -12,11 +12,11 @@ from torch import Tensor
 
 from racecar import Ensemble
 from racecar.analysis import information_plane
-from racecar.ort import spectral_distance
+from racecar.srip import spectral_distance
+from racecar.study.core.variants import Run
 from racecar.study.mutual_information.config import Config, Training
 from racecar.study.mutual_information.data import accuracy, labels, patterns, split
 from racecar.study.mutual_information.network import WIDTHS, network
-from racecar.study.protocol import Run
 
 LAYERS = len(WIDTHS) - 1
 

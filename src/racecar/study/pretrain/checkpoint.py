@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from racecar.study.classification.batches import Normalisation
-from racecar.study.models import make_model
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_json, read_tensors, write_json, write_tensors
+from racecar.study.core.models import make_model
 from racecar.study.pretrain.heads import replace_head
-from racecar.study.runs import StudyError, read_json, read_tensors, write_json, write_tensors
 
 LIBRARIES = ("timm", "torchvision")
 About = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 
 
 def replace_head(model: nn.Module, before: int, classes: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.classification.recipe import Recipe
-from racecar.study.fields import add_both, add_fields, chosen
+from racecar.study.core.options import add_both, add_fields, chosen
 
 
 def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:

@@ -20,16 +20,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from racecar.loss import Reduction
-from racecar.selection import Layers
+from racecar.options import Layers, Reduction
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective, Penalty
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Point, Trainer
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.environment import environment
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import is_leftover
+from racecar.study.core.folder import Study
+from racecar.study.core.terminal import progress_bar
 from racecar.study.pretrain import checkpoint
-from racecar.study.runs import Progress, Study, StudyError, environment, is_leftover
-from racecar.study.terminal import progress_bar
 
 SLOT = "run"
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import racecar
-from racecar.study.protocol import Variant
+from racecar.study.core.variants import Variant
 from racecar.study.smoke import network
 from racecar.study.smoke.config import Config
 from racecar.study.smoke.frames import Frames, lowered, raised

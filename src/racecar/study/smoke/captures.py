@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racecar.study.classification.images import decode_pixels, image_column, open_source
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.smoke.network import FACTOR
 
 

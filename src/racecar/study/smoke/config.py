@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from racecar.study.glorot import initialise_glorot
-from racecar.study.protocol import Run, Variant, plan
+from racecar.study.core.initialisation import initialise_glorot
+from racecar.study.core.variants import Run, Variant, plan
 
 Network = TypeVar("Network", bound=nn.Module)
 EARLY = "early"  # way of a phase II that continues from an early state of phase I
@@ -22,7 +22,7 @@ class Config:
     """The settings of Table 14, and what the paper leaves open.
 
     Attributes:
-        variants: of phase I, see :class:`racecar.study.protocol.Variant`.
+        variants: of phase I, see :class:`racecar.study.core.variants.Variant`.
         seeds: how many, counted from 0.
         phases: A, then B1 (simulated smoke) and B2 (real smoke), transferred (``AB1``) or from scratch (``B1``);
             ``AB1-early`` continues from phase I after ``early`` of its steps; ``AB1-leaky`` and ``B1-leaky`` have a

@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.study.runs import StudyError, environment, is_leftover, read_json, read_tensors, write_json, write_tensors
+from racecar.study.core.environment import environment
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import is_leftover, read_json, read_tensors, write_json, write_tensors
+from racecar.study.core.processes import Advance, Stop
 from racecar.study.smoke.simulation import Settings, simulate
-from racecar.study.workers import Advance, Stop
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def missing(folder: Path) -> list[int]:
 
 
 def make(share: tuple[Path, Sequence[int]], advance: Advance, stop: Stop) -> bool:
-    """Make some simulations of a folder; for :func:`racecar.study.workers.run_shares`.
+    """Make some simulations of a folder; for :func:`racecar.study.core.processes.run_shares`.
 
     Args:
         share: the folder and the simulations' numbers.

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 import racecar
-from racecar.study import growing
-from racecar.study.accelerator import make_accelerator
-from racecar.study.division import Units
-from racecar.study.protocol import Run
-from racecar.study.runs import Progress, Study, read_tensors, write_tensors
+from racecar.study.core import growing
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.core.folder import Study
+from racecar.study.core.schedule import Units
+from racecar.study.core.variants import Run
 from racecar.study.smoke import adversarial, autoencoding, network
 from racecar.study.smoke.config import EARLY, LEAKY, Config
 from racecar.study.smoke.frames import Frames

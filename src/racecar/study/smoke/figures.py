@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from racecar.study.figures import FAMILY, PAPER, math_title
-from racecar.study.results import variant_of
+from racecar.study.report.figures import FAMILY, PAPER, math_title
+from racecar.study.report.results import variant_of
 from racecar.study.smoke import paper
 from racecar.study.smoke.results import Results
 

@@ -11,16 +11,20 @@ from statistics import median
 from matplotlib.figure import Figure as MatplotlibFigure
 
 import racecar
-from racecar.study.figures import png, svg
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_bytes, write_text
+from racecar.study.core.folder import Study
 from racecar.study.report import Block, Cell, Column, Command, Figure, KeyValues, Page, Section, Table, Text, Verdicts
-from racecar.study.results import CONTROL, file_stem, markdown, model_cell, portable, verdict_lines
-from racecar.study.runs import Study, StudyError, write_bytes, write_text
+from racecar.study.report.claims import CONTROL
+from racecar.study.report.figures import png, svg
+from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
+from racecar.study.report.results import model_cell
+from racecar.study.report.statistics import summarise
 from racecar.study.smoke import experiment, figures, paper
 from racecar.study.smoke.config import EARLY, LEAKY, Config
 from racecar.study.smoke.frames import spaced
 from racecar.study.smoke.quality import COLLAPSED
 from racecar.study.smoke.results import Results, log_bounds, times
-from racecar.study.statistics import summarise
 
 TITLE = "Smoke: super-resolution, then auto-encoders of simulated and real smoke"
 L2 = (

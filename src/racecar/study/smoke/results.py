@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from racecar.study.protocol import Run, Variant
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run, Variant
 from racecar.study.report import Verdict
-from racecar.study.results import CONTROL, load_metrics, outcome
-from racecar.study.runs import Study, StudyError
+from racecar.study.report.claims import CONTROL
+from racecar.study.report.results import load_metrics
+from racecar.study.report.statistics import Summary, outcome, paired_difference, summarise
 from racecar.study.smoke import experiment, paper
 from racecar.study.smoke.config import LEAKY, Config
 from racecar.study.smoke.frames import lowered, raised
 from racecar.study.smoke.quality import quality
-from racecar.study.statistics import Summary, paired_difference, summarise
 
 _TRANSFERS = ("AB1", "AB2")
 MOST = 0.5  # of the input's variance: a regeneration error below it "recovers the input"

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 
 DIVERGENCE = 0.01  # largest |div v| allowed, per time step: CG's tolerance is a hundredth of it
 GAIN = 0.05  # largest gain of mass by advection in a frame, as a share; it is not exactly conservative

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from racecar.study.runs import Progress, StudyError
+from racecar.study.core.checkpoints import Progress, pack, unpack
+from racecar.study.core.errors import StudyError
 from racecar.study.smoke.config import Config
 from racecar.study.smoke.frames import Frames, batch
-from racecar.study.states import pack, unpack
 
 
 class DivergedError(StudyError):

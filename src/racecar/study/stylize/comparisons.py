@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 from racecar.study.stylize.pictures import read_picture
 
 COMPARISONS = ("shapes", "building", "horse", "detail")

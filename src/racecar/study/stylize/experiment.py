@@ -16,10 +16,13 @@ from typing import Any, Literal
 
 import torch
 
-from racecar.study import growing
-from racecar.study.accelerator import make_accelerator
-from racecar.study.protocol import Run, Variant
-from racecar.study.runs import Progress, Study, StudyError, write_json
+from racecar.study.core import growing
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_json
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run, Variant
 from racecar.study.stylize.comparisons import COMPARISONS, FILES, Pair, pairs
 from racecar.study.stylize.judge import Judge
 from racecar.study.stylize.networks import open_network
@@ -34,7 +37,7 @@ class Config:
     """What can be chosen.
 
     Attributes:
-        variants: of phase I, see :class:`racecar.study.protocol.Variant`.
+        variants: of phase I, see :class:`racecar.study.core.variants.Variant`.
         seeds: how many, counted from 0.
         phases: comparisons: shapes, building, horse, detail.
         size: pixels of the pictures' longer side.

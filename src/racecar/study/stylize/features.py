@@ -13,7 +13,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 _ACTIVATIONS = (nn.ReLU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid)

@@ -11,9 +11,10 @@ from urllib.error import URLError
 from torch import nn
 
 from racecar.study.classification.batches import Normalisation
-from racecar.study.models import make_model
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_tensors
+from racecar.study.core.models import make_model
 from racecar.study.pretrain import checkpoint
-from racecar.study.runs import StudyError, read_tensors
 from racecar.study.vgg.experiment import IMAGENET
 from racecar.study.vgg.network import VGG19
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from racecar.study.classification.batches import Normalisation
-from racecar.study.runs import Progress, StudyError
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import StudyError
 from racecar.study.stylize.features import Extractor
 from racecar.study.stylize.losses import content_loss, gram, style_loss
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from racecar.study.runs import StudyError, write_bytes
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_bytes
 
 
 def read_picture(path: Path, size: int | None = None) -> Tensor:

@@ -10,11 +10,14 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
-from racecar.study.figures import jpeg, math_title, svg
-from racecar.study.protocol import Run
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import write_bytes, write_text
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run
 from racecar.study.report import Block, Column, Command, Figure, KeyValues, Page, Section, Table, Text, Verdicts
-from racecar.study.results import CONTROL, file_stem, markdown, portable, verdict_lines
-from racecar.study.runs import Study, StudyError, write_bytes, write_text
+from racecar.study.report.claims import CONTROL
+from racecar.study.report.figures import jpeg, math_title, svg
+from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
 from racecar.study.stylize import experiment
 from racecar.study.stylize.comparisons import COMPARISONS, pairs
 from racecar.study.stylize.experiment import Config

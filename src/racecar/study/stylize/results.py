@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from racecar.study.protocol import Run, Variant
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import Run, Variant
 from racecar.study.report import Outcome, Verdict
-from racecar.study.results import CONTROL, bounds, load_metrics, outcome, spread
-from racecar.study.runs import Study
-from racecar.study.statistics import Summary, paired_difference, summarise
+from racecar.study.report.claims import CONTROL
+from racecar.study.report.results import load_metrics
+from racecar.study.report.statistics import Summary, bounds, outcome, paired_difference, spread, summarise
 from racecar.study.stylize import paper
 from racecar.study.stylize.experiment import Config
 

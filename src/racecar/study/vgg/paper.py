@@ -1,6 +1,6 @@
 """What the paper says of VGG19: top-5 accuracy (Section 5.4, Figures 22 and 23; one run each) and seconds per batch."""
 
-from racecar.study.results import CONTROL, Claim
+from racecar.study.report.claims import CONTROL, Claim
 
 ACCURACY: dict[str, tuple[float, ...]] = {
     "Std_A": (0.7324,),

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from racecar.study.classification import images
 from racecar.study.classification.batches import Augmentation, Batch, Normalisation, batch_count, shares
-from racecar.study.runs import StudyError
+from racecar.study.core.errors import StudyError
 
 RATIOS = (3 / 4, 4 / 3)  # of a training crop's sides
 CPU = torch.device("cpu")

@@ -1,0 +1,155 @@
+"""The forward graph: what is known of a model's operations, and how to read a node.
+
+A plain ``torch.fx`` graph of ATen operations. Its inputs are the model's parameters and buffers, looked up by name at
+every call, then the flattened example inputs; it holds no tensor of its own. :mod:`racecar.forward.export` makes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import sympy
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx, nn
+
+
+class Shapes:
+    """What the model's Python code asked of its inputs' shapes while it was traced (``if x.shape[-1] > 8``)."""
+
+    def __init__(self, values: list[Any]) -> None:
+        dims: list[list[Any]] = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
+        symbolic: list[Any] = [d.node for sizes in dims for d in sizes if isinstance(d, torch.SymInt)]
+        self.guards = [g.expr for g in symbolic[0].shape_env.guards] if symbolic else []
+        self.dims = [
+            [d.node.expr if isinstance(d, torch.SymInt) else sympy.Integer(d) for d in sizes] for sizes in dims
+        ]
+
+    def batch_varies(self, leaves: list[Any]) -> list[bool]:
+        """Per tensor with sizes whether the first may change: not if the model loops over it, as over time steps."""
+        shaped = zip(self.dims, leaves, strict=True)
+        return [bool(dims and dims[0].free_symbols) for dims, leaf in shaped if isinstance(leaf, Tensor) and leaf.ndim]
+
+    def allow(self, leaves: list[Any]) -> bool:
+        """Whether flattened inputs of these shapes would have been traced to the same graph."""
+        known: dict[Any, Any] = {}
+        for dims, leaf in zip(self.dims, leaves, strict=True):
+            sizes = leaf.shape if isinstance(leaf, Tensor) else ()
+            if len(sizes) != len(dims):
+                return False
+            for dim, size in zip(dims, sizes, strict=True):
+                if dim.is_Symbol and dim not in known:
+                    known[dim] = sympy.Integer(size)
+                elif dim.xreplace(known) != size:
+                    return False
+        # A guard on a symbol that is no dimension of its own is one of the fixed dimensions compared above.
+        return all(g.xreplace(known) for g in self.guards if g.free_symbols <= known.keys())
+
+
+@dataclass
+class ForwardGraph:
+    """The exported forward pass.
+
+    Attributes:
+        graph: placeholders are ``weights`` then ``inputs``; the output is the flat tuple of the model's outputs.
+        weights: for each weight placeholder the qualified name in the model.
+        constants: tensors written literally in the model's forward, by placeholder position after the weights.
+        inputs: placeholders of the flattened user inputs.
+        in_spec / out_spec: how inputs and outputs nest.
+        shapes: which other shapes of the inputs take the same path through the model's Python code.
+        data: values that change with the network's input.
+        coefficients: of a product of two activations the position of the one that is not estimated.
+        averages: products whose coefficient is attention weights.
+        pointwise: the last operation of a norm or activation spelled out → the value that it is a function of.
+    """
+
+    graph: fx.Graph
+    weights: list[str]
+    constants: list[Tensor]
+    weight_nodes: list[fx.Node]
+    inputs: list[fx.Node]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    outputs: list[Any]
+    shapes: Shapes
+    data: set[fx.Node] = field(default_factory=set)
+    coefficients: dict[fx.Node, int] = field(default_factory=dict)
+    averages: set[fx.Node] = field(default_factory=set)
+    pointwise: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    root: nn.Module = field(default_factory=nn.Module)
+
+    def depends_on_input(self, value: object) -> bool:
+        """Whether a graph value changes with the network's input."""
+        return isinstance(value, fx.Node) and value in self.data
+
+
+def module_path(node: fx.Node) -> str:
+    """The module whose forward called the operation, e.g. ``"layer1.0.conv2"``; "" for the model itself."""
+    stack = modules_around(node)
+    return stack[-1][1] if stack else ""
+
+
+def call_key(node: fx.Node) -> str:
+    """Like :func:`module_path`, but different for every call of a module that is used several times."""
+    stack = modules_around(node)
+    return stack[-1][0] if stack else ""
+
+
+def modules_around(node: fx.Node) -> list[tuple[str, str]]:
+    """(call, path) of every module around the operation, outermost first, without the model itself."""
+    entries = (node.meta.get("nn_module_stack") or {}).items()
+    return [
+        (key, value[0])
+        for key, value in entries
+        if isinstance(value, tuple) and value[0] and not key.startswith("_empty")
+    ]
+
+
+def nodes_in(value: Any) -> list[fx.Node]:
+    """Every node in a nest of arguments, repeated ones repeated."""
+    found: list[fx.Node] = []
+
+    def note(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(value, note)
+    return found
+
+
+def tensor_arguments(node: fx.Node) -> list[fx.Node]:
+    """The tensor arguments in the order of the call, repeated ones repeated."""
+    found = nodes_in((node.args, node.kwargs))
+    return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
+
+
+_CREATORS = ("new_empty", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like", "zeros_like")
+
+
+def _creates(node: fx.Node) -> bool:
+    """Whether an operation reads of its argument nothing but shape, dtype and device."""
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    return name in (*_CREATORS, "rand_like", "randn_like", "randint_like")
+
+
+def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
+    """Values that change with the user's input; sizes and other numbers read off it are not data."""
+    data = set(forward.inputs)
+    for node in forward.graph.nodes:
+        is_tensor = isinstance(node.meta.get("val"), Tensor | list | tuple)
+        if node.op != "call_function" or not is_tensor or _creates(node):
+            continue
+        if any(a in data for a in node.all_input_nodes):
+            data.add(node)
+    return data
+
+
+def is_floating(example: object) -> bool:
+    """Whether a node's example is a tensor of floating-point numbers."""
+    return isinstance(example, Tensor) and example.is_floating_point()
+
+
+def where(node: fx.Node, detail: str = "") -> str:
+    """An operation and its module, for messages."""
+    return f"{node.target}{detail} in module {module_path(node) or '(the model itself)'!r}"

@@ -1,0 +1,179 @@
+"""Which layers are mirrored and compared, what they are called, and where the reverse pass starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from racecar.errors import ArgumentError
+from racecar.forward.graph import ForwardGraph, call_key, module_path, tensor_arguments
+from racecar.options import Options
+from racecar.rules import find_rule, recurrent
+from racecar.rules.registry import Rule, unchanged
+
+aten = torch.ops.aten
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """The reverse rule of a node's operation, if it has one."""
+    return find_rule(node.target) if node.op == "call_function" else None
+
+
+class Selection:
+    """The user's choice of layers and start, resolved on one forward graph.
+
+    Attributes:
+        names: every layer with weights of its own, in forward order, with the name a user knows it by.
+    """
+
+    def __init__(self, forward: ForwardGraph, nodes: list[fx.Node], options: Options) -> None:
+        self.forward, self.nodes, self.options = forward, nodes, options
+        self.order = {n: i for i, n in enumerate(nodes)}
+        self.names = self._name_layers()
+
+    def operand(self, node: fx.Node) -> fx.Node | None:
+        """The data operand of a layer, or None if its weights depend on the input (attention)."""
+        arguments = tensor_arguments(node)
+        if node.target in recurrent.LAYERS:  # their other operands are states
+            arguments = arguments[:1]
+        data = [n for n in arguments if self.forward.depends_on_input(n)]
+        return data[0] if len(data) == 1 else None
+
+    def _name_layers(self) -> dict[fx.Node, str]:
+        """Name every candidate layer by its module; by the operation where a module calls several."""
+        found = [n for n in self.nodes if (r := rule_of(n)) and r.layer and self.operand(n) is not None]
+        per_call: dict[str, int] = {}
+        for n in found:
+            per_call[call_key(n)] = per_call.get(call_key(n), 0) + 1
+        stems = {
+            n: module_path(n)
+            if module_path(n) and per_call[call_key(n)] == 1
+            else ".".join(filter(None, (module_path(n), n.name)))
+            for n in found
+        }
+        names: dict[fx.Node, str] = {}
+        uses: dict[str, int] = {}
+        for n in found:
+            uses[stems[n]] = uses.get(stems[n], 0) + 1
+            names[n] = f"{stems[n]}#{uses[stems[n]]}"
+        return {n: name if uses[stems[n]] > 1 else stems[n] for n, name in names.items()}
+
+    def kind(self, node: fx.Node) -> str:
+        """``"conv"`` or ``"linear"``."""
+        rule = rule_of(node)
+        assert rule is not None
+        return str(rule.layer)
+
+    def _default_layers(self) -> list[fx.Node]:
+        """Convolutions and what acts like one on every position; a conv net leaves its fully connected head out."""
+        if not any(self.kind(n) == "conv" for n in self.names):
+            return list(self.names)
+        return [n for n in self.names if self.kind(n) == "conv" or self._everywhere(n)]
+
+    def _everywhere(self, node: fx.Node) -> bool:
+        """Whether a linear layer acts on every token or pixel alike: its input is more than a matrix."""
+        value = self.operand(node)
+        return value is not None and value.meta["example"].ndim > 2
+
+    def chosen(self) -> tuple[list[fx.Node], list[fx.Node]]:
+        """(mirrored layers, compared layers), both in forward order."""
+        layers = self.options.layers
+        if not self.names:
+            raise ArgumentError(
+                "nothing can be mirrored: the model's output does not pass through a linear or convolution layer on "
+                "its way from the input"
+            )
+        if layers is None:
+            chosen = self._default_layers()
+            return chosen, chosen
+        if isinstance(layers, bool) or not isinstance(layers, int | str | Sequence):
+            raise ArgumentError(f"layers must be 'conv', 'all', an integer or names, not {layers!r}")
+        if isinstance(layers, int):
+            mirrored = self._default_layers()
+            if not 1 <= layers <= len(mirrored):
+                raise ArgumentError(
+                    f"layers={layers}: RR^s needs 1 ≤ s ≤ {len(mirrored)}, the number of mirrored layers"
+                )
+            return mirrored, mirrored[:layers]
+        if layers == "all":
+            return list(self.names), list(self.names)
+        if layers == "conv":
+            convs = [n for n in self.names if self.kind(n) == "conv"]
+            if not convs:
+                raise ArgumentError("layers='conv', but the model has no convolution: use layers='all' or names")
+            return convs, convs
+        wanted = [layers] if isinstance(layers, str) else list(layers)
+        if not wanted:
+            raise ArgumentError("layers is empty: name at least one layer, or leave it out")
+        picked = {n for name in wanted for n in self._by_name(name)}
+        chosen = [n for n in self.names if n in picked]
+        return chosen, chosen
+
+    def _by_name(self, name: str) -> list[fx.Node]:
+        """A layer, all uses of a module, or all layers inside a module."""
+        matches = [
+            n for n, known in self.names.items() if name in (known, known.split("#")[0]) or known.startswith(f"{name}.")
+        ]
+        if not matches:
+            known = list(dict.fromkeys(self.names.values()))
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4) or known[:5]
+            raise ArgumentError(f"no layer is called {name!r}; nearest: {', '.join(map(repr, near))}")
+        return matches
+
+    def start(self, mirrored: list[fx.Node]) -> fx.Node:
+        """The node whose value is I_r: named by the user, or the end of the last mirrored layer's block."""
+        if self.options.start is not None:
+            return self._named_start(self.options.start)
+        node = self._end_of_block(mirrored[-1])
+        if all(n in self.ancestors(node) for n in mirrored):
+            return node
+        # Parallel branches: the first value that all mirrored layers lead to.
+        for candidate in self.nodes[self.order[node] :]:
+            if candidate in self.forward.data and set(mirrored) <= self.ancestors(candidate):
+                return self._end_of_block(candidate)
+        return node
+
+    def _end_of_block(self, node: fx.Node) -> fx.Node:
+        """Follow a layer's output through norm, activation and residual add (Tables 7 to 16: where I_r is)."""
+        while True:
+            users = [u for u in node.users if u in self.forward.data and u.op == "call_function"]
+            if len(node.users) != len(users) or len(users) != 1:
+                return node
+            (user,) = users
+            rule = rule_of(user)
+            dropout = rule is not None and rule.reverse is unchanged and rule.range == "through"
+            if user in self.forward.pointwise or user.target is aten.add.Tensor or dropout:
+                node = user
+                continue
+            if rule is None or not callable(rule.range):
+                return node
+            node = user
+
+    def _named_start(self, name: str) -> fx.Node:
+        if not isinstance(name, str):
+            raise ArgumentError(f"start must be the name of a module or layer, not {name!r}")
+        for layer in self.names:
+            if self.names[layer] == name:
+                return layer
+        inside = [n for n in self.nodes if n in self.forward.data and (module_path(n) + ".").startswith(f"{name}.")]
+        if not inside:
+            paths = sorted({module_path(n) for n in self.nodes if n in self.forward.data} - {""})
+            near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4) or paths[:5]
+            raise ArgumentError(
+                f"no module on the path is called {name!r}, so the reverse pass cannot start there; "
+                f"nearest: {', '.join(map(repr, near))}"
+            )
+        return inside[-1]
+
+    def ancestors(self, node: fx.Node) -> set[fx.Node]:
+        """The node and every data value it is computed from."""
+        seen, stack = {node}, [node]
+        while stack:
+            for n in stack.pop().all_input_nodes:
+                if n in self.forward.data and n not in seen:
+                    seen.add(n)
+                    stack.append(n)
+        return seen

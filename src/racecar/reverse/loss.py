@@ -1,0 +1,79 @@
+"""The racecar loss of one layer (the summand of Eq. 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from racecar.options import Reduction
+
+
+def half_squared_distance(
+    forward: Tensor, reverse: Tensor, reduction: Reduction = "mean", known: Tensor | None = None
+) -> Tensor:
+    """½‖L_m − L'_m‖², without its λ_m.
+
+    Args:
+        forward: L_m, any shape.
+        reverse: L'_m, the same shape.
+        reduction: ``"sum"`` over batch and units, as the paper's λ need (TensorFlow's ``l2_loss``); ``"mean"`` per
+            element, independent of batch and layer size.
+        known: which entries of L'_m are known, a bool tensor that broadcasts; the others take no part. None: all.
+
+    Returns:
+        A scalar in at least single precision.
+    """
+    if forward.shape != reverse.shape:
+        forward, reverse = torch.broadcast_tensors(forward, reverse)
+    if torch.compiler.is_compiling():  # fuses this, and chooses itself what to keep
+        difference = _difference(forward, reverse, known)
+        total = 0.5 * difference.to(_precision(difference)).square().sum()
+    else:
+        total = 0.5 * _SquaredDistance.apply(forward, reverse, known)
+    if reduction == "sum":
+        return total
+    if known is None:
+        return total / reverse.numel()
+    return total / (known.sum() * (reverse.numel() // known.numel()))
+
+
+class _SquaredDistance(Function):
+    """‖L − L'‖², which keeps L and L' for the backward pass: both are kept anyway, their difference would be one more.
+
+    A layer's distance is memory traffic, no arithmetic: forward, the difference is written once and read once.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(left: Tensor, right: Tensor, known: Tensor | None) -> Tensor:
+        difference = _difference(left, right, known)
+        # Sample by sample: single precision would not do for one sum over millions of entries.
+        dims = tuple(range(1, difference.ndim)) or None
+        return torch.linalg.vector_norm(difference, dim=dims, dtype=_precision(difference)).square().sum()
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        left, right, known = ctx.saved_tensors
+        scaled = _difference(left, right, known) * (2 * gradient)
+        return (
+            scaled.to(left.dtype) if ctx.needs_input_grad[0] else None,
+            -scaled.to(right.dtype) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+def _difference(left: Tensor, right: Tensor, known: Tensor | None) -> Tensor:
+    return left - right if known is None else torch.where(known, left - right, 0)
+
+
+def _precision(difference: Tensor) -> torch.dtype:
+    return torch.promote_types(difference.dtype, torch.float32)

@@ -1,0 +1,110 @@
+"""The state of a training as tensors by name: weights, buffers and the optimisers' moments, and back.
+
+Tensors that several processes share among them (FSDP2) are whole in a saved state: all of them call :func:`pack`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from racecar.study.core.errors import StudyError
+from racecar.study.core.files import read_tensors, write_tensors
+
+
+def pack(modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Copies of everything that a step changes."""
+    tensors: dict[str, Tensor] = {}
+    for i, module in enumerate(modules):
+        tensors |= {f"module{i}.{name}": t for name, t in module.state_dict().items()}
+    for i, optimiser in enumerate(optimisers):
+        for number, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser{i}.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    return {k: whole(v) for k, v in tensors.items()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, gathered from all processes if they share it."""
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor().detach().cpu()
+    return tensor.clone()
+
+
+def _shared(value: Tensor, like: Tensor | None) -> Tensor:
+    """This process's part of a whole tensor, where the one it replaces is shared."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value
+
+
+def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> None:
+    """Put what :func:`pack` gave back into modules and optimisers of the same build.
+
+    Raises:
+        KeyError, ValueError, TypeError, RuntimeError: the tensors are of something else.
+    """
+    prefixes = [f"module{i}." for i in range(len(modules))] + [f"optimiser{i}." for i in range(len(optimisers))]
+    if foreign := [k for k in tensors if re.match("module|optimiser", k) and not k.startswith(tuple(prefixes))]:
+        raise KeyError(foreign[0])
+    for i, module in enumerate(modules):
+        own = module.state_dict()
+        given = _below(tensors, f"module{i}.")
+        module.load_state_dict({name: _shared(value, own.get(name)) for name, value in given.items()})
+    for i, optimiser in enumerate(optimisers):
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, f"optimiser{i}.").items():
+            number, key = name.split(".", 1)
+            moments.setdefault(int(number), {})[key] = value
+        known = optimiser.state_dict()
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        for place, values in moments.items():
+            of = parameters[place]
+            moments[place] = {k: _shared(v, of if v.shape == of.shape else None) for k, v in values.items()}
+        optimiser.load_state_dict({"state": moments, "param_groups": known["param_groups"]})
+        # Files hold contiguous tensors; fused optimisers read moments in the memory order of their parameter.
+        for parameter, state in optimiser.state.items():
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of runs in training.
+
+    Attributes:
+        tensors: anything the experiment needs to go on, by name.
+        about: anything else that is JSON.
+    """
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+def write_progress(path: Path, progress: Progress) -> None:
+    """Replace a saved state."""
+    write_tensors(path, progress.tensors, {"about": json.dumps(progress.about)})
+
+
+def read_progress(path: Path) -> Progress | None:
+    """A saved state; None where it is missing or damaged: what it was about starts again."""
+    try:
+        tensors = read_tensors(path)
+        with safe_open(path, "pt") as file:
+            return Progress(tensors, json.loads(file.metadata()["about"]))
+    except (StudyError, KeyError, TypeError, ValueError, SafetensorError):
+        return None

@@ -1,0 +1,99 @@
+"""Files that are whole or not there: written under a temporary name, then renamed; nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from racecar.study.core.errors import StudyError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+
+    Raises:
+        StudyError: the folder or the disk refuses; the old file is still there.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's own mode is for one's eyes only
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(f"cannot write {path}: {error}. What was there before is unchanged.") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed process has left half-written: :func:`write_atomically`'s or safetensors' own."""
+    return re.fullmatch(r"\..+\.(json|safetensors|html)\.\w{8}|\.tmp\w{6}", path.name) is not None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        StudyError: missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudyError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be read: {error}. Delete it to redo what it held.") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors atomically."""
+    content = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
+    write_atomically(path, lambda p: save_file(content, p, dict(metadata or {})))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        StudyError: missing, truncated or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StudyError(f"{path} cannot be read: {error}. Delete it to redo what it held.") from error

@@ -1,0 +1,70 @@
+"""A study's runs divided among processes, and how much of the work is done: for progress bars that know the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import START, Run
+
+Cost = Callable[[Run], int]  # expected work of a run, in any unit
+
+
+def chains(runs: Sequence[Run], cost: Cost, workers: int) -> list[list[Run]]:
+    """Divide the runs among processes: a variant and seed stay together, the longest chains are placed first.
+
+    Where all variants of a seed begin with one model (``A-start``), a seed stays together.
+    """
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    common = any(r.phase == START for r in runs)
+    for run in runs:
+        key = (run.seed,) if common else (run.variant, run.seed, run.path if run.path.startswith("B") else "")
+        grouped.setdefault(key, []).append(run)
+    shares: list[list[Run]] = [[] for _ in range(max(1, min(workers, len(grouped))))]
+    load = [0] * len(shares)
+    for chain in sorted(grouped.values(), key=lambda c: -sum(map(cost, c))):
+        least = load.index(min(load))
+        shares[least] += chain
+        load[least] += sum(map(cost, chain))
+    # Low seeds first: an interrupted study has all variants of some seeds.
+    return [sorted(s, key=lambda r: (r.seed, r.phase != START, len(r.path), r.variant)) for s in shares]
+
+
+def work(study: Study, runs: Sequence[Run], cost: Cost) -> tuple[int, int]:
+    """(all, already done) in the unit of ``cost``; saved states say ``run``, ``step`` and ``total``."""
+    done = sum(cost(r) for r in runs if study.finished(r))
+    for about in study.progress_notes():
+        run = Run.parse(about["run"])
+        if run in runs and not study.finished(run):
+            done += round(cost(run) * about["step"] / about["total"])
+    return sum(map(cost, runs)), done
+
+
+class Units:
+    """Turns a run's steps into the unit of its cost.
+
+    Args:
+        cost: of the run.
+        total: its steps.
+        done: those already done.
+        advance: told of finished units.
+    """
+
+    def __init__(self, cost: int, total: int, done: int, advance: Callable[[int], None]) -> None:
+        self.cost, self.total, self.step, self.advance = cost, total, done, advance
+        self.told = round(cost * done / total)
+
+    def __call__(self, steps: int) -> None:
+        """These steps are done."""
+        self.step += steps
+        self._tell(round(self.cost * self.step / self.total))
+
+    def finish(self) -> None:
+        """A run that ended early counts as done."""
+        self._tell(self.cost)
+
+    def _tell(self, now: int) -> None:
+        if now > self.told:
+            self.advance(now - self.told)
+            self.told = now

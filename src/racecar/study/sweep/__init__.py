@@ -1,0 +1,1 @@
+"""A study once per λ, on one or more machines: locks, workers, results."""

@@ -1,0 +1,302 @@
+"""What starts the workers of a sweep: processes here, or jobs of a cluster through submitit.
+
+A worker takes from the shared folder whatever nobody trains (:mod:`racecar.study.sweep.locks`), so an engine only starts
+workers and says how many live; which one trains what is never its business.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
+from racecar.study.core.processes import Share, Stop, Stopper
+from racecar.study.core.variants import Run
+from racecar.study.sweep.locks import BEAT, LEASE, Claims
+
+ASK = 60.0  # seconds between questions to SLURM about jobs without a result; submitit's own are ten minutes
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs that one worker trains together or one after the other; what is claimed.
+
+    Attributes:
+        name: of its claim.
+        study: where they belong.
+        runs: which they are.
+        share, argument: see :func:`racecar.study.core.processes.run_shares`.
+        work: (all, already done) of runs.
+    """
+
+    name: str
+    study: Study
+    runs: Sequence[Run]
+    share: Share
+    argument: Any
+    work: Callable[[Sequence[Run]], tuple[int, int]]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its runs are."""
+        return all(self.study.finished(r) for r in self.runs)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Trains one task after the other until all are finished or held by others who live; picklable.
+
+    Attributes:
+        claims: their folder.
+        tasks: all of the sweep, in the order in which they are taken.
+        threads: of torch.
+        lease, beat: see :class:`racecar.study.sweep.locks.Claims`.
+    """
+
+    claims: Path
+    tasks: Sequence[Task]
+    threads: int = 1
+    lease: float = LEASE
+    beat: float = BEAT
+
+    def __call__(self, orphaned: Stop = lambda: False) -> str:
+        """Work; returns what went wrong, empty for nothing.
+
+        Args:
+            orphaned: asked beside signals; stops it at a saved state.
+        """
+        torch.set_num_threads(self.threads)
+        try:
+            with Stopper() as stopper:
+                if threading.current_thread() is threading.main_thread():
+                    # A terminal's Ctrl-C reaches every process and the parent passes it on: only the first one counts.
+                    signal.signal(signal.SIGINT, stopper.stop)
+                    signal.signal(signal.SIGTERM, stopper.stop)
+                self._work(lambda: stopper() or orphaned())
+        except Exception as error:
+            return f"{error}" if isinstance(error, StudyError) else f"{error}\n{traceback.format_exc()}"
+        return ""
+
+    def checkpoint(self) -> Any:
+        """For submitit, at a time limit or a preemption: the job is queued again as it is."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _work(self, stop: Stop) -> None:
+        claims = Claims(self.claims, self.lease, self.beat)
+        idle = time.monotonic()
+        # Who finds all held stays for a lease: a holder that died somewhere else is known by then.
+        while not stop() and time.monotonic() - idle < self.lease + 2 * self.beat:
+            pending = [t for t in self.tasks if not t.finished]
+            if not pending:
+                return
+            if any(self._train(t, claims, stop) for t in pending):
+                idle = time.monotonic()
+            else:
+                time.sleep(min(1.0, self.beat))
+
+    def _train(self, task: Task, claims: Claims, stop: Stop) -> bool:
+        """Whether it was this worker's to train."""
+        if stop() or (claim := claims.take(task.name)) is None:
+            return False
+        try:
+            claim.advance(task.work(task.runs)[1])
+            task.share(task.argument, claim.advance, lambda: stop() or claim.lost)
+        finally:
+            claim.release(finished=task.finished)
+        return True
+
+
+class Census(NamedTuple):
+    """The workers of an engine.
+
+    Attributes:
+        living: running, or waiting in a queue.
+        killed: how many died without a word since the last count.
+    """
+
+    living: int
+    killed: int
+
+
+class Engine(Protocol):
+    """Starts workers."""
+
+    def start(self) -> None:
+        """One more."""
+
+    def count(self) -> Census:
+        """How many there are.
+
+        Raises:
+            StudyError: one of them failed.
+        """
+
+    def finish(self) -> None:
+        """All is trained: let those of this machine end."""
+
+    def stop(self) -> str:
+        """End the sweep here; returns what the user should know."""
+
+
+class Processes:
+    """Workers as processes of this machine, which end with it.
+
+    Args:
+        worker: what each does.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._context = multiprocessing.get_context("spawn")
+        self._running: list[tuple[Any, Any]] = []  # with what each has to say at its end; a pipe each, as a killed
+        # process may take the lock of a common queue with it
+
+    def start(self) -> None:
+        """One more."""
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_process, args=(self.worker, os.getpid(), sender))
+        process.start()
+        sender.close()
+        self._running.append((process, receiver))
+
+    def count(self) -> Census:
+        """How many there are."""
+        ended = [(p, said) for p, said in self._running if p.exitcode is not None]
+        self._running = [(p, said) for p, said in self._running if p.exitcode is None]
+        for process, said in ended:
+            if process.exitcode >= 0:
+                _raise(said.recv() if said.poll() else f"a worker ended with code {process.exitcode}")
+        return Census(len(self._running), sum(p.exitcode < 0 for p, _ in ended))
+
+    def finish(self) -> None:
+        """They have nothing left to do."""
+        self.stop()
+
+    def stop(self) -> str:
+        """Stop them at a saved state."""
+        for process, _ in self._running:
+            process.terminate()
+        for process, _ in self._running:
+            process.join(30)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        return ""
+
+
+def _process(worker: Worker, parent: int, sender: Any) -> None:
+    said = worker(lambda: os.getppid() != parent)
+    with suppress(OSError):  # nobody listens any more
+        sender.send(said)
+
+
+def check(engine: str) -> None:
+    """Refuse an engine that is not here, before anything is prepared.
+
+    Raises:
+        StudyError: submitit is not installed, or there is no SLURM.
+    """
+    if engine != "local" and importlib.util.find_spec("submitit") is None:
+        raise StudyError('this engine needs submitit: pip install "racecar-training[sweep]"; or --engine local')
+    if engine == "slurm" and shutil.which("sbatch") is None:
+        raise StudyError("no SLURM here (no sbatch): call this on a cluster's login node, or --engine local")
+
+
+class Submitted:
+    """Workers as jobs of SLURM, through submitit. They go on without the process that submitted them.
+
+    Args:
+        worker: what each does.
+        folder: for the jobs' files and logs; seen by all machines.
+        cluster: ``"slurm"``, or ``"local"``: submitit's own, processes of this machine.
+        parameters: of :meth:`submitit.AutoExecutor.update_parameters`.
+
+    Raises:
+        StudyError: submitit does not know such a parameter, or refuses its value.
+    """
+
+    def __init__(self, worker: Worker, folder: Path, cluster: str, parameters: Mapping[str, Any]) -> None:
+        import submitit
+
+        self.worker, self.cluster, self._asked = worker, cluster, time.monotonic()
+        defaults = {"name": "racecar-sweep", "timeout_min": 24 * 60, "cpus_per_task": worker.threads}
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+            self._executor.update_parameters(**defaults | dict(parameters))
+        except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
+            raise StudyError(f"submitit: {' '.join(str(error).split())}") from error
+        # What an earlier call has submitted and is still in the queue or running.
+        kind = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
+        known = [kind(folder, p.name.removesuffix(_PICKLE)) for p in sorted(folder.glob(f"*{_PICKLE}"))]
+        self._running = [job for job in known if job.state in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED")]
+
+    def start(self) -> None:
+        """Submit one more.
+
+        Raises:
+            StudyError: the cluster refuses it.
+        """
+        try:
+            self._running.append(self._executor.submit(self.worker))
+        except Exception as error:  # submitit raises many kinds
+            raise StudyError(f"the job was not accepted: {' '.join(str(error).split())}") from error
+
+    def count(self) -> Census:
+        """How many there are."""
+        import submitit
+
+        asked = time.monotonic() - self._asked > ASK
+        self._asked = time.monotonic() if asked else self._asked
+        ended = [job for job in self._running if job.done(force_check=asked)]
+        self._running = [job for job in self._running if job not in ended]
+        killed = 0
+        for job in ended:
+            failure = job.exception()
+            if isinstance(failure, submitit.core.utils.UncompletedJobError):
+                killed += 1
+            elif failure is not None:
+                _raise(str(failure))
+            else:
+                _raise(job.result())
+        return Census(len(self._running), killed)
+
+    def finish(self) -> None:
+        """Jobs of SLURM see for themselves that nothing is left."""
+        if self.cluster == "local":
+            for job in self._running:
+                job.wait()
+
+    def stop(self) -> str:
+        """SLURM's jobs go on; submitit's own processes end."""
+        if self.cluster == "local":
+            for job in self._running:
+                job.cancel()
+            return ""
+        if not self._running:
+            return ""
+        names = " ".join(str(job.job_id) for job in self._running)
+        return f"racecar: submitted jobs go on; `scancel {names}` ends them, the same command shows how far they are"
+
+
+_PICKLE = "_submitted.pkl"
+
+
+def _raise(failure: str) -> None:
+    if failure:
+        raise StudyError(f"training failed; finished runs are kept. {failure}")

@@ -1,0 +1,44 @@
+"""Runs divided among processes; units of work told once each."""
+
+import pytest
+
+from racecar.study.core.schedule import Units, chains
+from racecar.study.core.variants import Variant, plan
+
+RUNS = plan([Variant("Std"), Variant("RR6")], range(3), ["A", "B1", "B2", "AB1", "AB2", "AB1-early"])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 100])
+def test_chains_hold_every_run_once_after_its_source(workers) -> None:
+    shares = chains(RUNS, lambda run: 1, workers)
+    assert sorted(r for share in shares for r in share) == sorted(RUNS)
+    assert len(shares) <= workers
+    for share in shares:
+        assert all(run.source is None or share.index(run.source) < share.index(run) for run in share)
+
+
+def test_the_longest_chains_are_divided_first() -> None:
+    def cost(run) -> int:
+        return 10 if run.variant.name == "RR6" else 1
+
+    loads = [sum(cost(r) for r in share) for share in chains(RUNS, cost, 3)]
+    assert max(loads) <= 1.3 * min(loads)
+
+
+@pytest.mark.parametrize(("cost", "total", "done"), [(7, 100, 0), (100, 7, 0), (10, 10, 4), (3, 50, 49)])
+def test_units_add_up_to_what_was_left(cost, total, done) -> None:
+    told: list[int] = []
+    units = Units(cost, total, done, told.append)
+    for _ in range(total - done):
+        units(1)
+    assert sum(told) == cost - round(cost * done / total)
+    units.finish()
+    assert sum(told) == cost - round(cost * done / total)
+
+
+def test_a_run_that_ended_early_counts_as_done() -> None:
+    told: list[int] = []
+    units = Units(10, 100, 0, told.append)
+    units(30)
+    units.finish()
+    assert sum(told) == 10

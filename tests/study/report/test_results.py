@@ -1,0 +1,141 @@
+"""Numbers that all studies share: means, intervals, paired differences and verdicts against closed forms."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from racecar.study.core.variants import Run, Variant
+from racecar.study.report.figures import Bar, accuracies, lowest, math_title, png, svg
+from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
+from racecar.study.report.results import Results, variant_of
+from racecar.study.report.statistics import interval, spread
+
+A = [0.91, 0.93, 0.92, 0.95, 0.94]
+B = [0.90, 0.925, 0.90, 0.93, 0.915]
+
+
+def results(values: dict[str, Sequence[float]], paper: dict[str, Sequence[float]] | None = None) -> Results:
+    runs = [Run.parse(f"{key}/seed-{seed}") for key, v in values.items() for seed in range(max(len(v), 2))]
+    done = [(r, values[r.key.partition("/")[0]]) for r in runs]
+    metrics = {r: {"accuracy": v[r.seed]} for r, v in done if r.seed < len(v)}
+    return Results(runs, metrics, paper or {})
+
+
+def test_summary_and_difference_are_students() -> None:
+    found = results({"RR6_AB": A, "Std_AB": B})
+    ours = found.summary("RR^6_AB")
+    low, high = stats.t.interval(0.95, 4, np.mean(A), stats.sem(A))
+    assert (ours.n, ours.mean, ours.sd) == (5, pytest.approx(np.mean(A)), pytest.approx(np.std(A, ddof=1)))
+    assert (ours.low, ours.high) == (pytest.approx(low), pytest.approx(high))
+    gap = found.difference("RR^6_AB", "Std_AB")
+    expected = stats.ttest_rel(A, B).confidence_interval(0.95)
+    assert (gap.low, gap.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [(A, B, "reproduced"), (B, A, "not reproduced"), (A, A[1:] + A[:1], "undecided"), (A[:1], B[:1], "undecided")],
+)
+def test_the_verdict_is_that_of_the_paired_test(better, worse, expected) -> None:
+    found = results({"RR6_AB": better, "Std_AB": worse}, {"RR^6_AB": (0.9, 1.0), "Std_AB": (0.2, 0.4)})
+    verdict = found.gap("words", "Table 2", "RR^6_AB", "Std_AB")
+    assert verdict.outcome == expected
+    if len(better) > 1:
+        significant = stats.ttest_rel(better, worse).pvalue < 0.05
+        assert significant == (expected != "undecided")
+        assert f"n = {len(better)}" in verdict.evidence
+        assert "95 % CI [" in verdict.evidence
+    else:
+        assert "one run has no CI" in verdict.evidence
+        assert "nan" not in verdict.evidence
+    assert "the paper has +0.650" in verdict.evidence
+
+
+def test_a_verdict_names_what_was_not_run() -> None:
+    found = results({"RR6_AB": A, "Std_AB": []})
+    verdict = found.gap("words", "Table 2", "RR^6_AB", "Std_AB")
+    assert (verdict.outcome, verdict.evidence) == ("not run", "Std_AB not run")
+    assert found.gap("words", "here", "RR^6_AB", "Dec^6_AB").evidence == "Dec^6_AB not run"
+
+
+def test_pairs_are_formed_by_seed_and_missing_seeds_stay_empty() -> None:
+    found = results({"Std_A": A, "RR6_A": B})
+    metrics = {r: m for r, m in found.metrics.items() if r != Run(Variant("RR6"), "A", 1)}
+    found = Results(found.runs, metrics, {})
+    assert found.difference("Std_A", "RR^6_A").mean == pytest.approx(np.mean([A[i] - B[i] for i in (0, 2, 3, 4)]))
+    row = next(r for r in found.accuracy_rows(5) if isinstance(r, Sequence) and r[0].text == "RR^6_A")
+    assert row[4] is None  # seed 1, in its own column
+    assert row[5].text == B[2]
+
+
+def test_groups_follow_the_phases_and_ways() -> None:
+    found = results({"Std_A": A, "Std_B": A, "Std_AB-probe": A, "Std_B-1pct": A, "Std_AB-1pct": A})
+    assert list(found.groups.values()) == [["Std_A"], ["Std_B"], ["Std_AB-probe"], ["Std_AB-1pct", "Std_B-1pct"]]
+
+
+def test_words_for_numbers() -> None:
+    found = results({"Std_A": [0.5], "RR6_A": A})
+    assert spread(found.summary("Std_A")) == "0.500"
+    assert spread(None) == spread(found.summary("none")) == "—"
+    assert interval(found.summary("Std_A")) == "n = 1"
+    assert markdown(["a"], [["x | y"]]) == ["| a |", "| --- |", "| x \\| y |"]
+    line = verdict_lines([found.gap("c", "w", "RR^6_A", "Std_A")])[-1]
+    assert line.startswith("| c | w | undecided |")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("Std_A", "StdC_AA", "Ort_AB", "RR^13_AB", "RR^13s_AB-probe", "Dec^3_AB", "RR^7_AB-1pct", "Std_B-10pct"),
+        *("RR^3-every4_AB", "RR^13s-layerwise-subset2_A"),
+    ],
+)
+def test_every_model_name_has_a_colour_and_a_formula(model) -> None:
+    bars = [Bar(model, variant_of(model).family, A, B), Bar(model, "Ort", [])]
+    drawing = svg(accuracies({"Phase": bars}))
+    assert "<svg" in drawing
+    path, _, way = model.partition("_")[2].partition("-")
+    savings = model.partition("_")[0].split("-")[1:]
+    assert f"_{{{path}}}$" in math_title(model)
+    assert math_title(model).endswith("$") == (not way and not savings)
+    assert all(words in math_title(model) for words in savings)
+
+
+def test_an_axis_starts_at_zero_unless_all_is_high() -> None:
+    assert lowest([]) == lowest([0.1, 0.9]) == lowest([0.51, 0.95]) == 0
+    assert 0.9 < lowest([0.981, 0.986, 0.9827]) < 0.981
+    cut = accuracies({"a": [Bar("Std_A", "Std", [0.98, 0.985])], "b": [Bar("Std_B", "Std", [0.2])]})
+    labels = [axis.get_ylabel() for axis in cut.axes]
+    assert "axis starts at 0.97" in labels[0]
+    assert labels[1] == "test accuracy"
+    with_constant = accuracies({"": [Bar("Std_A", "Std", [0.98, 0.985])]}, 0.9)
+    assert with_constant.axes[0].get_ylim()[0] == 0
+    assert png(cut).startswith(b"\x89PNG")
+    assert not math.isnan(len(svg(with_constant)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "stem"),
+    [
+        ("paper recipe, small preset", "cifar-small"),
+        ("strong recipe, quick preset", "cifar-strong-quick"),
+        ("", "cifar"),
+    ],
+)
+def test_names_of_results(setting, stem) -> None:
+    assert file_stem("cifar", setting) == stem
+
+
+def test_portable_command_keeps_what_is_no_path() -> None:
+    assert portable("racecar study cifar --data hub --out /a/b --seeds 3") == (
+        "racecar study cifar --data hub --out OUT --seeds 3"
+    )
+    assert portable("racecar study smoke --simulations /a --captures=/b") == (
+        "racecar study smoke --simulations SIMULATIONS --captures=CAPTURES"
+    )
+    assert portable("racecar study digits --nmnist=/x.mat 'unclosed") == (
+        "racecar study digits --nmnist=FILE 'unclosed"
+    )

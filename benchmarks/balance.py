@@ -26,7 +26,14 @@ from accelerate import Accelerator
 import racecar
 from racecar.study.cifar.experiment import Cifar
 from racecar.study.cifar.experiment import preset as cifar_preset
-from racecar.study.classification.experiment import Config, Experiment, Task, make_trainer, open_study, regeneration
+from racecar.study.classification.experiment import (
+    ClassificationConfig,
+    Experiment,
+    Task,
+    make_trainer,
+    open_study,
+    regeneration,
+)
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.results import compact
 from racecar.study.classification.training import DivergedError, Trainer
@@ -85,7 +92,7 @@ class Case:
     title: str
     experiment: Experiment
     variant: Variant
-    config: Config
+    config: ClassificationConfig
     grid: tuple[float, ...]
 
 
@@ -104,14 +111,14 @@ def cases() -> dict[str, Case]:
             "MNIST → MNIST with motion blur, Table 9's network",
             Digits(),
             Variant("RR3"),
-            Config(**common, **recipes(digits, a=6, ab=4)),
+            ClassificationConfig(**common, **recipes(digits, a=6, ab=4)),
             (1e-6, 1e-5, 1e-4, 1e-3),
         ),
         "cifar": Case(
             "CIFAR-10 → CIFAR-100, the strong recipe's network at width 16",
             Cifar(),
             Variant("RR7"),
-            Config(**common, **strong, **recipes(cifar, a=5, ab=4)),
+            ClassificationConfig(**common, **strong, **recipes(cifar, a=5, ab=4)),
             (1e-8, 1e-7, 1e-6, 1e-5),
         ),
     }
@@ -183,7 +190,7 @@ def finished(
 ) -> dict[str, Any]:
     """The metrics of phase I with those of the transfer; trained where they are not there yet."""
     variant = case.variant if method.weight else Variant("Std")
-    config = Config(**{**vars(case.config), "weight": method.weight})
+    config = ClassificationConfig(**{**vars(case.config), "weight": method.weight})
     study = open_study(out / method.folder, case.experiment, config)
     runs = [Run(variant, phase, seed) for phase in ("A", "AB")]
     for run in runs:

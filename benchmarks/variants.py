@@ -24,7 +24,7 @@ from timing import DEVICE, Step, keep_freed_memory, turns
 
 from racecar.study.classification.experiment import Experiment, experiment_of, reopen
 from racecar.study.classification.objective import Objective
-from racecar.study.classification.results import Results, compact
+from racecar.study.classification.results import ClassificationResults, compact
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_bytes, write_text
 from racecar.study.core.folder import Study
@@ -59,7 +59,7 @@ class Way:
         return ", ".join(f"{k}={v}" for k, v in self.variant.savings.items()) or "exact"
 
 
-def steps(experiment: Experiment, results: Results, study: Study) -> dict[str, Step]:
+def steps(experiment: Experiment, results: ClassificationResults, study: Study) -> dict[str, Step]:
     """A turn of every variant's training steps, by name."""
     config = results.config
     task = experiment.kept(study, config)["A"]
@@ -90,7 +90,7 @@ def steps(experiment: Experiment, results: Results, study: Study) -> dict[str, S
     return found
 
 
-def ways(results: Results, times: dict[str, float]) -> list[Way]:
+def ways(results: ClassificationResults, times: dict[str, float]) -> list[Way]:
     """Racecar's variants, the exact one first."""
     exact = results.headline
     return [
@@ -104,7 +104,7 @@ def ways(results: Results, times: dict[str, float]) -> list[Way]:
     ]
 
 
-def table(results: Results, found: Sequence[Way], times: dict[str, float]) -> list[str]:
+def table(results: ClassificationResults, found: Sequence[Way], times: dict[str, float]) -> list[str]:
     rows = []
     exact = found[0]
     std = [spread(results.summary(f"Std_{phase}")) for phase in ("A", "AB")]
@@ -190,7 +190,7 @@ def main() -> None:
     for folder in options.studies:
         experiment = experiment_of(read_json(folder / "study.json")["experiment"])
         study, config = reopen(folder, experiment)
-        results = Results.load(study, experiment, config)
+        results = ClassificationResults.load(study, experiment, config)
         times = turns(steps(experiment, results, study), options.seconds)
         found = ways(results, times)
         title = f"{experiment.title}, n = {config.seeds}"

@@ -69,7 +69,7 @@ class Program:
         training: bool,
         sizes_vary: bool,
     ) -> Program:
-        """Export, mirror, synchronise and vary; see :func:`racecar.forward.export.export_forward` for ``sizes_vary``."""
+        """Export, mirror, synchronise and vary; ``sizes_vary``: see :mod:`racecar.forward.export`."""
         _check_whole(model)
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         for enough in (at_least_two(leaves), leaves):

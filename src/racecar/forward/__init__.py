@@ -1,1 +1,1 @@
-"""Stage 1, from a model to a clean forward graph: export, hooks, nothing in place, recurrent layers split, products read."""
+"""Stage 1, model → clean forward graph: export, hooks kept, nothing in place, recurrent layers split, products read."""

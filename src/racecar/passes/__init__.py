@@ -1,1 +1,1 @@
-"""Stage 4, from a finished program to a cheaper or a distributed one: each pass takes a program and returns one."""
+"""Stage 4, finished program → a cheaper or a distributed one: every pass takes a program and changes or returns it."""

@@ -1,1 +1,1 @@
-"""Stage 3, from a forward graph to its palindrome: layers chosen, the graph walked back, estimates mapped and compared."""
+"""Stage 3, forward graph → palindrome: layers chosen, the graph walked back, estimates mapped and compared."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import filled
+from racecar.rules.registry import zero_unknown
 
 Known = Tensor | None
 
@@ -27,7 +27,7 @@ def narrowed(mask: Tensor) -> Tensor:
     return mask.contiguous()
 
 
-def united(masks: Sequence[Known]) -> Known:
+def unite(masks: Sequence[Known]) -> Known:
     """Known where any of several estimates of one value is."""
     if not masks or any(m is None for m in masks):
         return None
@@ -87,7 +87,7 @@ def mean_of_known(estimates: Sequence[Tensor], known: Sequence[Tensor | None]) -
     total: Any = 0
     count: Any = 0
     for estimate, mask in zip(estimates, known, strict=True):
-        total = total + filled(estimate, mask)
+        total = total + zero_unknown(estimate, mask)
         count = count + (1 if mask is None else mask.to(estimate.dtype))
     return total / count.clamp(min=1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from racecar.forward.graph import is_floating
 from racecar.reverse.builder import Emitter
 from racecar.reverse.known import Known, passed_on
-from racecar.rules.registry import Rule, filled
+from racecar.rules.registry import Rule, zero_unknown
 
 
 class Masks:
@@ -59,7 +59,7 @@ class Masks:
         many = isinstance(known, list)
         masks = [None if k is None else self.node(k) for k in (known if many else [known])]
         given = [
-            e if m is None else self.emitter.emit(filled, e, m)
+            e if m is None else self.emitter.emit(zero_unknown, e, m)
             for e, m in zip(estimate if many else [estimate], masks, strict=True)
         ]
         if "known" in inspect.signature(rule.reverse).parameters:

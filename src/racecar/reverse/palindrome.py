@@ -21,7 +21,7 @@ from racecar.forward.graph import ForwardGraph, is_floating, module_path, nodes_
 from racecar.forward.products import analyse
 from racecar.options import Options
 from racecar.reverse.builder import KEY, Emitter
-from racecar.reverse.known import Known, mean_of_known, nothing, united, unknown_as_nan
+from racecar.reverse.known import Known, mean_of_known, nothing, unite, unknown_as_nan
 from racecar.reverse.layers import Selection, rule_of
 from racecar.reverse.loss import half_squared_distance
 from racecar.reverse.masks import Masks
@@ -295,7 +295,7 @@ class _Mirror:
         if any(e.known is not None for e in estimates):
             masks = [self.masks.node(e.known) if e.known is not None else None for e in estimates]
             mean = self.emit(mean_of_known, [e.node for e in estimates], masks)
-            return Estimate(mean, united([e.known for e in estimates]))
+            return Estimate(mean, unite([e.known for e in estimates]))
         total = estimates[0].node
         for other in estimates[1:]:
             total = self.emit(operator.add, total, other.node)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import filled, only_for, register_reverse
+from racecar.rules.registry import refuse_data_as_weights, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ def mean_to(estimate: Tensor, x: Tensor, known: Tensor | None = None) -> Tensor:
     if known is None:
         return estimate.mean(dims, keepdim=True).reshape(x.shape)
     count = known.expand(estimate.shape).sum(dims, keepdim=True).clamp(min=1)
-    return (filled(estimate, known).sum(dims, keepdim=True) / count).reshape(x.shape)
+    return (zero_unknown(estimate, known).sum(dims, keepdim=True) / count).reshape(x.shape)
 
 
 def _sum_to(estimate: Tensor, x: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def mul_back(estimate: Tensor, a: Any, b: Any, *, data: tuple[bool, ...] = (True
 
 def div_back(estimate: Tensor, a: Tensor, b: Any, *, data: tuple[bool, ...] = (True,)) -> Tensor:
     """Scaling by 1/b: the adjoint divides by the same coefficient."""
-    only_for(data[0])
+    refuse_data_as_weights(data[0])
     return _sum_to(estimate / b, a)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import filled, only_for, register_reverse
+from racecar.rules.registry import refuse_data_as_weights, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
@@ -29,7 +29,7 @@ def _each(value: Size, dims: int) -> list[int]:
 
 def _without_bias(estimate: Tensor, bias: Tensor | None, dims: int, known: Tensor | None) -> Tensor:
     # In the estimate's dtype: under autocast a float32 bias would make the whole estimate float32.
-    return filled(estimate if bias is None else estimate - bias.to(estimate.dtype).view(-1, *[1] * dims), known)
+    return zero_unknown(estimate if bias is None else estimate - bias.to(estimate.dtype).view(-1, *[1] * dims), known)
 
 
 def _cut(result: Tensor, size: Sequence[int]) -> Tensor:
@@ -53,7 +53,7 @@ def conv_adjoint(
     known: Tensor | None = None,
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the transposed convolution with the forward kernel."""
-    only_for(data[0])
+    refuse_data_as_weights(data[0])
     dims = weight.ndim - 2
     size, kernel = x.shape[-dims:], weight.shape[2:]
     stride, dilation = _each(stride, dims), _each(dilation, dims)
@@ -90,7 +90,7 @@ def conv_transpose_adjoint(
     known: Tensor | None = None,
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the convolution with the forward kernel."""
-    only_for(data[0])
+    refuse_data_as_weights(data[0])
     dims = weight.ndim - 2
     result = _CONV[dims](
         _without_bias(estimate, bias, dims, known),

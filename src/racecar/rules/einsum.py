@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import filled, register_reverse
+from racecar.rules.registry import register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
@@ -35,7 +35,7 @@ def einsum_adjoint(
     if lost := set(places[mine]) - set(places[1 - mine]) - set(result):
         raise NotImplementedError(f"einsum {equation!r} sums {', '.join(sorted(lost))} of its data away")
     back = f"{result},{places[1 - mine]}->{places[mine]}"
-    found = torch.einsum(back, filled(estimate, known), other)
+    found = torch.einsum(back, zero_unknown(estimate, known), other)
     if average:
         ones = torch.ones_like(estimate) if known is None else known.expand(estimate.shape).to(estimate.dtype)
         found = found / torch.einsum(back, ones, other).clamp(min=torch.finfo(found.dtype).tiny ** 0.5)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from racecar.rules.attention import attended_average
-from racecar.rules.registry import filled, only_for, register_reverse
+from racecar.rules.registry import refuse_data_as_weights, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
@@ -22,8 +22,8 @@ def linear_adjoint(
     known: Tensor | None = None,
 ) -> Tensor:
     """(…, out) → (…, in): (y - b) W, over the outputs that are known."""
-    only_for(data[0])
-    return filled(estimate if bias is None else estimate - bias, known) @ weight
+    refuse_data_as_weights(data[0])
+    return zero_unknown(estimate if bias is None else estimate - bias, known) @ weight
 
 
 @register_reverse(aten.addmm.default, layer="linear", operands=1)
@@ -39,8 +39,8 @@ def addmm_adjoint(
     known: Tensor | None = None,
 ) -> Tensor:
     """(rows, out) → (rows, in), for bias·beta + alpha·(x @ weight) with data in x."""
-    only_for(data[1])
-    return alpha * (filled(estimate - beta * bias, known) @ weight.mT)
+    refuse_data_as_weights(data[1])
+    return alpha * (zero_unknown(estimate - beta * bias, known) @ weight.mT)
 
 
 def matmul_adjoint(

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import filled, only_for, register_reverse, unchanged
+from racecar.rules.registry import refuse_data_as_weights, register_reverse, unchanged, zero_unknown
 
 Nonlinearity = Literal["tanh", "relu"]
 
 
-# --- the operations that racecar.forward.recurrent puts into the forward graph --------------------------------------------
+# --- the operations that racecar.forward.recurrent puts into the graph ---------------------------------------------
 
 
 def rnn_layer(
@@ -126,7 +126,7 @@ def _part(value: Tensor | None, start: int, end: int) -> Tensor | None:
 
 def _without(estimate: Tensor, bias: Tensor | None, known: Tensor | None) -> Tensor:
     """What of an estimate the adjoint of a linear operation is applied to."""
-    return filled(estimate if bias is None else estimate - bias, known)
+    return zero_unknown(estimate if bias is None else estimate - bias, known)
 
 
 def _less_at_start(sequence: Tensor, constant: Tensor | None) -> Tensor:
@@ -153,7 +153,7 @@ def _depends(arguments: tuple[Any, ...], data: tuple[bool, ...]) -> list[bool]:
     """Per argument whether it is to be estimated; ``data`` has an entry per tensor alone."""
     flags = iter(data)
     found = [isinstance(a, Tensor) and next(flags) for a in arguments]
-    only_for(not any(found[1:5]))
+    refuse_data_as_weights(not any(found[1:5]))
     return found
 
 

@@ -134,12 +134,12 @@ def unchanged(estimate: Tensor, *args: object, **kwargs: object) -> Tensor:
     return estimate
 
 
-def filled(estimate: Tensor, known: Tensor | None) -> Tensor:
+def zero_unknown(estimate: Tensor, known: Tensor | None) -> Tensor:
     """0 where an estimate is not known."""
     return estimate if known is None else torch.where(known, estimate, 0)
 
 
-def only_for(usual: bool) -> None:
+def refuse_data_as_weights(usual: bool) -> None:
     """Refuse an operation whose data stands where its rule takes weights: ``F.linear(weights, data)``."""
     if not usual:
         raise NotImplementedError("the network's input reaches it in place of its weights")

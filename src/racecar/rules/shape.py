@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racecar.rules.arithmetic import mean_to
-from racecar.rules.registry import only_for, register_reverse
+from racecar.rules.registry import refuse_data_as_weights, register_reverse
 
 aten = torch.ops.aten
 
@@ -168,7 +168,7 @@ def index_select_back(estimate: Tensor, x: Tensor, dim: int, index: Tensor) -> T
 @register_reverse(aten.index.Tensor, range="within", partial=True)
 def index_back(estimate: Tensor, x: Tensor, indices: Sequence[Tensor | None], *, data: tuple[bool, ...] = ()) -> Tensor:
     """Every entry in its place; one that was taken several times is their mean."""
-    only_for(data.count(True) <= 1)
+    refuse_data_as_weights(data.count(True) <= 1)
     places = tuple(slice(None) if i is None else i for i in indices)
     if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices) or None in indices[:1]:
         result = estimate.new_zeros(x.shape)

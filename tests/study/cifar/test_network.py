@@ -7,7 +7,7 @@ from torch import nn
 import racecar
 from racecar.study.cifar.experiment import Cifar, preset
 from racecar.study.cifar.network import initialise_strong, strong, table_11
-from racecar.study.classification.experiment import Config
+from racecar.study.classification.experiment import ClassificationConfig
 
 
 def test_table_11_has_13_convolutions_of_its_widths_and_three_normed_layers() -> None:
@@ -50,7 +50,7 @@ def test_presets_name_what_there_is(name, recipe) -> None:
     from racecar.study.classification.recipe import Recipe
 
     plain = {k: v for k, v in found.items() if "." not in k}
-    config = Config(**plain, **{p: Recipe(**v) for p, v in phases.items()})
+    config = ClassificationConfig(**plain, **{p: Recipe(**v) for p, v in phases.items()})
     assert config.runs()
     model = Cifar().network(config, 3, 32, 10, 0)
     assert any(n.startswith(f"{Cifar.head}.") for n in model.state_dict())

@@ -11,7 +11,7 @@ from torch import nn
 
 import racecar
 from racecar.study.classification import experiment as runs
-from racecar.study.classification.experiment import Config, Experiment, Task
+from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
@@ -64,7 +64,7 @@ class Net(nn.Module):
 
 
 RECIPE = Recipe(epochs=2, batch_size=10, learning_rate=0.01)
-CONFIG = Config(
+CONFIG = ClassificationConfig(
     variants=["Std", "StdC", "Ort", "RR2", "RR1", "RR2s", "Dec2"],
     seeds=2,
     phases=["A", "B", "AA", "AB", "AB-probe", "AB-10pct", "B-10pct"],
@@ -88,7 +88,7 @@ def _fresh_accelerator():
     reset_accelerator()
 
 
-def opened(folder: Path, config: Config = CONFIG) -> Study:
+def opened(folder: Path, config: ClassificationConfig = CONFIG) -> Study:
     study = runs.open_study(folder, Rows(), config)
     Rows().keep(study, TASKS)
     return study
@@ -216,7 +216,7 @@ def test_regeneration_is_measured_as_defined(finished) -> None:
 
 
 def test_stopped_and_called_again_it_ends_the_same(finished, tmp_path) -> None:
-    config = Config(**{**vars(CONFIG), "variants": ["RR2"], "seeds": 1, "phases": ["A", "AB"]})
+    config = ClassificationConfig(**{**vars(CONFIG), "variants": ["RR2"], "seeds": 1, "phases": ["A", "AB"]})
     study = opened(tmp_path / "s", config)
     calls = 0
 
@@ -238,7 +238,7 @@ def test_stopped_and_called_again_it_ends_the_same(finished, tmp_path) -> None:
 
 def test_a_run_that_diverges_is_a_result(tmp_path) -> None:
     wild = Recipe(epochs=2, batch_size=10, learning_rate=1e30, optimiser="sgd")
-    config = Config(variants=["Std", "RR2"], seeds=1, phases=["A"], width=4, weight=1.0, a=wild)
+    config = ClassificationConfig(variants=["Std", "RR2"], seeds=1, phases=["A"], width=4, weight=1.0, a=wild)
     study = opened(tmp_path / "s", config)
     assert runs.run_share(study, Rows(), config, config.runs())
     for run in config.runs():
@@ -254,11 +254,11 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(tmp
     assert config == CONFIG
     assert again.folder == study.folder
     with pytest.raises(StudyError, match=r"width: 4 there, 8 now"):
-        runs.open_study(study.folder, Rows(), Config(**{**vars(CONFIG), "width": 8}))
+        runs.open_study(study.folder, Rows(), ClassificationConfig(**{**vars(CONFIG), "width": 8}))
 
 
 def test_subsets_are_balanced_and_said_in_words() -> None:
-    config = Config(train_images=24, test_images=10_000)
+    config = ClassificationConfig(train_images=24, test_images=10_000)
     tasks, words = Rows().subsets(TASKS, {"A": "four rows", "B": "six rows"}, config)
     assert tasks["B"].train.labels.bincount().tolist() == [4] * 6
     assert len(tasks["B"].test) == 24
@@ -279,4 +279,4 @@ def test_subsets_are_balanced_and_said_in_words() -> None:
 )
 def test_configurations_that_make_no_sense(change, said) -> None:
     with pytest.raises(ValueError, match=said):
-        Config(**change)
+        ClassificationConfig(**change)

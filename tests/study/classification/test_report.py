@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from racecar.study.classification import report
-from racecar.study.classification.experiment import Config, Task, open_study
+from racecar.study.classification.experiment import ClassificationConfig, Task, open_study
 from racecar.study.classification.images import Images
 from racecar.study.classification.regenerated import regenerate, step_work
 from racecar.study.core.errors import StudyError
@@ -18,7 +18,7 @@ from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
 
-CONFIG = Config(variants=["Std", "Ort", "RR3", "Dec3"], seeds=2, width=4)
+CONFIG = ClassificationConfig(variants=["Std", "Ort", "RR3", "Dec3"], seeds=2, width=4)
 SOURCES = {"A": "MNIST", "B": "n-MNIST made from MNIST: the original file was not at hand"}
 
 
@@ -146,7 +146,9 @@ def test_regenerated_images_are_the_reverse_pass_of_the_kept_weights(study) -> N
 
 
 def test_work_of_a_step_is_counted(study) -> None:
-    work = step_work(study, Digits(), Config(width=64), [Variant("RR3"), Variant("Dec3"), Variant("StdC")])
+    work = step_work(
+        study, Digits(), ClassificationConfig(width=64), [Variant("RR3"), Variant("Dec3"), Variant("StdC")]
+    )
     # Multiplications per image of Table 9: each layer forward, gradients of weights and, but for the first, of inputs;
     # the reverse pass costs the convolutions three times.
     layers = {"conv1": 9 * 64 * 784, "conv2": 9 * 64 * 64 * 196, "conv3": 9 * 64 * 49, "fc": 490}

@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from racecar.study.cifar.experiment import Cifar
-from racecar.study.classification.experiment import Config, open_study
-from racecar.study.classification.results import Results, compact
+from racecar.study.classification.experiment import ClassificationConfig, open_study
+from racecar.study.classification.results import ClassificationResults, compact
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Variant
@@ -18,7 +18,7 @@ GAINS = {"A": 0.0, "B": -0.03, "AA": 0.01, "AB": -0.02, "AB-probe": -0.1, "AB-1p
 LEVELS = {"Std": 0.95, "StdC": 0.955, "Ort": 0.94, "RR3": 0.97, "RR1": 0.96, "Dec3": 0.965, "RR13": 0.7, "RR13s": 0.6}
 
 
-def made_up(folder: Path, experiment, config: Config, leave_out: str = "none") -> Study:
+def made_up(folder: Path, experiment, config: ClassificationConfig, leave_out: str = "none") -> Study:
     """A finished study whose accuracies follow from variant, phase and seed; weights are empty."""
     study = open_study(folder, experiment, config)
     remember(study, config)
@@ -40,11 +40,11 @@ def made_up(folder: Path, experiment, config: Config, leave_out: str = "none") -
     return study
 
 
-def loaded(tmp_path: Path, experiment, config: Config, leave_out: str = "none") -> Results:
-    return Results.load(made_up(tmp_path / "s", experiment, config, leave_out), experiment, config)
+def loaded(tmp_path: Path, experiment, config: ClassificationConfig, leave_out: str = "none") -> ClassificationResults:
+    return ClassificationResults.load(made_up(tmp_path / "s", experiment, config, leave_out), experiment, config)
 
 
-DIGITS = Config(variants=["Std", "Ort", "RR3", "RR1", "Dec3", "StdC"], seeds=4)
+DIGITS = ClassificationConfig(variants=["Std", "Ort", "RR3", "RR1", "Dec3", "StdC"], seeds=4)
 
 
 def test_the_claims_of_section_5_1(tmp_path) -> None:
@@ -86,7 +86,7 @@ def test_regeneration_is_judged_by_ratios(tmp_path) -> None:
 
 def test_controls_of_cifar_and_of_every_way(tmp_path) -> None:
     phases = ["A", "B", "AA", "AB", "AB-probe", "AB-1pct", "B-1pct"]
-    found = loaded(tmp_path, Cifar(), Config(variants=["Std", "RR13s", "RR13"], phases=phases, seeds=3))
+    found = loaded(tmp_path, Cifar(), ClassificationConfig(variants=["Std", "RR13s", "RR13"], phases=phases, seeds=3))
     assert found.headline == "RR^13"
     pairs = {v.evidence.partition(" = ")[0]: v.outcome for v in found.verdicts()}
     assert pairs["RR^13_A − RR^13s_A"] == "reproduced"
@@ -98,7 +98,10 @@ def test_controls_of_cifar_and_of_every_way(tmp_path) -> None:
 
 def test_what_was_not_run_is_named_and_never_filled_in(tmp_path) -> None:
     found = loaded(
-        tmp_path, Digits(), Config(variants=["Std", "RR3"], seeds=2, phases=["A", "B", "AA", "AB"]), "RR3_AB"
+        tmp_path,
+        Digits(),
+        ClassificationConfig(variants=["Std", "RR3"], seeds=2, phases=["A", "B", "AA", "AB"]),
+        "RR3_AB",
     )
     text = "\n".join(found.not_run())
     for words in (

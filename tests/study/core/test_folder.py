@@ -67,7 +67,7 @@ def test_what_a_killed_process_left_half_written_is_no_obstacle_and_is_swept(tmp
     (study.path(RUN) / ".model.safetensors.k2_9zq1x").write_bytes(b"half")
     (study.path(RUN) / ".tmpQm3x9a").write_bytes(b"half")
     (study.folder / ".mine").write_text("kept")
-    study.sweep()
+    study.remove_leftovers()
     assert sorted(p.name for p in study.folder.rglob("*") if p.is_file()) == [
         ".mine",
         "model.safetensors",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
-from racecar.study.classification.experiment import Config
+from racecar.study.classification.experiment import ClassificationConfig
 from racecar.study.core.variants import Variant
 from racecar.study.digits.experiment import Digits, network, preset
 
@@ -46,7 +46,7 @@ def test_the_paper_preset_is_table_10() -> None:
 
 
 def test_seeds_give_different_weights_and_the_same_seed_the_same() -> None:
-    config = Config()
+    config = ClassificationConfig()
     first, again, other = (Digits().network(config, 1, 28, 10, s).conv2.weight for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -70,7 +70,7 @@ def test_mnist_is_divided_as_in_the_paper_and_blurred_for_task_b(mnist, monkeypa
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    tasks, words = Digits().load(str(mnist), Config(), None)
+    tasks, words = Digits().load(str(mnist), ClassificationConfig(), None)
     assert {n: (len(t.train), len(t.test)) for n, t in tasks.items()} == {"A": (55_000, 10_000), "B": (60_000, 10_000)}
     assert tasks["A"].test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert torch.equal(tasks["A"].test.labels, tasks["B"].test.labels)
@@ -88,11 +88,11 @@ def test_mnist_is_divided_as_in_the_paper_and_blurred_for_task_b(mnist, monkeypa
 )
 def test_variants_that_need_more_layers_are_refused(variant: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Digits().check(Config(variants=["Std", variant]))
+        Digits().check(ClassificationConfig(variants=["Std", variant]))
 
 
 def test_a_cheaper_variant_is_the_exact_one_with_arguments_of_racecar() -> None:
-    config = Config(variants=["RR3", "RR3-every4-layerwise"])
+    config = ClassificationConfig(variants=["RR3", "RR3-every4-layerwise"])
     exact, cheaper = (Digits().penalty(config, Variant(v)) for v in config.variants)
     assert replace(cheaper, savings={}) == exact
     assert cheaper.savings == {"every": 4, "layerwise": True}

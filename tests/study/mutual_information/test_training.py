@@ -10,13 +10,13 @@ from sklearn.metrics import mutual_info_score
 
 import racecar
 from racecar.study.core.variants import Run, Variant
-from racecar.study.mutual_information.config import Config, Training
+from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import labels, patterns, split
 from racecar.study.mutual_information.experiment import open_study, parts, run_study, runs_of, total_epochs
 from racecar.study.mutual_information.network import WIDTHS, initialised, network
 from racecar.study.mutual_information.training import snapshot_epochs
 
-TINY = Config(
+TINY = MutualInformationConfig(
     seeds=2,
     snapshots=3,
     variants=["Std", "Ort", "RR1", "RR6"],
@@ -45,7 +45,7 @@ def test_initialisation_is_seeded_and_scaled(scheme) -> None:
     assert many.std().item() == pytest.approx(deviation[scheme], rel=0.05)
 
 
-def plain_loop(run: Run, start: dict, config: Config) -> dict:
+def plain_loop(run: Run, start: dict, config: MutualInformationConfig) -> dict:
     """One run trained by itself, as anyone would write it."""
     training = config.training
     net = network()
@@ -99,7 +99,7 @@ def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
 
 
 def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path: Path) -> None:
-    config = Config(
+    config = MutualInformationConfig(
         seeds=1, snapshots=2, variants=["Std", "Ort"], training=Training(epochs=40, epochs_b=1, ort_weight=1.0)
     )
     study = open_study(tmp_path / "s", config)
@@ -141,7 +141,9 @@ def test_history_holds_every_snapshot(finished: Path) -> None:
 
 
 def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
-    config = Config(seeds=1, snapshots=3, variants=["Ort", "RR6"], training=Training(epochs=3, epochs_b=1))
+    config = MutualInformationConfig(
+        seeds=1, snapshots=3, variants=["Ort", "RR6"], training=Training(epochs=3, epochs_b=1)
+    )
     reference, study = open_study(tmp_path / "whole", config), open_study(tmp_path / "parts", config)
     assert run_study(reference, config)
     asked = sessions = 0
@@ -177,7 +179,7 @@ def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, 
 
 def test_variants_are_divided_among_processes() -> None:
     for workers in range(1, 7):
-        shares = parts(Config(), workers)
+        shares = parts(MutualInformationConfig(), workers)
         assert sorted(v for share in shares for v in share) == ["Ort", "RR1", "RR6", "Std"]
         assert len(shares) == min(workers, 4)
 
@@ -185,12 +187,12 @@ def test_variants_are_divided_among_processes() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Config(seeds=0), "seeds must be at least 1"),
-        (lambda: Config(variants=[]), "variants is empty"),
-        (lambda: Config(variants=["RR7"]), "6 layers"),
-        (lambda: Config(variants=["Foo"]), "no variant 'Foo'"),
-        (lambda: Config(variants=["RR6-every2"]), "RR6-every2 is no variant of this study"),
-        (lambda: Config(snapshots=1), "snapshots"),
+        (lambda: MutualInformationConfig(seeds=0), "seeds must be at least 1"),
+        (lambda: MutualInformationConfig(variants=[]), "variants is empty"),
+        (lambda: MutualInformationConfig(variants=["RR7"]), "6 layers"),
+        (lambda: MutualInformationConfig(variants=["Foo"]), "no variant 'Foo'"),
+        (lambda: MutualInformationConfig(variants=["RR6-every2"]), "RR6-every2 is no variant of this study"),
+        (lambda: MutualInformationConfig(snapshots=1), "snapshots"),
         (lambda: Training(epochs=0), "epochs must be at least 1"),
         (lambda: Training(learning_rate=0.0), "learning_rate must be positive"),
         (lambda: Training(weight=float("nan")), "weight must not be negative"),

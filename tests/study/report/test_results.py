@@ -10,18 +10,18 @@ from scipy import stats
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report.figures import Bar, accuracies, lowest, math_title, png, svg
 from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
-from racecar.study.report.results import Results, variant_of
+from racecar.study.report.results import AccuracyResults, variant_of
 from racecar.study.report.statistics import interval, spread
 
 A = [0.91, 0.93, 0.92, 0.95, 0.94]
 B = [0.90, 0.925, 0.90, 0.93, 0.915]
 
 
-def results(values: dict[str, Sequence[float]], paper: dict[str, Sequence[float]] | None = None) -> Results:
+def results(values: dict[str, Sequence[float]], paper: dict[str, Sequence[float]] | None = None) -> AccuracyResults:
     runs = [Run.parse(f"{key}/seed-{seed}") for key, v in values.items() for seed in range(max(len(v), 2))]
     done = [(r, values[r.key.partition("/")[0]]) for r in runs]
     metrics = {r: {"accuracy": v[r.seed]} for r, v in done if r.seed < len(v)}
-    return Results(runs, metrics, paper or {})
+    return AccuracyResults(runs, metrics, paper or {})
 
 
 def test_summary_and_difference_are_students() -> None:
@@ -64,7 +64,7 @@ def test_a_verdict_names_what_was_not_run() -> None:
 def test_pairs_are_formed_by_seed_and_missing_seeds_stay_empty() -> None:
     found = results({"Std_A": A, "RR6_A": B})
     metrics = {r: m for r, m in found.metrics.items() if r != Run(Variant("RR6"), "A", 1)}
-    found = Results(found.runs, metrics, {})
+    found = AccuracyResults(found.runs, metrics, {})
     assert found.difference("Std_A", "RR^6_A").mean == pytest.approx(np.mean([A[i] - B[i] for i in (0, 2, 3, 4)]))
     row = next(r for r in found.accuracy_rows(5) if isinstance(r, Sequence) and r[0].text == "RR^6_A")
     assert row[4] is None  # seed 1, in its own column

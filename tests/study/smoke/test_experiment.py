@@ -11,11 +11,11 @@ from racecar.study.core.growing import remember
 from racecar.study.core.schedule import chains, work
 from racecar.study.core.variants import Run, Variant
 from racecar.study.smoke import experiment
-from racecar.study.smoke.config import PRESETS, Config
+from racecar.study.smoke.config import PRESETS, SmokeConfig
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.network import AutoEncoder
 
-CONFIG = Config(
+CONFIG = SmokeConfig(
     variants=["Std", "RR6", "Dec6"],
     seeds=2,
     phases=["A", "B1", "B2", "AB1", "AB2", "AB1-early", "AB2-leaky"],
@@ -35,7 +35,7 @@ def pictures(channels: int, height: int, width: int) -> Frames:
     return Frames(found[:5], found[5:])
 
 
-def opened(folder, config: Config = CONFIG):
+def opened(folder, config: SmokeConfig = CONFIG):
     study = experiment.open_study(folder, config)
     experiment.keep_data(study, "A", pictures(1, 16, 16))
     experiment.keep_data(study, "B2", pictures(3, 24, 16))
@@ -128,7 +128,7 @@ def test_pictures_for_the_figures(finished) -> None:
 
 
 def test_a_decoder_that_answers_black_is_a_collapsed_run(tmp_path) -> None:
-    config = Config(
+    config = SmokeConfig(
         variants=["Std"],
         seeds=1,
         phases=["A", "AB1"],
@@ -172,7 +172,7 @@ def test_dead_channels_of_the_output_are_counted(finished) -> None:
 
 
 def test_a_training_that_diverges_is_a_result(tmp_path) -> None:
-    config = Config(variants=["Std"], seeds=1, phases=["A", "B1"], width=4, steps_b=3, batch_size=2)
+    config = SmokeConfig(variants=["Std"], seeds=1, phases=["A", "B1"], width=4, steps_b=3, batch_size=2)
     study = opened(tmp_path / "s", config)
     broken = Frames(torch.full((5, 1, 16, 16), torch.nan), pictures(1, 16, 16).test)
     experiment.keep_data(study, "A", broken)
@@ -189,7 +189,7 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(fin
     assert config == CONFIG
     assert again.folder == finished.folder
     with pytest.raises(StudyError, match="width: 4 there, 8 now"):
-        experiment.open_study(finished.folder, Config(width=8))
+        experiment.open_study(finished.folder, SmokeConfig(width=8))
 
 
 @pytest.mark.parametrize(
@@ -217,9 +217,9 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(fin
 )
 def test_settings_that_cannot_be_are_refused(wrong, said) -> None:
     with pytest.raises(ValueError, match=said):
-        Config(**wrong)
+        SmokeConfig(**wrong)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_configurations(name) -> None:
-    assert Config(**PRESETS[name]).runs()
+    assert SmokeConfig(**PRESETS[name]).runs()

@@ -8,10 +8,10 @@ import torch
 from racecar.study.commands.report import write_report
 from racecar.study.core.growing import remember
 from racecar.study.smoke import experiment, report
-from racecar.study.smoke.config import Config
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
 
-CONFIG = Config(
+CONFIG = SmokeConfig(
     seeds=2,
     phases=["A", "B1", "B2", "AB1", "AB2", "AB1-leaky"],
     width=4,

@@ -10,11 +10,11 @@ from racecar.study.core.files import write_tensors
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run
 from racecar.study.smoke import experiment
-from racecar.study.smoke.config import Config
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
-from racecar.study.smoke.results import Results
+from racecar.study.smoke.results import SmokeResults
 
-CONFIG = Config(seeds=3, phases=["A", "B1", "AB1"], width=4, discriminator_width=2, steps_a=40, steps_b=30)
+CONFIG = SmokeConfig(seeds=3, phases=["A", "B1", "AB1"], width=4, discriminator_width=2, steps_a=40, steps_b=30)
 L2 = {"Std_A": (9, 9, 9), "RR6_A": (8, 8, 8), "Std_AB1": (30, 200, 60), "RR6_AB1": (10, 20, 40), "Std_B1": (20, 20, 20)}
 
 
@@ -56,11 +56,11 @@ def study(tmp_path_factory):
 
 
 @pytest.fixture
-def results(study) -> Results:
-    return Results.load(study, CONFIG)
+def results(study) -> SmokeResults:
+    return SmokeResults.load(study, CONFIG)
 
 
-def verdict(results: Results, words: str):
+def verdict(results: SmokeResults, words: str):
     found = [v for v in results.verdicts() if words in v.claim]
     assert len(found) == 1, [v.claim for v in found]
     return found[0]
@@ -101,7 +101,7 @@ def test_a_claim_that_is_wrong_is_not_reproduced(study) -> None:
         points = history([1.0, 1.0, 1.0])
         kept(study, f"Std_AB1/seed-{seed}", 1.0 + 0.01 * seed, points)
     try:
-        found = verdict(Results.load(study, CONFIG), "outperforms Std after transfer to B1")
+        found = verdict(SmokeResults.load(study, CONFIG), "outperforms Std after transfer to B1")
         assert found.outcome == "not reproduced"
     finally:
         for seed, value in enumerate(L2["Std_AB1"]):
@@ -124,7 +124,7 @@ def test_a_diverged_run_is_said_and_settles_nothing(study) -> None:
     metrics = study.metrics(Run.parse("Std_A/seed-0"))
     study.finish(Run.parse("Std_A/seed-0"), study.weights(Run.parse("Std_A/seed-0")), metrics | {"history": []})
     try:
-        results = Results.load(study, CONFIG)
+        results = SmokeResults.load(study, CONFIG)
         assert "Diverged: Std_A, seed 0: not finite in step 1." in results.not_run()
         assert {s.end.n for s in results.settled() if s.words.startswith("phase I")} == {2}
     finally:

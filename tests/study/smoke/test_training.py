@@ -12,12 +12,12 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.variants import Variant
 from racecar.study.smoke.adversarial import SuperResolution
 from racecar.study.smoke.autoencoding import AutoEncoding
-from racecar.study.smoke.config import PRESETS, Config
+from racecar.study.smoke.config import PRESETS, SmokeConfig
 from racecar.study.smoke.frames import Frames, batch, lowered, raised
 from racecar.study.smoke.network import discriminator, generator
 from racecar.study.smoke.training import DivergedError
 
-CONFIG = Config(
+CONFIG = SmokeConfig(
     width=4,
     discriminator_width=2,
     steps_a=6,
@@ -34,7 +34,7 @@ def frames(channels: int = 1) -> Frames:
     return Frames(pictures[:8], pictures[8:])
 
 
-def gan(variant: str = "RR6", config: Config = CONFIG, seed: int = 0, **more) -> SuperResolution:
+def gan(variant: str = "RR6", config: SmokeConfig = CONFIG, seed: int = 0, **more) -> SuperResolution:
     return SuperResolution(Variant.parse(variant), frames(), config, seed, **more)
 
 
@@ -152,7 +152,7 @@ def test_a_compute_matched_std_trains_longer() -> None:
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_compute_match_is_the_ratio_of_the_flops_of_a_step(preset) -> None:
     settings = {k: v for k, v in PRESETS[preset].items() if k not in ("variants", "phases", "batch_size")}
-    config = Config(**settings, batch_size=1)
+    config = SmokeConfig(**settings, batch_size=1)
     pictures = torch.rand(1, 1, 64, 64)
     work = []
     for variant in ("Std", "RR6"):

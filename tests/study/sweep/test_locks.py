@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from racecar.study.sweep import locks as module
-from racecar.study.sweep.locks import Claims
+from racecar.study.sweep.locks import Locks
 
 # Without racecar itself, and so without torch: it starts in a moment.
 TAKE = """
 import os, pathlib, runpy, sys, time
-Claims = runpy.run_path(sys.argv[1], run_name="claims")["Claims"]
+Locks = runpy.run_path(sys.argv[1], run_name="claims")["Claims"]
 root, names = pathlib.Path(sys.argv[2]), sys.argv[3:]
-claims = Claims(root / "claims")
+claims = Locks(root / "claims")
 (root / f"ready-{os.getpid()}").touch()
 while len(list(root.glob("ready-*"))) < int(os.environ["TOGETHER"]):
     time.sleep(0.001)
@@ -62,7 +62,7 @@ def test_a_killed_process_of_this_machine_is_succeeded_at_once(tmp_path) -> None
     takers(1, tmp_path, "a")
     tmp_path = tmp_path / "claims"
     assert json.loads((tmp_path / "a" / "0").read_text())["state"] == "held"
-    claim = Claims(tmp_path).take("a")
+    claim = Locks(tmp_path).take("a")
     assert claim is not None
     claim.release()
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["0", "1"]
@@ -83,7 +83,7 @@ def test_on_another_machine_silence_counts_by_the_watchers_clock_alone(tmp_path,
     if written != "now":  # a server's clock may be anywhere
         moment = 0 if written == "1970" else 7_258_118_400
         os.utime(tmp_path / "a" / "0", (moment, moment))
-    claims = Claims(tmp_path, lease=100)
+    claims = Locks(tmp_path, lease=100)
     assert claims.take("a") is None
     clock.now = 99.0
     assert not claims.state("a").open
@@ -94,9 +94,9 @@ def test_on_another_machine_silence_counts_by_the_watchers_clock_alone(tmp_path,
 
 
 def test_signs_of_life_keep_a_claim_for_longer_than_a_lease(tmp_path, clock) -> None:
-    claim = Claims(tmp_path, beat=0.05).take("a", done=3)
+    claim = Locks(tmp_path, beat=0.05).take("a", done=3)
     assert claim is not None
-    watcher = Claims(tmp_path, lease=100)
+    watcher = Locks(tmp_path, lease=100)
     for _ in range(3):
         assert watcher.take("a") is None
         clock.now += 90
@@ -110,18 +110,18 @@ def test_signs_of_life_keep_a_claim_for_longer_than_a_lease(tmp_path, clock) -> 
 
 
 def test_who_slept_through_its_lease_finds_out_and_leaves_the_successors_claim_alone(tmp_path) -> None:
-    claim = Claims(tmp_path, beat=0.05).take("a")
+    claim = Locks(tmp_path, beat=0.05).take("a")
     assert claim is not None
-    successor = Claims(tmp_path)._next("a", 0, 0)  # as made by who has seen no sign of life
+    successor = Locks(tmp_path)._next("a", 0, 0)  # as made by who has seen no sign of life
     until(lambda: claim.lost)
     claim.release(finished=True)
-    assert not Claims(tmp_path).state("a").open
-    assert not Claims(tmp_path).state("a").finished
+    assert not Locks(tmp_path).state("a").open
+    assert not Locks(tmp_path).state("a").finished
     successor.release()
 
 
 def test_what_is_finished_stays_closed_until_reopened(tmp_path) -> None:
-    claims = Claims(tmp_path)
+    claims = Locks(tmp_path)
     claims.take("a").release(finished=True)
     assert (claims.state("a").open, claims.state("a").finished) == (False, True)
     claims.reopen("a")
@@ -133,7 +133,7 @@ def test_what_is_finished_stays_closed_until_reopened(tmp_path) -> None:
 def test_a_claim_whose_holder_died_while_writing_it_is_held_for_a_lease(tmp_path, clock) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0").touch()
-    claims = Claims(tmp_path, lease=100)
+    claims = Locks(tmp_path, lease=100)
     assert claims.take("a") is None
     clock.now = 101.0
     claim = claims.take("a")
@@ -143,10 +143,10 @@ def test_a_claim_whose_holder_died_while_writing_it_is_held_for_a_lease(tmp_path
 
 def test_a_name_is_waited_for(tmp_path) -> None:
     said: list[str] = []
-    first = Claims(tmp_path).take("a")
+    first = Locks(tmp_path).take("a")
     threading.Timer(0.5, first.release).start()
-    with Claims(tmp_path).hold("a", lambda: said.append("waiting")):
+    with Locks(tmp_path).hold("a", lambda: said.append("waiting")):
         assert json.loads((tmp_path / "a" / "0").read_text())["state"] == "released"
-        assert not Claims(tmp_path).state("a").open
-    assert Claims(tmp_path).state("a").open
+        assert not Locks(tmp_path).state("a").open
+    assert Locks(tmp_path).state("a").open
     assert said == ["waiting"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from racecar.study.cifar import network
 from racecar.study.classification.batches import Normalisation
-from racecar.study.classification.experiment import Config, Experiment, Task
+from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
 from racecar.study.classification.images import train_and_validation
 from racecar.study.core.initialisation import initialise_glorot
 
@@ -92,7 +92,9 @@ class Cifar(Experiment):
     title = "Natural images: CIFAR-10, then CIFAR-100"
     head = "head"
 
-    def load(self, source: str, config: Config, file: Path | None) -> tuple[dict[str, Task], dict[str, str]]:
+    def load(
+        self, source: str, config: ClassificationConfig, file: Path | None
+    ) -> tuple[dict[str, Task], dict[str, str]]:
         """Both data sets, from the hub or a folder with ``cifar10`` and ``cifar100`` in it."""
         tasks, words = {}, {}
         for task in ("A", "B"):
@@ -102,11 +104,11 @@ class Cifar(Experiment):
             words[task] = f"{NAMES[task]} from " + ("the hub" if source == "hub" else "local parquet files")
         return tasks, words
 
-    def depth(self, config: Config) -> int:
+    def depth(self, config: ClassificationConfig) -> int:
         """Table 11's convolutions, or the strong network's."""
         return 7 if config.architecture == "strong" else 13
 
-    def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
+    def network(self, config: ClassificationConfig, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """Table 11's, or the strong recipe's."""
         if config.architecture == "strong":
             model = network.strong(classes, config.width, channels)
@@ -116,12 +118,12 @@ class Cifar(Experiment):
             initialise_glorot(model, seed)
         return model
 
-    def normalisation(self, config: Config, task: Task) -> Normalisation:
+    def normalisation(self, config: ClassificationConfig, task: Task) -> Normalisation:
         """The paper's network sees pixels between 0 and 1, the strong one standardised pixels."""
         if config.architecture == "strong":
             return Normalisation.of(task.train)
         return super().normalisation(config, task)
 
-    def input_range(self, config: Config) -> Any:
+    def input_range(self, config: ClassificationConfig) -> Any:
         """Table 11 maps the regenerated input through batch norm and ReLU; around zero it stays as it is."""
         return None if config.architecture == "strong" else "paper"

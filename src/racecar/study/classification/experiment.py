@@ -36,7 +36,7 @@ SAMPLES = 10  # test images that the report regenerates
 
 
 @dataclass(frozen=True)
-class Config:
+class ClassificationConfig:
     """What can be chosen in a classification study.
 
     Attributes:
@@ -133,12 +133,14 @@ class Experiment(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     head: ClassVar[str]  # prefix of the parameters of the last layer, new for a task with other classes
-    config: ClassVar[type[Config]] = Config
+    config: ClassVar[type[ClassificationConfig]] = ClassificationConfig
     regenerated: ClassVar[int] = 1000  # test images that regeneration is measured on
     shared: ClassVar[bool] = False  # whether several processes can train one run together
 
     @abstractmethod
-    def load(self, source: str, config: Config, file: Path | None) -> tuple[dict[str, Task], dict[str, str]]:
+    def load(
+        self, source: str, config: ClassificationConfig, file: Path | None
+    ) -> tuple[dict[str, Task], dict[str, str]]:
         """Both tasks, and words on where each comes from, for every table.
 
         Args:
@@ -148,18 +150,18 @@ class Experiment(ABC):
         """
 
     @abstractmethod
-    def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
+    def network(self, config: ClassificationConfig, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """The network with weights drawn from its own generator."""
 
     @abstractmethod
-    def depth(self, config: Config) -> int:
+    def depth(self, config: ClassificationConfig) -> int:
         """How many layers the reverse pass can compare: the highest s of RR^s."""
 
-    def normalisation_of(self, study: Study, config: Config) -> Normalisation:
+    def normalisation_of(self, study: Study, config: ClassificationConfig) -> Normalisation:
         """Of the images of task A that a study has kept."""
         return self.normalisation(config, self.kept(study, config)["A"])
 
-    def measure(self, config: Config, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
+    def measure(self, config: ClassificationConfig, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
         """What tables show, top-1 or top-5.
 
         Args:
@@ -172,11 +174,11 @@ class Experiment(ABC):
         """The seed of order and augmentation: every phase of a seed has the same."""
         return run.seed
 
-    def comparable(self, config: Config, about: Mapping[str, Any]) -> bool:
+    def comparable(self, config: ClassificationConfig, about: Mapping[str, Any]) -> bool:
         """Whether the paper's accuracies may stand beside this study's."""
         return True
 
-    def data(self, config: Config, run: Run, task: Task) -> Data:
+    def data(self, config: ClassificationConfig, run: Run, task: Task) -> Data:
         """What a run is trained and measured on: all images of its task, or the share that its way says."""
         train = task.train
         if run.way in SHARES:
@@ -184,7 +186,7 @@ class Experiment(ABC):
         return InMemory(train, task.test, self.normalisation(config, task), channels_last=True)
 
     def subsets(
-        self, tasks: dict[str, Task], words: dict[str, str], config: Config
+        self, tasks: dict[str, Task], words: dict[str, str], config: ClassificationConfig
     ) -> tuple[dict[str, Task], dict[str, str]]:
         """The share of every task that the configuration asks for, and words that say so."""
 
@@ -203,7 +205,7 @@ class Experiment(ABC):
             task.train.write(study.folder / f"data-{name}-train.safetensors")
             task.test.write(study.folder / f"data-{name}-test.safetensors")
 
-    def kept(self, study: Study, config: Config) -> dict[str, Task]:
+    def kept(self, study: Study, config: ClassificationConfig) -> dict[str, Task]:
         """What :meth:`keep` wrote; empty where nothing was kept yet."""
         found: dict[str, Task] = {}
         for name in TASKS:
@@ -212,7 +214,7 @@ class Experiment(ABC):
                 found[name] = Task(Images.read(train), Images.read(test))
         return found
 
-    def check(self, config: Config) -> None:
+    def check(self, config: ClassificationConfig) -> None:
         """Refuse variants that the network has no layers for.
 
         Raises:
@@ -228,15 +230,15 @@ class Experiment(ABC):
                     f"{name}: of {variant.depth} compared layers no {variant.savings['subset']} can be drawn"
                 )
 
-    def input_range(self, config: Config) -> Any:
+    def input_range(self, config: ClassificationConfig) -> Any:
         """How the regenerated input is mapped, see :class:`racecar.Racecar`."""
         return "paper"
 
-    def normalisation(self, config: Config, task: Task) -> Normalisation:
+    def normalisation(self, config: ClassificationConfig, task: Task) -> Normalisation:
         """Of a task's images."""
         return Normalisation.unit(task.train.shape[0])
 
-    def penalty(self, config: Config, variant: Variant) -> Penalty:
+    def penalty(self, config: ClassificationConfig, variant: Variant) -> Penalty:
         """What a variant adds in phase I."""
         if variant.family == "Ort":
             return Penalty("srip", config.ort_weight)
@@ -261,12 +263,12 @@ def experiment_of(name: str) -> Experiment:
 # --- a study's folder -------------------------------------------------------------------------------------------------
 
 
-def open_study(folder: Path, experiment: Experiment, config: Config) -> Study:
+def open_study(folder: Path, experiment: Experiment, config: ClassificationConfig) -> Study:
     """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
     return growing.open_study(folder, experiment.name, config)
 
 
-def reopen(folder: Path, experiment: Experiment) -> tuple[Study, Config]:
+def reopen(folder: Path, experiment: Experiment) -> tuple[Study, ClassificationConfig]:
     """A study on disk with its configuration, for the report."""
     content = growing.remembered(folder)
     for field_ in dataclasses.fields(experiment.config):
@@ -279,7 +281,7 @@ def reopen(folder: Path, experiment: Experiment) -> tuple[Study, Config]:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def cost(config: Config, run: Run) -> int:
+def cost(config: ClassificationConfig, run: Run) -> int:
     """Expected work of a run, in tenths of a plain epoch over all images."""
     recipe = config.recipe(run)
     per_epoch = {"RR": 22, "Dec": 22, "Ort": 11}.get(run.variant.family, 10) if run.phase == "A" else 10
@@ -293,7 +295,7 @@ def cost(config: Config, run: Run) -> int:
 def run_share(
     study: Study,
     experiment: Experiment,
-    config: Config,
+    config: ClassificationConfig,
     runs: Sequence[Run],
     *,
     advance: Callable[[int], None] = lambda units: None,
@@ -329,7 +331,7 @@ def run_share(
 def _train(
     study: Study,
     experiment: Experiment,
-    config: Config,
+    config: ClassificationConfig,
     run: Run,
     tasks: dict[str, Task],
     accelerator: Accelerator,
@@ -391,7 +393,7 @@ def _train(
 def make_trainer(
     study: Study,
     experiment: Experiment,
-    config: Config,
+    config: ClassificationConfig,
     run: Run,
     task: Task,
     accelerator: Accelerator,
@@ -447,7 +449,9 @@ def freeze(model: nn.Module, head: str) -> tuple[nn.Module, ...]:
     return tuple(m for n, m in model.named_children() if n != head)
 
 
-def regeneration(experiment: Experiment, config: Config, model: nn.Module, trainer: Trainer) -> dict[str, float]:
+def regeneration(
+    experiment: Experiment, config: ClassificationConfig, model: nn.Module, trainer: Trainer
+) -> dict[str, float]:
     """How much of the input the reverse pass brings back (Figure 5): on test images, with batch statistics.
 
     Returns:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
-from racecar.study.classification.experiment import Config, Experiment
+from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.core.folder import Study
@@ -45,7 +45,7 @@ def images_of_a(study: Study) -> Images:
     return Images.read(study.folder / "data-A-test.safetensors")
 
 
-def regenerate(study: Study, experiment: Experiment, config: Config, runs: Sequence[Run]) -> Regenerated:
+def regenerate(study: Study, experiment: Experiment, config: ClassificationConfig, runs: Sequence[Run]) -> Regenerated:
     """Run the reverse pass of every run's kept weights over the first test image of every class.
 
     Raises:
@@ -70,7 +70,9 @@ def regenerate(study: Study, experiment: Experiment, config: Config, runs: Seque
     return Regenerated(pixels[shown].float() / 255, pictures)
 
 
-def step_work(study: Study, experiment: Experiment, config: Config, variants: Sequence[Variant]) -> dict[str, float]:
+def step_work(
+    study: Study, experiment: Experiment, config: ClassificationConfig, variants: Sequence[Variant]
+) -> dict[str, float]:
     """Floating-point operations of a step of phase I, forward and backward, over those of Std, by variant.
 
     Convolutions and matrix products are counted, on the network of the study.

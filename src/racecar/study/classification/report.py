@@ -11,9 +11,9 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 import racecar
 from racecar.study.classification import figures
-from racecar.study.classification.experiment import Config, Experiment
+from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.classification.regenerated import BATCH, Regenerated, regenerate, step_work
-from racecar.study.classification.results import Curve, Results, compact, compact_spread
+from racecar.study.classification.results import ClassificationResults, Curve, compact, compact_spread
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_bytes, write_text
 from racecar.study.core.folder import Study
@@ -53,7 +53,7 @@ _ERROR_NOTE = (
 class _Content:
     """What the page and the results file show."""
 
-    results: Results
+    results: ClassificationResults
     pictures: Regenerated | None
     absent: str  # why there are no pictures
     work: dict[str, float]
@@ -147,8 +147,8 @@ class _Content:
         return " ".join(parts)
 
 
-def _gather(study: Study, experiment: Experiment, config: Config) -> _Content:
-    results = Results.load(study, experiment, config)
+def _gather(study: Study, experiment: Experiment, config: ClassificationConfig) -> _Content:
+    results = ClassificationResults.load(study, experiment, config)
     order = ("Ort", "Std", "StdC", "RR")  # the paper's, from left to right
     variants = sorted((v for v in results.variants if v.family in order), key=lambda v: order.index(v.family))
     runs = [run for v in variants if (run := results.median_run(v)) is not None]
@@ -163,7 +163,7 @@ def _gather(study: Study, experiment: Experiment, config: Config) -> _Content:
     return _Content(results, pictures, absent, work, experiment.regenerated)
 
 
-def page(study: Study, experiment: Experiment, config: Config) -> Page:
+def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
     content = _gather(study, experiment, config)
     results, about = content.results, study.about()
@@ -259,7 +259,7 @@ def _error_note(content: _Content) -> str:
     return _ERROR_NOTE.format(count=content.samples)
 
 
-def _cost_note(results: Results) -> str:
+def _cost_note(results: ClassificationResults) -> str:
     return _COST_NOTE.format(
         match=results.config.compute_match,
         unit=getattr(results.constants, "UNIT", "epoch"),
@@ -274,7 +274,7 @@ def _cost_rows(content: _Content) -> list[list[str]]:
 # --- for a repository -------------------------------------------------------------------------------------------------
 
 
-def write_results(study: Study, experiment: Experiment, config: Config, folder: Path) -> list[Path]:
+def write_results(study: Study, experiment: Experiment, config: ClassificationConfig, folder: Path) -> list[Path]:
     """The numbers as Markdown and the figures as PNG, with the command, hardware and versions they come from."""
     content = _gather(study, experiment, config)
     about = study.about()

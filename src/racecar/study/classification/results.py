@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from racecar.study.classification.experiment import Config, Experiment
+from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import START, Run, Variant
-from racecar.study.report import Outcome, Verdict, results
+from racecar.study.report import Outcome, Verdict
 from racecar.study.report.claims import CONTROL, Claim
-from racecar.study.report.results import load_metrics
+from racecar.study.report.results import AccuracyResults, load_metrics
 from racecar.study.report.statistics import Summary, outcome, paired_difference, summarise
 
 MOST = 0.5  # of the input's variance: a regeneration error below it "recovers most of the input"
@@ -39,7 +39,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Results(results.Results):
+class ClassificationResults(AccuracyResults):
     """Everything the tables and figures of one study show.
 
     Attributes:
@@ -51,13 +51,13 @@ class Results(results.Results):
 
     digits: ClassVar[int] = 4
 
-    config: Config
+    config: ClassificationConfig
     constants: ModuleType
     about: Mapping[str, Any]
     measure: str = "accuracy"
 
     @classmethod
-    def load(cls, study: Study, experiment: Experiment, config: Config) -> Results:
+    def load(cls, study: Study, experiment: Experiment, config: ClassificationConfig) -> ClassificationResults:
         """Read the finished runs of a configuration."""
         paper = importlib.import_module(f"racecar.study.{experiment.name}.paper")
         runs, about = config.runs(), study.about()

@@ -51,7 +51,7 @@ def carry_out(study: Study, label: str, work: tuple[int, int], share: Share, arg
     Returns:
         The exit code: 0, or 130 if it was stopped.
     """
-    study.sweep()
+    study.remove_leftovers()
     total, done = work
     started = time.monotonic()
     complete = True

@@ -16,7 +16,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.classification import experiment as runs
-from racecar.study.classification.experiment import Config, Experiment, experiment_of
+from racecar.study.classification.experiment import ClassificationConfig, Experiment, experiment_of
 from racecar.study.commands.carry_out import Prepared
 from racecar.study.commands.report import write_report
 from racecar.study.core import growing
@@ -65,8 +65,7 @@ def cifar_parser(words: Sequence[str]) -> ArgumentParser:
 
 def vgg_parser(words: Sequence[str]) -> ArgumentParser:
     """The options of ``racecar study vgg``."""
-    from racecar.study.vgg.experiment import Config as VggConfig
-    from racecar.study.vgg.experiment import preset
+    from racecar.study.vgg.experiment import VggConfig, preset
 
     found = _parser("VGG19 on ImageNet, Table 15, or on any images (Sections 5.4 and A.5)", VggConfig)
     found.add_argument(
@@ -78,7 +77,7 @@ def vgg_parser(words: Sequence[str]) -> ArgumentParser:
     return found
 
 
-def _parser(description: str, config: type[Config] = Config) -> ArgumentParser:
+def _parser(description: str, config: type[ClassificationConfig] = ClassificationConfig) -> ArgumentParser:
     found = ArgumentParser(description=description)
     found.add_argument("--config", action="config", help="YAML file with any of the options below")
     found.add_argument(
@@ -120,7 +119,7 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     return prepare(name, config, options, folder).carry_out(workers)
 
 
-def config_of(name: str, parser: ArgumentParser, options: Namespace) -> Config:
+def config_of(name: str, parser: ArgumentParser, options: Namespace) -> ClassificationConfig:
     """What the options say.
 
     Raises:
@@ -140,7 +139,9 @@ def folder_of(name: str, options: Namespace, stem: str | None = None) -> Path:
     return Path(options.out or f"runs/{stem}-{options.preset}")
 
 
-def prepare(name: str, config: Config, options: Namespace, folder: Path, like: Study | None = None) -> Prepared:
+def prepare(
+    name: str, config: ClassificationConfig, options: Namespace, folder: Path, like: Study | None = None
+) -> Prepared:
     """The study with its data.
 
     Args:
@@ -152,7 +153,7 @@ def prepare(name: str, config: Config, options: Namespace, folder: Path, like: S
     study, _ = _opened(experiment, config, folder, options, like)
     cost = partial(runs.cost, config)
 
-    def divide(workers: int) -> list[tuple[list[Run], tuple[str, Path, Config, list[Run]]]]:
+    def divide(workers: int) -> list[tuple[list[Run], tuple[str, Path, ClassificationConfig, list[Run]]]]:
         return [(chain, (name, folder, config, chain)) for chain in division.chains(config.runs(), cost, workers)]
 
     return Prepared(study, config.runs(), _train, divide, partial(division.work, study, cost=cost))
@@ -162,7 +163,7 @@ run_digits, run_cifar, run_vgg = (partial(run, name) for name in ("digits", "cif
 
 
 def _opened(
-    experiment: Experiment, config: Config, folder: Path, options: Namespace, like: Study | None = None
+    experiment: Experiment, config: ClassificationConfig, folder: Path, options: Namespace, like: Study | None = None
 ) -> tuple[Study, tuple[int, int]]:
     """The study with its data, and how much work there is and is done."""
     study = runs.open_study(folder, experiment, config)
@@ -182,7 +183,7 @@ def _opened(
 
 
 def _prepared(
-    study: Study, experiment: Experiment, config: Config, options: Namespace, like: Study | None
+    study: Study, experiment: Experiment, config: ClassificationConfig, options: Namespace, like: Study | None
 ) -> tuple[int, int]:
     """Keep the data where it is not kept yet; how much work there is and is done."""
     work = division.work(study, config.runs(), partial(runs.cost, config))
@@ -195,13 +196,13 @@ def _prepared(
     return work
 
 
-def _together(experiment: Experiment, config: Config, folder: Path, options: Namespace) -> int:
+def _together(experiment: Experiment, config: ClassificationConfig, folder: Path, options: Namespace) -> int:
     """Every run in turn, trained by all processes that ``accelerate launch`` or ``torchrun`` has started."""
     accelerator = make_accelerator()
     main = accelerator.is_main_process
     study, work = _opened(experiment, config, folder, options) if main else (None, (1, 0))
     if study is not None:
-        study.sweep()
+        study.remove_leftovers()
     accelerator.wait_for_everyone()
     shown = progress_bar(f"{len(config.runs())} networks", *work) if main else nullcontext(lambda units: None)
     started = time.monotonic()
@@ -223,7 +224,7 @@ def _nmnist(options: Namespace) -> Path | None:
     return Path(file) if file is not None else None
 
 
-def _train(share: tuple[str, Path, Config, list[Run]], advance: Advance, stop: Stop) -> bool:
+def _train(share: tuple[str, Path, ClassificationConfig, list[Run]], advance: Advance, stop: Stop) -> bool:
     name, folder, config, chain = share
     experiment = experiment_of(name)
     return runs.run_share(

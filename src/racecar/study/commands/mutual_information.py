@@ -16,7 +16,7 @@ from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import apply_preset, worker_count
 from racecar.study.core.variants import Run
 from racecar.study.mutual_information import experiment
-from racecar.study.mutual_information.config import PRESETS, Config
+from racecar.study.mutual_information.config import PRESETS, MutualInformationConfig
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:
@@ -28,8 +28,10 @@ def parser(words: Sequence[str]) -> ArgumentParser:
         "--out", type=str, default=None, help="folder (default: runs/mutual-information-PRESET-PROTOCOL)"
     )
     found.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
-    found.add_argument("--variants", nargs="+", type=str, default=Config().variants, help="e.g. Std Ort RR1 RR6")
-    found.add_class_arguments(Config, skip={"variants"})
+    found.add_argument(
+        "--variants", nargs="+", type=str, default=MutualInformationConfig().variants, help="e.g. Std Ort RR1 RR6"
+    )
+    found.add_class_arguments(MutualInformationConfig, skip={"variants"})
     apply_preset(found, words, PRESETS)
     return found
 
@@ -40,14 +42,14 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     return prepare(config_of(parser, options), options, folder_of(options)).carry_out(workers)
 
 
-def config_of(parser: ArgumentParser, options: Namespace) -> Config:
+def config_of(parser: ArgumentParser, options: Namespace) -> MutualInformationConfig:
     """What the options say.
 
     Raises:
         ValueError: it cannot be trained.
     """
-    names = {f.name for f in dataclasses.fields(Config)}
-    return Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    names = {f.name for f in dataclasses.fields(MutualInformationConfig)}
+    return MutualInformationConfig(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
 
 
 def folder_of(options: Namespace, stem: str = "mutual-information") -> Path:
@@ -55,7 +57,7 @@ def folder_of(options: Namespace, stem: str = "mutual-information") -> Path:
     return Path(options.out or f"runs/{stem}-{options.preset}-{options.protocol}")
 
 
-def prepare(config: Config, options: Namespace, folder: Path, like: Study | None = None) -> Prepared:
+def prepare(config: MutualInformationConfig, options: Namespace, folder: Path, like: Study | None = None) -> Prepared:
     """The study; its data are a part of the code.
 
     Args:
@@ -66,13 +68,13 @@ def prepare(config: Config, options: Namespace, folder: Path, like: Study | None
     study.add_command()
     experiment.remember(study, config)
 
-    def divide(workers: int) -> list[tuple[list[Run], tuple[Path, Config]]]:
+    def divide(workers: int) -> list[tuple[list[Run], tuple[Path, MutualInformationConfig]]]:
         shares = [dataclasses.replace(config, variants=share) for share in experiment.parts(config, workers)]
         return [(experiment.runs_of(share), (folder, share)) for share in shares]
 
     return Prepared(study, experiment.runs_of(config), _train, divide, partial(experiment.work, study, config))
 
 
-def _train(share: tuple[Path, Config], advance: Advance, stop: Stop) -> bool:
+def _train(share: tuple[Path, MutualInformationConfig], advance: Advance, stop: Stop) -> bool:
     folder, config = share
     return experiment.run_study(experiment.open_study(folder, config), config, advance=advance, stop=stop)

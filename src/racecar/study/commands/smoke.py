@@ -18,7 +18,7 @@ from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import apply_preset, worker_count
 from racecar.study.core.variants import Run
 from racecar.study.smoke import captures, dataset, experiment, frames
-from racecar.study.smoke.config import PRESETS, Config
+from racecar.study.smoke.config import PRESETS, SmokeConfig
 
 
 def parser(words: Sequence[str]) -> ArgumentParser:
@@ -46,18 +46,18 @@ def parser(words: Sequence[str]) -> ArgumentParser:
     found.add_argument(
         "--workers", type=int, default=None, help="processes (default: 1 on a GPU, else one per core, two at most)"
     )
-    defaults = Config()
+    defaults = SmokeConfig()
     found.add_argument("--variants", nargs="+", type=str, default=defaults.variants, help="e.g. Std RR6 StdC Dec6")
     found.add_argument("--phases", nargs="+", type=str, default=defaults.phases, help="e.g. A B1 AB1 AB1-early")
-    found.add_class_arguments(Config, skip={"variants", "phases"})
+    found.add_class_arguments(SmokeConfig, skip={"variants", "phases"})
     apply_preset(found, words, PRESETS, "paper")
     return found
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and write the report."""
-    names = {f.name for f in dataclasses.fields(Config)}
-    config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    names = {f.name for f in dataclasses.fields(SmokeConfig)}
+    config = SmokeConfig(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
     folder = Path(options.out or f"runs/smoke-{options.preset}")
     if options.captures is None and not (folder / "data-B2.safetensors").exists():
         config = dataclasses.replace(config, phases=[p for p in config.phases if "B2" not in p])
@@ -74,7 +74,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     return carry_out(study, f"{len(planned)} networks", work, _train, shares)
 
 
-def _keep_data(study: Study, config: Config, planned: Sequence[Run], options: Namespace) -> None:
+def _keep_data(study: Study, config: SmokeConfig, planned: Sequence[Run], options: Namespace) -> None:
     """What the runs need and the folder does not hold yet."""
     sources = dict(study.about().get("sources", {}))
     if not experiment.has_data(study, "A"):
@@ -102,6 +102,6 @@ def _keep_data(study: Study, config: Config, planned: Sequence[Run], options: Na
         study.note(sources=sources)
 
 
-def _train(share: tuple[Path, Config, list[Run]], advance: Advance, stop: Stop) -> bool:
+def _train(share: tuple[Path, SmokeConfig, list[Run]], advance: Advance, stop: Stop) -> bool:
     folder, config, chain = share
     return experiment.run_share(experiment.open_study(folder, config), config, chain, advance=advance, stop=stop)

@@ -18,7 +18,7 @@ from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import apply_preset, worker_count
 from racecar.study.core.variants import Run
 from racecar.study.stylize import experiment
-from racecar.study.stylize.experiment import PRESETS, Config, Sources
+from racecar.study.stylize.experiment import PRESETS, Sources, StylizeConfig
 from racecar.study.stylize.judge import Judge
 from racecar.study.stylize.networks import KINDS, open_network
 
@@ -48,19 +48,19 @@ def parser(words: Sequence[str]) -> ArgumentParser:
     found.add_argument(
         "--workers", type=int, default=None, help="processes (default: 1 on a GPU, else one per core, two at most)"
     )
-    defaults = Config()
+    defaults = StylizeConfig()
     found.add_argument("--variants", nargs="+", type=str, default=defaults.variants, help="e.g. Std RR16")
     found.add_argument("--phases", nargs="+", type=str, default=defaults.phases, help="shapes building horse detail")
-    found.add_class_arguments(Config, skip={"variants", "phases"})
+    found.add_class_arguments(StylizeConfig, skip={"variants", "phases"})
     apply_preset(found, words, PRESETS, "paper")
     return found
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Stylize what is missing and write the report."""
-    names = {f.name for f in dataclasses.fields(Config)}
-    config = Config(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
-    if options.pictures is None and config.phases == Config().phases:
+    names = {f.name for f in dataclasses.fields(StylizeConfig)}
+    config = StylizeConfig(**{k: v for k, v in parser.instantiate(options).as_dict().items() if k in names})
+    if options.pictures is None and config.phases == StylizeConfig().phases:
         config = dataclasses.replace(config, phases=[p for p in config.phases if p == "shapes"])
     pictures = Path(options.pictures).resolve() if options.pictures is not None else None
     sources = Sources(Path(options.vgg or f"runs/vgg-{options.preset}"), pictures, options.judge)
@@ -89,7 +89,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     return carry_out(study, f"{len(planned)} runs", division.work(study, planned, cost), _stylize, shares)
 
 
-def _stylize(share: tuple[Path, Config, Sources, list[Run]], advance: Advance, stop: Stop) -> bool:
+def _stylize(share: tuple[Path, StylizeConfig, Sources, list[Run]], advance: Advance, stop: Stop) -> bool:
     folder, config, sources, chain = share
     return experiment.run_share(
         experiment.open_study(folder, config), config, sources, chain, advance=advance, stop=stop

@@ -20,9 +20,9 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.processes import Advance, Stop, Stopper
 from racecar.study.core.terminal import STOPPED, console, progress_bar, worker_count
 from racecar.study.sweep import workers as engines
-from racecar.study.sweep.locks import Claims
-from racecar.study.sweep.results import Results, check_folder, check_weights, has_weight, open_sweep, study_name
-from racecar.study.sweep.workers import Engine, Processes, Submitted, Task, Worker
+from racecar.study.sweep.locks import Locks
+from racecar.study.sweep.results import SweepResults, check_folder, check_weights, has_weight, open_sweep, study_name
+from racecar.study.sweep.workers import Engine, Job, Processes, Submitted, Worker
 
 EXPERIMENTS = ("mutual-information", "digits", "cifar", "vgg")  # that have a λ, and accuracies
 MOST_KILLED = 3  # workers without a run finished in between: then it is not bad luck
@@ -114,7 +114,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     workers = worker_count(options.workers if local else options.workers or 4)
     check_folder(folder)
     folder = folder if local else folder.absolute()  # jobs may start anywhere
-    claims = Claims(folder / "claims")
+    claims = Locks(folder / "claims")
     with claims.hold("preparing", lambda: console.print("racecar: another call is preparing this sweep; waiting")):
         tasks = _tasks(kind, config, weights, options, folder, claims)
     worker = Worker(claims.folder, tasks, int(options.slurm.get("cpus_per_task", 1)))
@@ -138,8 +138,8 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
 
 
 def _tasks(
-    kind: _Kind, config: Any, weights: Sequence[float], options: Namespace, folder: Path, claims: Claims
-) -> list[Task]:
+    kind: _Kind, config: Any, weights: Sequence[float], options: Namespace, folder: Path, claims: Locks
+) -> list[Job]:
     """Open all studies; what there is to train, low seeds of all λ first."""
     settings = dataclasses.asdict(_with(config, config.variants, 0.0))
     phases = settings.pop("phases", ["A", "B", "AA", "AB"])
@@ -150,7 +150,7 @@ def _tasks(
     plain = [v for v in variants if not has_weight(v)]
     wanted: list[tuple[float | None, list[str]]] = [(None, plain)] if plain else []
     wanted += [(w, [v for v in variants if has_weight(v)]) for w in weights]
-    tasks: list[Task] = []
+    tasks: list[Job] = []
     first: Prepared | None = None
     others = [claims.state(p.name) for p in claims.folder.glob("*") if p.name != "preparing"]
     alone = all(state.open or state.finished for state in others)
@@ -159,9 +159,9 @@ def _tasks(
         found = kind.prepare(own, options, folder / name, like=first.study if first is not None else None)
         first = first or found
         if alone:
-            found.study.sweep()
+            found.study.remove_leftovers()
         tasks += [
-            Task(f"{name}-{runs[0].key.replace('/', '-')}", found.study, runs, found.share, argument, found.work)
+            Job(f"{name}-{runs[0].key.replace('/', '-')}", found.study, runs, found.share, argument, found.work)
             for runs, argument in found.divide(len(found.runs))
         ]
     for task in tasks:
@@ -182,8 +182,8 @@ def _with(config: Any, variants: Sequence[str], weight: float) -> Any:
 
 def _drive(
     engine: Engine,
-    tasks: Sequence[Task],
-    claims: Claims,
+    tasks: Sequence[Job],
+    claims: Locks,
     workers: int,
     work: dict[str, tuple[int, int]],
     advance: Advance,
@@ -238,7 +238,7 @@ def _end(engine: Engine) -> None:
 
 def _show(folder: Path, criterion: str | None) -> None:
     """Write the tables and print them."""
-    results = Results(folder, criterion)
+    results = SweepResults(folder, criterion)
     paths = results.write(folder)
     for title, header, rows in (
         (results.title, results.header, results.rows),

@@ -55,4 +55,5 @@ def revision() -> str:
 
 
 def command_line() -> str:
+    """The command of this process, as it was typed."""
     return " ".join(["racecar", *sys.argv[1:]])

@@ -164,7 +164,7 @@ class Study:
         if "sources" in (about := other.about()):
             self.note(sources=about["sources"])
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what killed processes have left half-written. Only while no other process writes here."""
         for path in self.folder.rglob(".*"):
             if is_leftover(path):

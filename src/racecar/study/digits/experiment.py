@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from racecar.study.classification.experiment import Config, Experiment, Task
+from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
 from racecar.study.classification.images import train_and_validation
 from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.digits import nmnist
@@ -64,7 +64,9 @@ class Digits(Experiment):
     title = "Digits: MNIST, then MNIST with motion blur"
     head = "fc"
 
-    def load(self, source: str, config: Config, file: Path | None) -> tuple[dict[str, Task], dict[str, str]]:
+    def load(
+        self, source: str, config: ClassificationConfig, file: Path | None
+    ) -> tuple[dict[str, Task], dict[str, str]]:
         """MNIST, and from :mod:`.nmnist` the published ``file`` or what is made from MNIST."""
         train, test, _ = train_and_validation(HUB if source == "hub" else str(Path(source) / "mnist"), channels=1)
         if file is None:
@@ -75,11 +77,11 @@ class Digits(Experiment):
             train = train.take(torch.arange(5_000, 60_000))
         return {"A": Task(train, test), "B": blurred}, {"A": "MNIST", "B": words}
 
-    def depth(self, config: Config) -> int:
+    def depth(self, config: ClassificationConfig) -> int:
         """Table 9's convolutions."""
         return 3
 
-    def network(self, config: Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
+    def network(self, config: ClassificationConfig, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """Table 9's."""
         model = network(channels, size, classes, config.width)
         initialise_glorot(model, seed)

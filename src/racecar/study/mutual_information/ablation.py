@@ -19,7 +19,7 @@ from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_text
 from racecar.study.core.processes import Advance, Stop, Stopper, run_shares
 from racecar.study.mutual_information import paper
-from racecar.study.mutual_information.config import Config, Training
+from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.experiment import open_study, run_study, runs_of
 from racecar.study.report.statistics import summarise
 
@@ -38,17 +38,17 @@ CHANGES: dict[str, dict[str, Any]] = {
 MODELS = ("Std_A", "Std_AA", "Std_AB", "Std_B", "RR^6_A", "RR^6_AA", "RR^6_AB")
 
 
-def settings(base: Training) -> dict[str, Config]:
+def settings(base: Training) -> dict[str, MutualInformationConfig]:
     """Every change that changes something, as a configuration."""
     found = {}
     for label, change in CHANGES.items():
         training = dataclasses.replace(base, **change)
         if not change or training != base:
-            found[label] = Config(variants=["Std", "RR6"], snapshots=2, training=training)
+            found[label] = MutualInformationConfig(variants=["Std", "RR6"], snapshots=2, training=training)
     return found
 
 
-def train(argument: tuple[Path, list[tuple[str, Config]]], advance: Advance, stop: Stop) -> bool:
+def train(argument: tuple[Path, list[tuple[str, MutualInformationConfig]]], advance: Advance, stop: Stop) -> bool:
     """One process's share of the settings."""
     out, share = argument
     return all(
@@ -61,7 +61,7 @@ def _folder(out: Path, label: str) -> Path:
     return out / "".join(c if c.isalnum() else "-" for c in label.encode("ascii", "ignore").decode()).strip("-")
 
 
-def table(out: Path, configs: dict[str, Config]) -> str:
+def table(out: Path, configs: dict[str, MutualInformationConfig]) -> str:
     """Markdown: a row per setting, mean ± standard deviation of five runs, distance to the paper."""
     lines = [
         "| setting | " + " | ".join(MODELS) + " | mean distance to the paper |",

@@ -59,7 +59,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Config:
+class MutualInformationConfig:
     """The whole study.
 
     Attributes:

@@ -16,14 +16,14 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_json, read_tensors, write_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant, plan
-from racecar.study.mutual_information.config import Config, Training
+from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.network import initialised
 from racecar.study.mutual_information.training import Group, order_runs, train_group
 
 NAME = "mutual-information"
 
 
-def open_study(folder: Path, config: Config) -> Study:
+def open_study(folder: Path, config: MutualInformationConfig) -> Study:
     """The study's folder; seeds and variants may grow later, everything else is fixed."""
     content = asdict(config)
     for changeable in ("seeds", "variants"):
@@ -31,7 +31,7 @@ def open_study(folder: Path, config: Config) -> Study:
     return Study(folder, NAME, content)
 
 
-def remember(study: Study, config: Config) -> None:
+def remember(study: Study, config: MutualInformationConfig) -> None:
     """Note which variants and seeds were asked for, so that a report can say what was not run."""
     about = study.about()
     variants = dict.fromkeys([*about.get("variants", []), *(Variant.parse(v).name for v in config.variants)])
@@ -39,7 +39,7 @@ def remember(study: Study, config: Config) -> None:
     study.note(variants=list(variants), seeds=seeds)
 
 
-def reopen(folder: Path) -> tuple[Study, Config]:
+def reopen(folder: Path) -> tuple[Study, MutualInformationConfig]:
     """A study on disk with its configuration, for the report.
 
     Raises:
@@ -50,16 +50,16 @@ def reopen(folder: Path) -> tuple[Study, Config]:
         raise StudyError(f"{folder} holds the study {about.get('experiment')!r}, which this version cannot report")
     content = dict(about["config"])
     content["training"] = Training(**content["training"])
-    config = Config(**content, variants=about["variants"], seeds=about["seeds"])
+    config = MutualInformationConfig(**content, variants=about["variants"], seeds=about["seeds"])
     return open_study(folder, config), config
 
 
-def runs_of(config: Config) -> list[Run]:
+def runs_of(config: MutualInformationConfig) -> list[Run]:
     """All runs of a configuration."""
     return plan([Variant.parse(v) for v in config.variants], range(config.seeds))
 
 
-def parts(config: Config, workers: int) -> list[list[str]]:
+def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
     """Divide the variants among processes: neighbours in one program, the costliest part as cheap as possible."""
     cost = {"RR": 2.3, "Ort": 1.6, "Std": 2.4}  # measured, Std with Std_B
     variants = sorted({Variant.parse(v) for v in config.variants}, key=lambda v: (v.family != "RR", v))
@@ -75,12 +75,12 @@ def parts(config: Config, workers: int) -> list[list[str]]:
     return best[1]
 
 
-def total_epochs(study: Study, config: Config) -> tuple[int, int]:
+def total_epochs(study: Study, config: MutualInformationConfig) -> tuple[int, int]:
     """(all, already done) in epochs × networks, for the progress bar."""
     return work(study, config, runs_of(config))
 
 
-def work(study: Study, config: Config, runs: Sequence[Run]) -> tuple[int, int]:
+def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> tuple[int, int]:
     """The same of some runs."""
     length = {r: config.training.epochs_b if r.phase == "B" else config.training.epochs for r in runs}
     done = sum(length[r] for r in runs if study.finished(r))
@@ -92,7 +92,7 @@ def work(study: Study, config: Config, runs: Sequence[Run]) -> tuple[int, int]:
 
 def run_study(
     study: Study,
-    config: Config,
+    config: MutualInformationConfig,
     *,
     advance: Callable[[int], None] = lambda networks_epochs: None,
     stop: Callable[[], bool] = lambda: False,
@@ -132,7 +132,7 @@ def run_study(
     return True
 
 
-def _groups(study: Study, config: Config, pending: Sequence[Run], epochs: int) -> list[Group]:
+def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run], epochs: int) -> list[Group]:
     """What was interrupted goes on where it was; the rest starts as one group."""
     groups = []
     rest = list(pending)
@@ -147,7 +147,7 @@ def _groups(study: Study, config: Config, pending: Sequence[Run], epochs: int) -
     return groups
 
 
-def _new_group(study: Study, config: Config, runs: list[Run], epochs: int) -> Group:
+def _new_group(study: Study, config: MutualInformationConfig, runs: list[Run], epochs: int) -> Group:
     states: list[dict[str, torch.Tensor]] = []
     moments: list[dict[str, torch.Tensor]] = []
     steps = 0

@@ -9,9 +9,9 @@ from pathlib import Path
 from racecar.study.core.files import write_bytes, write_text
 from racecar.study.core.folder import Study
 from racecar.study.mutual_information import figures, paper
-from racecar.study.mutual_information.config import Config
+from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.data import constant_predictor
-from racecar.study.mutual_information.results import Results
+from racecar.study.mutual_information.results import MutualInformationResults
 from racecar.study.report import (
     Block,
     Cell,
@@ -32,9 +32,9 @@ from racecar.study.report.results import model_cell, variant_of
 from racecar.study.report.statistics import interval, spread, summarise
 
 
-def page(study: Study, config: Config) -> Page:
+def page(study: Study, config: MutualInformationConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
-    results = Results.load(study, config)
+    results = MutualInformationResults.load(study, config)
     about = study.about()
     finished = len(results.metrics)
     subtitle = (
@@ -73,9 +73,9 @@ _PROTOCOL = {
 }
 
 
-def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
+def write_results(study: Study, config: MutualInformationConfig, folder: Path) -> list[Path]:
     """The numbers as Markdown and the planes as PNG, with the command, hardware and versions they come from."""
-    results, about = Results.load(study, config), study.about()
+    results, about = MutualInformationResults.load(study, config), study.about()
     environment = about["environment"]
     stem = f"{about['experiment']}-{config.protocol}"
     rows = []
@@ -115,7 +115,7 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
     return written
 
 
-def _figure_panels(results: Results) -> list[tuple[int, str, list[figures.Panel]]]:
+def _figure_panels(results: MutualInformationResults) -> list[tuple[int, str, list[figures.Panel]]]:
     """Figures 2, 3 and 4: (number, words, panels)."""
     found = []
     for number, phase, words in (
@@ -128,7 +128,7 @@ def _figure_panels(results: Results) -> list[tuple[int, str, list[figures.Panel]
     return found
 
 
-def _accuracy(results: Results) -> list[Block]:
+def _accuracy(results: MutualInformationResults) -> list[Block]:
     seeds = results.config.seeds
     rows = results.accuracy_rows(seeds)
     rows.append(Group("Constant answer"))
@@ -154,7 +154,7 @@ def _accuracy(results: Results) -> list[Block]:
     ]
 
 
-def _planes(results: Results) -> list[Block]:
+def _planes(results: MutualInformationResults) -> list[Block]:
     blocks: list[Block] = []
     for number, words, panels in _figure_panels(results):
         if not panels:
@@ -181,7 +181,7 @@ def _planes(results: Results) -> list[Block]:
     return blocks
 
 
-def _information_table(results: Results) -> Table:
+def _information_table(results: MutualInformationResults) -> Table:
     rows: list[Sequence[object]] = []
     for model in results.models:
         if not results.accuracies(model):

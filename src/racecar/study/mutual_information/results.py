@@ -8,27 +8,27 @@ import numpy as np
 
 from racecar.study.core.folder import Study
 from racecar.study.mutual_information import paper
-from racecar.study.mutual_information.config import Config
+from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.data import constant_predictor
 from racecar.study.mutual_information.experiment import runs_of
 from racecar.study.mutual_information.figures import Panel
-from racecar.study.report import Verdict, results
-from racecar.study.report.results import load_metrics
+from racecar.study.report import Verdict
+from racecar.study.report.results import AccuracyResults, load_metrics
 from racecar.study.report.statistics import outcome, paired_difference
 
 
 @dataclass(frozen=True)
-class Results(results.Results):
+class MutualInformationResults(AccuracyResults):
     """Everything the tables and figures of one study show.
 
     Attributes:
         config: of the study.
     """
 
-    config: Config
+    config: MutualInformationConfig
 
     @classmethod
-    def load(cls, study: Study, config: Config) -> Results:
+    def load(cls, study: Study, config: MutualInformationConfig) -> MutualInformationResults:
         """Read the finished runs of a configuration."""
         runs = runs_of(config)
         return cls(runs, load_metrics(study, runs), paper.ACCURACY, config)

@@ -14,7 +14,7 @@ from racecar import Ensemble
 from racecar.analysis import information_plane
 from racecar.srip import spectral_distance
 from racecar.study.core.variants import Run
-from racecar.study.mutual_information.config import Config, Training
+from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import accuracy, labels, patterns, split
 from racecar.study.mutual_information.network import WIDTHS, network
 
@@ -101,7 +101,7 @@ def criterion(softmax: str) -> Callable[[Tensor, Tensor], Tensor]:
 class _Data:
     """What each run of a group sees, laid out with the patterns contiguous: [runs, 12, patterns] under the hood."""
 
-    def __init__(self, runs: Sequence[Run], config: Config) -> None:
+    def __init__(self, runs: Sequence[Run], config: MutualInformationConfig) -> None:
         self.training = config.training
         seeds = sorted({r.seed for r in runs})
         bits = patterns() if config.training.coding == "01" else patterns() * 2 - 1
@@ -173,7 +173,7 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
 
 def train_group(
     group: Group,
-    config: Config,
+    config: MutualInformationConfig,
     *,
     advance: Callable[[int], None],
     save: Callable[[Group], None],
@@ -268,7 +268,9 @@ def _lambdas(run: Run, weight: float) -> list[float]:
     return [weight] * depth + [0.0] * (LAYERS - depth)
 
 
-def _measure(ensemble: Ensemble, data: _Data, config: Config, epoch: int, loss: Tensor) -> dict[str, Tensor]:
+def _measure(
+    ensemble: Ensemble, data: _Data, config: MutualInformationConfig, epoch: int, loss: Tensor
+) -> dict[str, Tensor]:
     """A snapshot: test accuracy and the information plane of every layer's output, over all 4096 patterns."""
     outputs, inputs = ensemble.activations(data.all.expand(ensemble.size, -1, -1))
     answers = outputs.argmax(-1)

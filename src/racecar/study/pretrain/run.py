@@ -91,7 +91,7 @@ def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str,
     """
     if accelerator.is_main_process and folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
         study = Study(folder, name, config)
-        study.sweep()
+        study.remove_leftovers()
         if finished(folder):
             study.drop_progress(SLOT)
     accelerator.wait_for_everyone()

@@ -16,7 +16,7 @@ SHADES = {"Std": "std", "StdC": "std", "Ort": "ort", "RR": "rr"}  # names of the
 
 
 @dataclass(frozen=True)
-class Results:
+class AccuracyResults:
     """Numbers of one study.
 
     Attributes:

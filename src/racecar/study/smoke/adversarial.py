@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import racecar
 from racecar.study.core.variants import Variant
 from racecar.study.smoke import network
-from racecar.study.smoke.config import Config
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames, lowered, raised
 from racecar.study.smoke.quality import quality, resemblance
 from racecar.study.smoke.training import Training
@@ -41,7 +41,7 @@ class SuperResolution(Training):
         self,
         variant: Variant,
         frames: Frames,
-        config: Config,
+        config: SmokeConfig,
         seed: int,
         *,
         early: Callable[[dict[str, Tensor]], None] = lambda weights: None,

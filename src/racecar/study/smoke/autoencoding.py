@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from racecar.study.smoke.config import Config
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.network import AutoEncoder
 from racecar.study.smoke.quality import quality
@@ -26,7 +26,7 @@ class AutoEncoding(Training):
     losses = ("loss",)
 
     def __init__(
-        self, source: dict[str, Tensor] | None, frames: Frames, config: Config, seed: int, leaky: bool = False
+        self, source: dict[str, Tensor] | None, frames: Frames, config: SmokeConfig, seed: int, leaky: bool = False
     ) -> None:
         model = config.initialised(AutoEncoder(config.width, frames.train.shape[1], leaky), seed)
         self.reused = model.reuse(source) if source is not None else []

@@ -18,7 +18,7 @@ TASKS = ("A", "B1", "B2")
 
 
 @dataclass(frozen=True)
-class Config:
+class SmokeConfig:
     """The settings of Table 14, and what the paper leaves open.
 
     Attributes:

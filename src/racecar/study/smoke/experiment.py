@@ -19,7 +19,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.schedule import Units
 from racecar.study.core.variants import Run
 from racecar.study.smoke import adversarial, autoencoding, network
-from racecar.study.smoke.config import EARLY, LEAKY, Config
+from racecar.study.smoke.config import EARLY, LEAKY, SmokeConfig
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.quality import COLLAPSED, constants
 from racecar.study.smoke.training import DivergedError, Training
@@ -27,14 +27,14 @@ from racecar.study.smoke.training import DivergedError, Training
 NAME = "smoke"
 
 
-def open_study(folder: Path, config: Config) -> Study:
+def open_study(folder: Path, config: SmokeConfig) -> Study:
     """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
     return growing.open_study(folder, NAME, config)
 
 
-def reopen(folder: Path) -> tuple[Study, Config]:
+def reopen(folder: Path) -> tuple[Study, SmokeConfig]:
     """A study on disk with its configuration, for the report."""
-    config = Config(**growing.remembered(folder))
+    config = SmokeConfig(**growing.remembered(folder))
     return open_study(folder, config), config
 
 
@@ -67,7 +67,7 @@ def kept_data(study: Study, task: str) -> Frames:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def cost(config: Config, run: Run) -> int:
+def cost(config: SmokeConfig, run: Run) -> int:
     """Expected work of a run, in plain generator steps: Table 13's discriminator costs four of them."""
     if run.phase != "A":
         return 2 * config.steps_b
@@ -77,7 +77,7 @@ def cost(config: Config, run: Run) -> int:
 
 def run_share(
     study: Study,
-    config: Config,
+    config: SmokeConfig,
     runs: Sequence[Run],
     *,
     advance: Callable[[int], None] = lambda units: None,
@@ -103,7 +103,7 @@ def run_share(
 
 def _train(
     study: Study,
-    config: Config,
+    config: SmokeConfig,
     run: Run,
     device: torch.device,
     advance: Callable[[int], None],
@@ -132,7 +132,7 @@ def _train(
     return True
 
 
-def make_training(study: Study, config: Config, run: Run, frames: Frames) -> Training:
+def make_training(study: Study, config: SmokeConfig, run: Run, frames: Frames) -> Training:
     """The networks of a run, where its source has left them, and their training."""
     if run.phase == "A":
         early = partial(write_tensors, study.path(run) / f"{EARLY}.safetensors")
@@ -180,7 +180,7 @@ def _metrics(training: Training, run: Run, failure: str) -> dict[str, Any]:
 # --- what kept weights make of pictures -------------------------------------------------------------------------------
 
 
-def super_resolved(study: Study, config: Config, run: Run, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def super_resolved(study: Study, config: SmokeConfig, run: Run, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Figure 8 for a run of phase I: (low resolution, high-resolution output, regenerated low resolution).
 
     Args:
@@ -197,7 +197,7 @@ def super_resolved(study: Study, config: Config, run: Run, reference: Tensor) ->
     return adversarial.pictures(generator, reference, decoder)
 
 
-def auto_encoded(study: Study, config: Config, run: Run, reference: Tensor) -> Tensor:
+def auto_encoded(study: Study, config: SmokeConfig, run: Run, reference: Tensor) -> Tensor:
     """Figures 19 and 21 for a run of an auto-encoder: the reference pictures [n, C, h, w], encoded and decoded."""
     model = network.AutoEncoder(config.width, reference.shape[1], run.way == LEAKY)
     model.load_state_dict(study.weights(run))
@@ -205,7 +205,7 @@ def auto_encoded(study: Study, config: Config, run: Run, reference: Tensor) -> T
 
 
 @torch.no_grad()
-def alive_at_start(study: Study, config: Config, run: Run, reference: Tensor) -> float:
+def alive_at_start(study: Study, config: SmokeConfig, run: Run, reference: Tensor) -> float:
     """Share of an auto-encoder's output that is above 0 before its first step: the last ReLU has no gradient elsewhere.
 
     Args:
@@ -217,6 +217,6 @@ def alive_at_start(study: Study, config: Config, run: Run, reference: Tensor) ->
     return float((autoencoding.decoded(training.modules[0].eval(), reference) > 0).float().mean())
 
 
-def dead_channels(study: Study, config: Config, run: Run, reference: Tensor) -> int:
+def dead_channels(study: Study, config: SmokeConfig, run: Run, reference: Tensor) -> int:
     """How many channels of a finished auto-encoder's output are 0 on all reference pictures [n, C, h, w]."""
     return int((auto_encoded(study, config, run, reference).amax((0, 2, 3)) <= 0).sum())

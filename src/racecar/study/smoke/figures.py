@@ -15,7 +15,7 @@ from torch import Tensor
 from racecar.study.report.figures import FAMILY, PAPER, math_title
 from racecar.study.report.results import variant_of
 from racecar.study.smoke import paper
-from racecar.study.smoke.results import Results
+from racecar.study.smoke.results import SmokeResults
 
 SCRATCH = "#b5533c"  # Figure 18's red
 _PANELS = {
@@ -86,7 +86,7 @@ def figure_19(reference: Tensor, outputs: Mapping[str, Tensor]) -> Figure:
     return _grid(lines)
 
 
-def figure_9(results: Results) -> Figure:
+def figure_9(results: SmokeResults) -> Figure:
     """L2 on a logarithmic axis: bars are medians, dots runs, crosses collapsed ones; below, Table 6."""
     panels = _run_panels(results)
     figure, axes = plt.subplots(2, len(panels), figsize=(1 + 3.6 * len(panels), 6.2), squeeze=False)
@@ -113,7 +113,7 @@ def figure_9(results: Results) -> Figure:
     return figure
 
 
-def _run_panels(results: Results) -> dict[str, tuple[str, ...]]:
+def _run_panels(results: SmokeResults) -> dict[str, tuple[str, ...]]:
     """Panels of which something is finished."""
     return {t: p for t, p in _PANELS.items() if any(results.of(m) for m in results.of_task(*p))}
 
@@ -144,7 +144,7 @@ def _bars(axis: Axes, models: Mapping[str, Sequence[tuple[float, bool]]], consta
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def curves_a(results: Results) -> Figure:
+def curves_a(results: SmokeResults) -> Figure:
     """Phase I against steps: PSNR of the super-resolution, its L2, error of the regenerated low resolution."""
     figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.5), layout="constrained")
     names = {"psnr": "PSNR, dB", "l2": "L2", "regeneration_error": "error of the regenerated input"}
@@ -160,7 +160,7 @@ def curves_a(results: Results) -> Figure:
     return figure
 
 
-def curves_b(results: Results) -> Figure:
+def curves_b(results: SmokeResults) -> Figure:
     """Figures 18 and 20: L2 of the auto-encoders against steps, below them their last fifth."""
     panels = _run_panels(results)
     figure, axes = plt.subplots(2, len(panels), figsize=(1 + 3.6 * len(panels), 6), squeeze=False)

@@ -21,10 +21,10 @@ from racecar.study.report.markdown import file_stem, markdown, portable, verdict
 from racecar.study.report.results import model_cell
 from racecar.study.report.statistics import summarise
 from racecar.study.smoke import experiment, figures, paper
-from racecar.study.smoke.config import EARLY, LEAKY, Config
+from racecar.study.smoke.config import EARLY, LEAKY, SmokeConfig
 from racecar.study.smoke.frames import spaced
 from racecar.study.smoke.quality import COLLAPSED
-from racecar.study.smoke.results import Results, log_bounds, times
+from racecar.study.smoke.results import SmokeResults, log_bounds, times
 
 TITLE = "Smoke: super-resolution, then auto-encoders of simulated and real smoke"
 L2 = (
@@ -90,13 +90,13 @@ class _Drawing:
         return Figure(svg(self.figure), self.caption, self.caption)
 
 
-def page(study: Study, config: Config) -> Page:
+def page(study: Study, config: SmokeConfig) -> Page:
     """Build the report from what is finished; missing runs say so.
 
     Raises:
         StudyError: a file of the study is missing or damaged.
     """
-    results = Results.load(study, config)
+    results = SmokeResults.load(study, config)
     about = results.about
     setting = f" ({about['setting']})" if about.get("setting") else ""
     drawn = {d.name: d.block() for d in _drawings(study, config, results)}
@@ -133,9 +133,9 @@ def page(study: Study, config: Config) -> Page:
     )
 
 
-def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
+def write_results(study: Study, config: SmokeConfig, folder: Path) -> list[Path]:
     """The numbers as Markdown and the figures as PNG, with the command, hardware and versions they come from."""
-    results = Results.load(study, config)
+    results = SmokeResults.load(study, config)
     about = results.about
     environment = about["environment"]
     accelerator = environment.get("accelerator", "none")
@@ -175,7 +175,7 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _tables(results: Results) -> dict[str, _Table]:
+def _tables(results: SmokeResults) -> dict[str, _Table]:
     return {
         "a": _Table(
             "Task A",
@@ -205,7 +205,7 @@ def _tables(results: Results) -> dict[str, _Table]:
     }
 
 
-def _rows_a(results: Results) -> Rows:
+def _rows_a(results: SmokeResults) -> Rows:
     rows: Rows = []
     for model in results.of_task("A"):
         if not (count := len(results.of(model))):
@@ -224,7 +224,7 @@ def _rows_a(results: Results) -> Rows:
     return rows
 
 
-def _baseline(results: Results) -> list[object]:
+def _baseline(results: SmokeResults) -> list[object]:
     found = results.baseline
     return ["nearest upsampling", "—", *(f"{found[n]:.4g}" for n in ("l2", "psnr", "dssim")), "—", "—"]
 
@@ -244,7 +244,7 @@ _HEADER_B += ["PSNR, dB", "1 − SSIM", "paper: L2, mean", "paper: median"]
 _WAYS = ("", f"-{EARLY}", f"-{LEAKY}")
 
 
-def _rows_b(results: Results) -> Rows:
+def _rows_b(results: SmokeResults) -> Rows:
     rows: Rows = []
     for model in results.of_task(
         *(f"{phase}{way}" for task in ("B1", "B2") for way in _WAYS for phase in (f"A{task}", task))
@@ -278,7 +278,7 @@ def _rows_b(results: Results) -> Rows:
     return rows
 
 
-def _constants(results: Results) -> str:
+def _constants(results: SmokeResults) -> str:
     found = {r.task: m["constants"] for r, m in results.metrics.items() if r.task != "A"}
     return " ".join(
         f"{task}: a black picture has L2 {c['black']:.4g}, a uniform one in the mean colour {c['grey']:.4g}."
@@ -286,7 +286,7 @@ def _constants(results: Results) -> str:
     )
 
 
-def _rows_budget(results: Results) -> Rows:
+def _rows_budget(results: SmokeResults) -> Rows:
     rows: Rows = []
     for s in results.settled():
         fall = results.flatness(s.ahead)
@@ -312,7 +312,7 @@ def _spread(values: Sequence[float]) -> str:
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _drawings(study: Study, config: Config, results: Results) -> list[_Drawing]:
+def _drawings(study: Study, config: SmokeConfig, results: SmokeResults) -> list[_Drawing]:
     sets = {"simulated, training": experiment.kept_data(study, "A").train}
     sets["simulated, test"] = experiment.kept_data(study, "A").test
     if experiment.has_data(study, "B2"):
@@ -336,7 +336,7 @@ def _drawings(study: Study, config: Config, results: Results) -> list[_Drawing]:
     return found + _figure_19(study, config, results, "B1", 19) + _figure_19(study, config, results, "B2", 21)
 
 
-def _figure_8(study: Study, config: Config, results: Results) -> list[_Drawing]:
+def _figure_8(study: Study, config: SmokeConfig, results: SmokeResults) -> list[_Drawing]:
     reference = spaced(experiment.kept_data(study, "A").test, 8)
     runs = [run for m in results.of_task("A") if (run := results.median_run(m)) is not None]
     try:
@@ -350,7 +350,7 @@ def _figure_8(study: Study, config: Config, results: Results) -> list[_Drawing]:
     return [_Drawing("figure-8", figures.figure_8(reference, pictures), words, 70)]
 
 
-def _figure_19(study: Study, config: Config, results: Results, task: str, number: int) -> list[_Drawing]:
+def _figure_19(study: Study, config: SmokeConfig, results: SmokeResults, task: str, number: int) -> list[_Drawing]:
     runs = [run for m in results.of_task(f"A{task}", task) if (run := results.median_run(m)) is not None]
     if not runs:
         return []

@@ -19,7 +19,7 @@ from racecar.study.report.claims import CONTROL
 from racecar.study.report.results import load_metrics
 from racecar.study.report.statistics import Summary, outcome, paired_difference, summarise
 from racecar.study.smoke import experiment, paper
-from racecar.study.smoke.config import LEAKY, Config
+from racecar.study.smoke.config import LEAKY, SmokeConfig
 from racecar.study.smoke.frames import lowered, raised
 from racecar.study.smoke.quality import quality
 
@@ -47,7 +47,7 @@ class Settled:
 
 
 @dataclass(frozen=True)
-class Results:
+class SmokeResults:
     """Everything the tables and figures show.
 
     Attributes:
@@ -59,7 +59,7 @@ class Results:
         dead: per run of an auto-encoder, how many of its output's channels are 0 everywhere at the end.
     """
 
-    config: Config
+    config: SmokeConfig
     metrics: Mapping[Run, Mapping[str, Any]]
     about: Mapping[str, Any]
     baseline: Mapping[str, float]
@@ -67,7 +67,7 @@ class Results:
     dead: Mapping[Run, int]
 
     @classmethod
-    def load(cls, study: Study, config: Config) -> Results:
+    def load(cls, study: Study, config: SmokeConfig) -> SmokeResults:
         """Read the finished runs of a configuration.
 
         Raises:

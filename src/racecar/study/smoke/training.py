@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from racecar.study.core.checkpoints import Progress, pack, unpack
 from racecar.study.core.errors import StudyError
-from racecar.study.smoke.config import Config
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames, batch
 
 
@@ -44,7 +44,7 @@ class Training(ABC):
         modules: list[nn.Module],
         optimisers: list[Optimizer],
         frames: Frames,
-        config: Config,
+        config: SmokeConfig,
         total: int,
         seed: int,
     ) -> None:

@@ -33,7 +33,7 @@ NAME = "stylize"
 
 
 @dataclass(frozen=True)
-class Config:
+class StylizeConfig:
     """What can be chosen.
 
     Attributes:
@@ -116,18 +116,18 @@ class Sources:
         return self.vgg / "runs" / Run(run.variant, "A", run.seed).key
 
 
-def open_study(folder: Path, config: Config) -> Study:
+def open_study(folder: Path, config: StylizeConfig) -> Study:
     """The study's folder; seeds, variants and comparisons may grow later, everything else is fixed."""
     return growing.open_study(folder, NAME, config)
 
 
-def reopen(folder: Path) -> tuple[Study, Config]:
+def reopen(folder: Path) -> tuple[Study, StylizeConfig]:
     """A study on disk with its configuration, for the report."""
-    config = Config(**growing.remembered(folder))
+    config = StylizeConfig(**growing.remembered(folder))
     return open_study(folder, config), config
 
 
-def check(sources: Sources, config: Config) -> None:
+def check(sources: Sources, config: StylizeConfig) -> None:
     """Before anything costly: whether all networks and pictures are there.
 
     Raises:
@@ -144,7 +144,7 @@ def check(sources: Sources, config: Config) -> None:
         pairs(comparison, sources.pictures, config.size, config.factor)
 
 
-def fingerprints(sources: Sources, config: Config) -> dict[str, int]:
+def fingerprints(sources: Sources, config: StylizeConfig) -> dict[str, int]:
     """Of every network and picture that decides a result, by name."""
     files = {
         f"network {r.variant.name}, seed {r.seed}": sources.network(r) / "model.safetensors" for r in config.runs()
@@ -173,7 +173,7 @@ def agree(study: Study, found: Mapping[str, int]) -> None:
     study.note(fingerprints={**known, **found})
 
 
-def judge_finished(study: Study, config: Config, sources: Sources) -> None:
+def judge_finished(study: Study, config: StylizeConfig, sources: Sources) -> None:
     """What the judge says of pictures that were made before it was given."""
     for run in config.runs():
         metrics = study.metrics(run)
@@ -192,14 +192,14 @@ def _means(pictures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {k: sum(p[k] for p in pictures) / len(pictures) for k in sorted(names) if all(k in p for p in pictures)}
 
 
-def cost(config: Config, run: Run) -> int:
+def cost(config: StylizeConfig, run: Run) -> int:
     """Steps of all pictures of a run."""
     return config.steps * {"shapes": 3, "building": 2, "horse": 1, "detail": 2}[run.way]
 
 
 def run_share(
     study: Study,
-    config: Config,
+    config: StylizeConfig,
     sources: Sources,
     runs: Sequence[Run],
     *,
@@ -229,7 +229,7 @@ def run_share(
 
 def _stylize(
     study: Study,
-    config: Config,
+    config: StylizeConfig,
     sources: Sources,
     run: Run,
     device: torch.device,

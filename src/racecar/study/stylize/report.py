@@ -20,9 +20,9 @@ from racecar.study.report.figures import jpeg, math_title, svg
 from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
 from racecar.study.stylize import experiment
 from racecar.study.stylize.comparisons import COMPARISONS, pairs
-from racecar.study.stylize.experiment import Config
+from racecar.study.stylize.experiment import StylizeConfig
 from racecar.study.stylize.pictures import read_picture
-from racecar.study.stylize.results import Results, pictures_of
+from racecar.study.stylize.results import StylizeResults, pictures_of
 
 TITLE = "Stylization: what VGG's features see"
 _CAPTIONS = {
@@ -40,9 +40,9 @@ _NOTE = (
 )
 
 
-def page(study: Study, config: Config) -> Page:
+def page(study: Study, config: StylizeConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
-    results = Results.load(study, config)
+    results = StylizeResults.load(study, config)
     about = results.about
     setting = f" ({about['setting']})" if about.get("setting") else ""
     sheets: list[Block] = []
@@ -76,9 +76,9 @@ def page(study: Study, config: Config) -> Page:
     )
 
 
-def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
+def write_results(study: Study, config: StylizeConfig, folder: Path) -> list[Path]:
     """The numbers as Markdown and the contact sheets as JPEG, with command, hardware and versions."""
-    results = Results.load(study, config)
+    results = StylizeResults.load(study, config)
     about = results.about
     environment, setting = about["environment"], str(about.get("setting", ""))
     accelerator = environment.get("accelerator", "none")
@@ -123,17 +123,17 @@ def write_results(study: Study, config: Config, folder: Path) -> list[Path]:
     return written
 
 
-def _header(results: Results) -> list[str]:
+def _header(results: StylizeResults) -> list[str]:
     rr = results.headline.label
     return ["comparison", "number", *(v.label for v in results.variants), f"{rr} against Std, 95 % CI"]
 
 
-def _note(results: Results) -> str:
+def _note(results: StylizeResults) -> str:
     judge = f" Judge: {results.about['judge']}." if results.about.get("judge") else ""
     return f"{_NOTE}{judge} {results.sources}"
 
 
-def _sheets(study: Study, results: Results) -> dict[str, MatplotlibFigure]:
+def _sheets(study: Study, results: StylizeResults) -> dict[str, MatplotlibFigure]:
     """A contact sheet per comparison that has runs."""
     found = {}
     for comparison in COMPARISONS:
@@ -145,7 +145,7 @@ def _sheets(study: Study, results: Results) -> dict[str, MatplotlibFigure]:
     return found
 
 
-def _sheet(study: Study, results: Results, comparison: str, runs: Sequence[Run]) -> MatplotlibFigure:
+def _sheet(study: Study, results: StylizeResults, comparison: str, runs: Sequence[Run]) -> MatplotlibFigure:
     config, about = results.config, results.about
     folder = Path(about["pictures"]) if about.get("pictures") else None
     lines: list[list[tuple[str, Tensor]]] = []

@@ -15,7 +15,7 @@ from racecar.study.report.claims import CONTROL
 from racecar.study.report.results import load_metrics
 from racecar.study.report.statistics import Summary, bounds, outcome, paired_difference, spread, summarise
 from racecar.study.stylize import paper
-from racecar.study.stylize.experiment import Config
+from racecar.study.stylize.experiment import StylizeConfig
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Results:
+class StylizeResults:
     """Numbers of one study.
 
     Attributes:
@@ -64,12 +64,12 @@ class Results:
         about: the content of study.json.
     """
 
-    config: Config
+    config: StylizeConfig
     metrics: Mapping[Run, Mapping[str, Any]]
     about: Mapping[str, Any]
 
     @classmethod
-    def load(cls, study: Study, config: Config) -> Results:
+    def load(cls, study: Study, config: StylizeConfig) -> StylizeResults:
         """Read the finished runs of a configuration."""
         return cls(config, load_metrics(study, config.runs()), study.about())
 
@@ -213,7 +213,7 @@ def _spread(found: Summary, number: Number) -> str:
     return spread(found)
 
 
-def pictures_of(results: Results, comparison: str) -> Sequence[Run]:
+def pictures_of(results: StylizeResults, comparison: str) -> Sequence[Run]:
     """Finished runs of a comparison, variant by variant."""
     order = {v: i for i, v in enumerate(results.variants)}
     return sorted((r for r in results.metrics if r.way == comparison), key=lambda r: (order[r.variant], r.seed))

@@ -44,7 +44,7 @@ class State:
     done: int = 0
 
 
-class Claims:
+class Locks:
     """Claims below a folder, as one process sees them.
 
     Args:
@@ -86,7 +86,7 @@ class Claims:
                 found += json.loads(path.read_text(encoding="utf-8"))["seconds"]
         return found
 
-    def take(self, name: str, done: int = 0) -> Claim | None:
+    def take(self, name: str, done: int = 0) -> Lock | None:
         """Claim a name; None where somebody holds it, or was faster.
 
         Args:
@@ -101,14 +101,14 @@ class Claims:
         if (claim := self._next(name, self.state(name).number, 0)) is not None:
             claim.release()
 
-    def _next(self, name: str, number: int, done: int) -> Claim | None:
+    def _next(self, name: str, number: int, done: int) -> Lock | None:
         path = self.folder / name / str(number + 1)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             path.open("x").close()
         except FileExistsError:
             return None
-        return Claim(path, self.beat, done)
+        return Lock(path, self.beat, done)
 
     @contextmanager
     def hold(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -130,7 +130,7 @@ class Claims:
             claim.release()
 
 
-class Claim:
+class Lock:
     """A claim of this process; a thread keeps it alive.
 
     Args:

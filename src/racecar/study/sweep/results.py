@@ -88,7 +88,7 @@ class Best:
     lead: Summary | None
 
 
-class Results:
+class SweepResults:
     """Accuracies of a sweep's finished runs.
 
     Args:

@@ -1,7 +1,7 @@
 """What starts the workers of a sweep: processes here, or jobs of a cluster through submitit.
 
-A worker takes from the shared folder whatever nobody trains (:mod:`racecar.study.sweep.locks`), so an engine only starts
-workers and says how many live; which one trains what is never its business.
+A worker takes from the shared folder whatever nobody trains (:mod:`racecar.study.sweep.locks`), so an engine only
+starts workers and says how many live; which one trains what is never its business.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.processes import Share, Stop, Stopper
 from racecar.study.core.variants import Run
-from racecar.study.sweep.locks import BEAT, LEASE, Claims
+from racecar.study.sweep.locks import BEAT, LEASE, Locks
 
 ASK = 60.0  # seconds between questions to SLURM about jobs without a result; submitit's own are ten minutes
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """Runs that one worker trains together or one after the other; what is claimed.
 
     Attributes:
@@ -64,11 +64,11 @@ class Worker:
         claims: their folder.
         tasks: all of the sweep, in the order in which they are taken.
         threads: of torch.
-        lease, beat: see :class:`racecar.study.sweep.locks.Claims`.
+        lease, beat: see :class:`racecar.study.sweep.locks.Locks`.
     """
 
     claims: Path
-    tasks: Sequence[Task]
+    tasks: Sequence[Job]
     threads: int = 1
     lease: float = LEASE
     beat: float = BEAT
@@ -98,7 +98,7 @@ class Worker:
         return DelayedSubmission(self)
 
     def _work(self, stop: Stop) -> None:
-        claims = Claims(self.claims, self.lease, self.beat)
+        claims = Locks(self.claims, self.lease, self.beat)
         idle = time.monotonic()
         # Who finds all held stays for a lease: a holder that died somewhere else is known by then.
         while not stop() and time.monotonic() - idle < self.lease + 2 * self.beat:
@@ -110,7 +110,7 @@ class Worker:
             else:
                 time.sleep(min(1.0, self.beat))
 
-    def _train(self, task: Task, claims: Claims, stop: Stop) -> bool:
+    def _train(self, task: Job, claims: Locks, stop: Stop) -> bool:
         """Whether it was this worker's to train."""
         if stop() or (claim := claims.take(task.name)) is None:
             return False

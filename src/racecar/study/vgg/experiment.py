@@ -9,9 +9,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from racecar.study.classification import experiment
 from racecar.study.classification.batches import Data, Normalisation
-from racecar.study.classification.experiment import Experiment, Task
+from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
 from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.errors import StudyError
@@ -27,7 +26,7 @@ MANY = 100  # classes from which on top-5 is what tables show
 
 
 @dataclass(frozen=True)
-class Config(experiment.Config):
+class VggConfig(ClassificationConfig):
     """What can be chosen: see the base class, and
 
     Attributes:
@@ -117,13 +116,15 @@ class Vgg(Experiment):
     name = "vgg"
     title = "VGG19"
     head = network.HEAD
-    config = Config
+    config = VggConfig
     regenerated = 100
     shared = True
 
-    def load(self, source: str, config: experiment.Config, file: Path | None) -> tuple[dict[str, Any], dict[str, str]]:
+    def load(
+        self, source: str, config: ClassificationConfig, file: Path | None
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """The one task, from the hub or any local set."""
-        assert isinstance(config, Config)
+        assert isinstance(config, VggConfig)
         if source == "hub":
             source = HUB if config.streamed else CIFAR10
         where = f"local files ({Path(source).name})" if Path(source).exists() else f"the hub ({source})"
@@ -135,7 +136,7 @@ class Vgg(Experiment):
         return {"A": Task(train, test)}, {"A": f"{len(train.classes)} classes of images from {where}"}
 
     def subsets(
-        self, tasks: dict[str, Any], words: dict[str, str], config: experiment.Config
+        self, tasks: dict[str, Any], words: dict[str, str], config: ClassificationConfig
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """The share of photographs that the configuration asks for, and words that say so."""
         if isinstance(found := tasks["A"], Photographs):
@@ -154,13 +155,13 @@ class Vgg(Experiment):
         Images(pixels, labels, found.classes).write(study.folder / "data-A-test.safetensors")
         study.note(photographs=found.fingerprint(), classes=len(found.classes))
 
-    def kept(self, study: Study, config: experiment.Config) -> dict[str, Any]:
+    def kept(self, study: Study, config: ClassificationConfig) -> dict[str, Any]:
         """What :meth:`keep` wrote; photographs are opened where the last call has found them.
 
         Raises:
             StudyError: they are not what the study began with.
         """
-        assert isinstance(config, Config)
+        assert isinstance(config, VggConfig)
         if not config.streamed:
             return super().kept(study, config)
         about = study.about()
@@ -174,15 +175,15 @@ class Vgg(Experiment):
             )
         return found
 
-    def data(self, config: experiment.Config, run: Run, task: Any) -> Data:
+    def data(self, config: ClassificationConfig, run: Run, task: Any) -> Data:
         """Photographs as they are; images in memory as everywhere."""
         return task if isinstance(task, Photographs) else super().data(config, run, task)
 
-    def normalisation_of(self, study: Study, config: experiment.Config) -> Normalisation:
+    def normalisation_of(self, study: Study, config: ClassificationConfig) -> Normalisation:
         """ImageNet's."""
         return IMAGENET
 
-    def measure(self, config: experiment.Config, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
+    def measure(self, config: ClassificationConfig, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
         """The paper's top-5 where there are many classes."""
         return "top5" if about.get("classes", 0) >= MANY else "accuracy"
 
@@ -190,25 +191,25 @@ class Vgg(Experiment):
         """Every phase of a seed has other crops."""
         return 3 * run.seed + (START, "A", "AA").index(run.phase)
 
-    def comparable(self, config: experiment.Config, about: Mapping[str, Any]) -> bool:
+    def comparable(self, config: ClassificationConfig, about: Mapping[str, Any]) -> bool:
         """Only on all of ImageNet: the paper's numbers are top-5 accuracies there."""
         return about.get("photographs", [0])[0] == TRAIN
 
-    def depth(self, config: experiment.Config) -> int:
+    def depth(self, config: ClassificationConfig) -> int:
         """All convolutions."""
         return network.DEPTH
 
-    def network(self, config: experiment.Config, channels: int, size: int, classes: int, seed: int) -> nn.Module:
+    def network(self, config: ClassificationConfig, channels: int, size: int, classes: int, seed: int) -> nn.Module:
         """VGG19 with He's weights."""
-        assert isinstance(config, Config)
+        assert isinstance(config, VggConfig)
         model = network.VGG19(classes, config.width, config.pool, config.dropout)
         network.initialise(model, seed)
         return model
 
-    def input_range(self, config: experiment.Config) -> Any:
+    def input_range(self, config: ClassificationConfig) -> Any:
         """Around zero: it stays as it is."""
         return None
 
-    def normalisation(self, config: experiment.Config, task: Task) -> Normalisation:
+    def normalisation(self, config: ClassificationConfig, task: Task) -> Normalisation:
         """ImageNet's, so that networks of all presets see photographs alike."""
         return IMAGENET

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import racecar
-from racecar.every import cycle
+from racecar.every import ring
 
 
 class Net(nn.Module):
@@ -207,7 +207,7 @@ def test_copies_count_for_themselves() -> None:
 
 
 def test_a_pickled_turn_is_the_same_turn() -> None:
-    turn = pickle.loads(pickle.dumps(cycle(2000).at(4003)))
+    turn = pickle.loads(pickle.dumps(ring(2000).at(4003)))
     assert (turn.position, len(turn), turn.due) == (3, 2000, False)
     assert turn.at(2000).due
 

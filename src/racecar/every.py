@@ -1,4 +1,4 @@
-"""Whose turn it is: which training calls of ``Racecar(…, every=k)`` run the reverse pass."""
+"""``Racecar(…, every=k)``: which training calls run the reverse pass, counted on a ring of k turns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from racecar.errors import ArgumentError
 
 
 class Turn:
-    """One place in the cycle of k training calls; the first of them runs the reverse pass.
+    """One place in a ring of k training calls; the first of them runs the reverse pass.
 
-    A cycle is a ring of k such objects, and counting is going on to ``following``. ``torch.compile`` specialises on
+    Counting is going on to ``following``. ``torch.compile`` specialises on
     ``due`` alone, so it compiles a program per answer, two in all; it would compile one per value of an integer.
 
     Attributes:
@@ -50,14 +50,8 @@ class Turn:
         return turn
 
 
-def cycle(every: int) -> Turn:
-    """The first turn of a ring of ``every``.
-
-    Raises:
-        ArgumentError: not a whole number from 1 on.
-    """
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ArgumentError(f"every must be a whole number of training calls, 1 or more, not {every!r}")
+def ring(every: int) -> Turn:
+    """The first turn of a ring of ``every`` turns, at least one."""
     turns = [Turn(position) for position in range(every)]
     for turn, following in zip(turns, [*turns[1:], turns[0]], strict=True):
         turn.following = following
@@ -65,4 +59,4 @@ def cycle(every: int) -> Turn:
 
 
 def _unpickled(every: int, position: int) -> Turn:
-    return cycle(every).at(position)
+    return ring(every).at(position)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,13 @@ class Explanation:
         steps: one per operation on the path, in forward order.
         start: where the reverse pass begins (I_r).
         lambdas: λ_m per compared layer.
-        every: the reverse pass runs in one of so many training calls.
+        options: those of :class:`racecar.Racecar` that are not the default and that no column shows.
     """
 
     steps: tuple[Step, ...]
     start: str
     lambdas: tuple[float, ...]
-    every: int = 1
+    options: Mapping[str, object] = field(default_factory=dict)
 
     columns = ("layer", "forward", "reverse", "L_m", "compared", "MFLOP", "λ")
 
@@ -49,16 +49,19 @@ class Explanation:
         return "\n".join([*lines, self.footer()])
 
     def footer(self) -> str:
-        """Start, layers, cost and how often, in sentences."""
+        """Start, layers, cost and options, in sentences."""
         layers = sum(s.mirrored for s in self.steps)
         flops = sum(s.flops for s in self.steps)
         sentence = (
             f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
             f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
         )
-        if self.every == 1:
-            return sentence
-        return f"{sentence} It runs in one of {self.every} training calls, its penalty weighted by {self.every}."
+        rest = dict(self.options)
+        if (every := rest.pop("every", None)) is not None:
+            sentence += f" It runs in one of {every} training calls, its penalty weighted by {every}."
+        if rest:
+            sentence += f" Options: {', '.join(f'{name}={value!r}' for name, value in rest.items())}."
+        return sentence
 
 
 def _compared(step: Step) -> str:

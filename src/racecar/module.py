@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from racecar.errors import ArgumentError, NonFiniteError
-from racecar.every import cycle
+from racecar.every import ring
 from racecar.explanation import Explanation
 from racecar.options import (
     InputRange,
@@ -21,15 +22,14 @@ from racecar.options import (
     Reduction,
     Weight,
     as_call,
-    check_choices,
     check_decoder,
-    check_variant,
-    check_weight,
-    parameter_names,
+    check_model,
+    positional_names,
 )
 from racecar.passes.segments import Subset
 from racecar.program import Configuration, Program
 
+_EXPLAINED = ("layers", "start", "weight")  # by the table itself
 _BATCHES = 4  # programs for one batch size each, before one for any size is tried
 
 
@@ -108,33 +108,34 @@ class Racecar(nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        check_choices(model, reduction, input_range, norm_statistics)
-        self._every, self._turn = every, cycle(every)
+        check_model(model)
+        self._options = Options(
+            layers=layers,
+            start=start,
+            weight=weight,
+            reduction=reduction,
+            input_range=input_range,
+            norm_statistics=norm_statistics,
+            decoder=decoder is not None,
+            every=every,
+            fraction=fraction,
+            layerwise=layerwise,
+            subset=subset,
+            checkpoint=checkpoint,
+        )
         if decoder is not None:
             check_decoder(decoder, model)
         self.model, self.decoder = model, decoder
+        self._turn = ring(every)
         args, kwargs = as_call(example_inputs)
-        self._order = parameter_names(model, args, kwargs)
+        self._order = positional_names(model, args, kwargs)
         args, kwargs = self._positional(args, kwargs)
-        self._options = Options(
-            layers,
-            start,
-            reduction,
-            input_range,
-            norm_statistics,
-            decoder is not None,
-            layerwise,
-            fraction,
-            subset,
-            checkpoint,
-        )
-        check_variant(self._options)
         self._palindromes: dict[bool, tuple[Configuration, list[Program]]] = {}
         self._pending: Tensor | None = None
         self.check_finite = True
         self.draws = 0
         palindrome = self._program(args, kwargs, training=True).palindrome
-        self.register_buffer("lambdas", check_weight(weight, len(palindrome.layers), model), persistent=False)
+        self.register_buffer("lambdas", self._options.lambdas(len(palindrome.layers), model), persistent=False)
         self.training = model.training  # train() would change the modes of submodules that the user has set
 
     @property
@@ -145,7 +146,7 @@ class Racecar(nn.Module):
     @property
     def every(self) -> int:
         """k: the reverse pass runs in one of so many training calls."""
-        return self._every
+        return self._options.every
 
     @property
     def calls(self) -> int:
@@ -167,7 +168,7 @@ class Racecar(nn.Module):
 
     @property
     def options(self) -> Options:
-        """What the constructor was asked for: layers, start, reduction, input range, statistics, decoder or not."""
+        """What the constructor was asked for."""
         return self._options
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +194,7 @@ class Racecar(nn.Module):
         if self.check_finite and not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
         penalty = terms.sum()
-        return output, penalty if self._every == 1 else self._every * penalty
+        return output, penalty if self.every == 1 else self.every * penalty
 
     def distances(self, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
         """The penalty's parts: (the model's output, ½‖L_m − L'_m‖² of every compared layer, [n], without λ).
@@ -224,7 +225,9 @@ class Racecar(nn.Module):
     def explain(self) -> Explanation:
         """The table of the palindrome: layer, forward, reverse, compared or not, FLOPs, λ. ``print`` it."""
         palindrome = self.program.palindrome
-        return Explanation(palindrome.steps, palindrome.start, tuple(self.lambdas.tolist()), self._every)
+        return Explanation(
+            palindrome.steps, palindrome.start, tuple(self.lambdas.tolist()), self._options.changed(*_EXPLAINED)
+        )
 
     @property
     def program(self) -> Program:
@@ -234,7 +237,8 @@ class Racecar(nn.Module):
     def reweighted(self, weight: Weight) -> Racecar:
         """The same palindrome of the same model with other λ, without deriving it again."""
         other = copy.copy(self)
-        other._buffers = {"lambdas": check_weight(weight, len(self.layers), self.model)}
+        other._options = dataclasses.replace(self._options, weight=weight)
+        other._buffers = {"lambdas": other._options.lambdas(len(self.layers), self.model)}
         return other
 
     def _draw(self, subset: Subset | None) -> Tensor | None:
@@ -308,11 +312,6 @@ class Racecar(nn.Module):
 
     def extra_repr(self) -> str:
         """The options in the constructor's words."""
-        shown = [f"layers={list(self.layers)}", f"reduction={self._options.reduction!r}"]
-        if self._every != 1:
-            shown.append(f"every={self._every}")
-        usual = Options()
-        for name in ("fraction", "layerwise", "subset", "checkpoint"):
-            if (value := getattr(self._options, name)) != getattr(usual, name):
-                shown.append(f"{name}={value}")
-        return ", ".join(shown)
+        shown = {"layers": list(self.layers), "reduction": self._options.reduction}
+        shown |= self._options.changed("layers", "reduction", "weight")
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainingArguments
 
 import racecar
-from racecar.integrations import share
+from racecar.integrations import penalty_scale
 from racecar.integrations.lightning import RacecarMixin
 from racecar.integrations.trainer import RacecarTrainer
 
@@ -64,7 +64,7 @@ def by_accelerate(processes: int) -> dict[str, Tensor]:
     for inputs, labels in batches:
         with accelerator.accumulate(parallel):
             output, penalty = parallel(inputs)
-            factor = share(rr, accelerator.num_processes, accelerator.gradient_accumulation_steps)
+            factor = penalty_scale(rr, accelerator.num_processes, accelerator.gradient_accumulation_steps)
             accelerator.backward(cross_entropy(output, labels) + factor * penalty)
             optimizer.step()
             optimizer.zero_grad()

@@ -85,6 +85,18 @@ def test_a_card_without_more_has_no_empty_parts_and_stays_a_table(tmp_path) -> N
     assert "untied decoder" in text
 
 
+def test_the_card_names_every_option_that_is_not_the_default() -> None:
+    given = {"every": 4, "fraction": 0.5, "layerwise": True, "subset": 1, "checkpoint": True}
+    rr = racecar.Racecar(net(), torch.rand(4, 1, 8, 8), **given)
+    made = card(rr)
+    how = made.data.to_dict()["racecar"]
+    assert {name: how[name] for name in given} == given
+    for name, value in given.items():
+        assert f"`{name}={value}`" in made.content
+    assert "other options" not in card(trained()).content
+    assert rr.options.as_dict().keys() - {"layers", "start", "weight", "decoder"} <= how.keys()
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -8,16 +8,16 @@ from __future__ import annotations
 from racecar.module import Racecar
 
 
-def share(rr: Racecar, processes: int, steps: int = 1) -> int:
+def penalty_scale(rr: Racecar, processes: int, steps: int = 1) -> int:
     """What the penalty is multiplied by where a loop averages gradients over processes and accumulated steps.
 
     The average of equal parts' means is the mean of the whole, but that of their sums is only a part of its sum.
 
     Example:
         >>> import torch, racecar
-        >>> from racecar.integrations import share
+        >>> from racecar.integrations import penalty_scale
         >>> rr = racecar.Racecar(torch.nn.Linear(3, 2), torch.rand(4, 3), reduction="sum")
-        >>> share(rr, processes=8, steps=2)
+        >>> penalty_scale(rr, processes=8, steps=2)
         16
     """
     return processes * steps if rr.options.reduction == "sum" else 1

@@ -63,7 +63,9 @@ model: loading it needs no racecar.
 | range of the regenerated input | {{ how.input_range }} |
 | batch norm in the reverse pass | {{ how.norm_statistics }} statistics |
 | weights of the reverse pass | {{ how.reverse_weights }} |
-| versions | {% for name, number in how.versions.items() %}{{ name }} {{ number }}\
+{% if other %}| other options | {% for name, value in other.items() %}`{{ name }}={{ value }}`\
+{% if not loop.last %}, {% endif %}{% endfor %} |
+{% endif %}| versions | {% for name, number in how.versions.items() %}{{ name }} {{ number }}\
 {% if not loop.last %}, {% endif %}{% endfor %} |
 
 ```
@@ -86,17 +88,18 @@ load_model(model, "model.safetensors")  # a {{ kind }} of the same shape; or rac
 """.replace("\\\n", "")
 
 
+_ROWS = ("layers", "start", "weight", "reduction", "input_range", "norm_statistics", "decoder")  # of the card's own
+
+
 def how_trained(rr: Racecar) -> dict[str, Any]:
-    """What a Racecar does, in words and numbers that JSON and YAML hold."""
-    options, table = rr.options, rr.explain()
-    range_ = options.input_range
-    return {
+    """All options of a Racecar as JSON and YAML hold them; layers with their λ and the start as they were resolved."""
+    table, options = rr.explain(), rr.options.as_dict()
+    untied = options.pop("decoder")
+    return options | {
         "layers": {name: float(f"{weight:.7g}") for name, weight in zip(rr.layers, table.lambdas, strict=True)},
-        "reduction": options.reduction,
         "start": table.start,
-        "input_range": getattr(range_, "__name__", type(range_).__name__) if callable(range_) else range_ or "as it is",
-        "norm_statistics": options.norm_statistics,
-        "reverse_weights": "of its own (untied decoder)" if options.untied else "the model's own",
+        "input_range": options["input_range"] or "as it is",
+        "reverse_weights": "of its own (untied decoder)" if untied else "the model's own",
         "versions": {"racecar-training": _version("racecar-training"), "torch": _version("torch")}
         | {"python": platform.python_version()},
     }
@@ -136,6 +139,7 @@ def model_card(
         kind=type(rr.model).__name__,
         table=str(rr.explain()),
         how=how,
+        other=rr.options.changed(*_ROWS),
         **{"data": _cell(data), "recipe": _cell(recipe)},
         results={_cell(k): _cell(v) for k, v in (results or {}).items()},
     )

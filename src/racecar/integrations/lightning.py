@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from racecar.errors import ArgumentError
-from racecar.integrations import share
+from racecar.integrations import penalty_scale
 from racecar.module import Racecar
 
 
@@ -75,4 +75,4 @@ class RacecarMixin:
         processes, steps = self.trainer.world_size, self.trainer.accumulate_grad_batches
         rr.check_finite = processes == 1  # one process alone must not stop
         output, penalty = rr(*args, **kwargs)
-        return output, penalty * share(rr, processes, steps)
+        return output, penalty * penalty_scale(rr, processes, steps)

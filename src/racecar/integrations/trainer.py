@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from racecar.errors import ArgumentError
-from racecar.integrations import share
+from racecar.integrations import penalty_scale
 from racecar.module import Racecar
 
 
@@ -58,7 +58,7 @@ class RacecarTrainer(Trainer):
         call = _Call(model)
         loss, outputs = super().compute_loss(call, inputs, True, num_items_in_batch)
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
-        factor = share(self.rr, self.args.world_size, steps)
+        factor = penalty_scale(self.rr, self.args.world_size, steps)
         # A loss function of the user's own is divided by the accumulated steps already, by means of the item count.
         divisor = 1 if self.compute_loss_func is None else steps
         loss = loss + call.penalty * (factor / divisor)

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from racecar.errors import ExportError
-from racecar.forward.graph import ForwardGraph, data_nodes, module_path
+from racecar.forward.graph import ForwardGraph, data_nodes, module_path, operand, symbolic
 from racecar.rules.shape import written
 
 aten = torch.ops.aten
@@ -73,7 +73,7 @@ def _views_between(base: fx.Node, view: fx.Node) -> list[fx.Node] | None:
         if view.target not in _SCATTER:
             return None
         found.insert(0, view)
-        view = view.args[0]  # type: ignore[assignment]
+        view = operand(view)
     return found
 
 
@@ -93,7 +93,7 @@ def _scatter(
         with graph.inserting_after(value):
             value = graph.call_function(_SCATTER[view.target], (view.args[0], value, *view.args[1:]), view.kwargs)
         value.meta = {k: v for k, v in changed.meta.items() if k == "nn_module_stack"}
-        value.meta["val"] = view.args[0].meta.get("val")  # type: ignore[union-attr]
+        value.meta["val"] = symbolic(operand(view))
         order[value] = order[changed]
         copies.append(value)
     for user in later[base]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from racecar.forward.graph import ForwardGraph, tensor_arguments
+from racecar.forward.graph import ForwardGraph, example, tensor_arguments
 from racecar.rules import find_rule
 from racecar.rules.identity import drop
 
@@ -72,7 +72,7 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
         return 1
     if node.target is aten.mul.Tensor:
         a, b = arguments[:2]
-        sizes = [n.meta["example"].numel() for n in (a, b)]
+        sizes = [example(n).numel() for n in (a, b)]
         if sizes[0] != sizes[1]:
             return sizes.index(min(sizes))
         for kinds in (_GATES, _BOUNDED, None):
@@ -148,11 +148,11 @@ def _is_random(node: fx.Node) -> bool:
 def _single_source(node: fx.Node, forward: ForwardGraph, order: dict[fx.Node, int]) -> fx.Node | None:
     """The nearest value of which a product is a function, entry by entry or by its own mean, variance and norm."""
     frontier = {a for a in node.all_input_nodes if a in forward.data}
-    shape = node.meta["example"].shape
+    shape = example(node).shape
     for _ in range(_LONGEST):
         if len(frontier) == 1:
             (source,) = frontier
-            if getattr(source.meta["example"], "shape", None) == shape:
+            if getattr(example(source), "shape", None) == shape:
                 return source
         last = max(frontier, key=order.__getitem__)
         if last.target not in _POINTWISE and last.target not in _REDUCTIONS:

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from racecar.errors import ExportError
-from racecar.forward.graph import ForwardGraph
+from racecar.forward.graph import ForwardGraph, symbolic
 from racecar.rules.recurrent import gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
 
 aten = torch.ops.aten
@@ -63,7 +63,7 @@ class _Rewriter:
         with self.graph.inserting_before(self.next):
             new = self.graph.call_function(target, args)
         if val is None:
-            val = target(*fx.map_arg(args, lambda n: n.meta["val"]))
+            val = target(*fx.map_arg(args, symbolic))
         stack = dict(self.node.meta.get("nn_module_stack") or {})
         if layer is not None:
             entries = [(key, value[0]) for key, value in stack.items() if isinstance(value, tuple)]
@@ -106,7 +106,7 @@ class _Rewriter:
             if k + 1 == layers:  # before y, so that the module's output is its last operation
                 self._states(returned, runs, (self.used(h_n), with_cell))
             hidden = self.make(operator.getitem, run, 0)
-            size = hidden.meta["val"].shape[-1] // directions
+            size = symbolic(hidden).shape[-1] // directions
             outputs = []
             for d in range(directions):
                 place = k * directions + d
@@ -156,9 +156,9 @@ class _Rewriter:
         """The kernel for layer k alone, both directions."""
         start = [self.make(aten.slice.Tensor, s, 0, k * directions, (k + 1) * directions) for s in states]
         _, _, _, has_biases, _, _, train, both, batch_first = self.node.args
-        vals = [s.meta["val"] for s in start]
-        sizes = x.meta["val"].shape
-        y = x.meta["val"].new_empty((*sizes[:2], directions * vals[0].shape[-1]))
+        vals = [symbolic(s) for s in start]
+        sizes = symbolic(x).shape
+        y = symbolic(x).new_empty((*sizes[:2], directions * vals[0].shape[-1]))
         options = (weights, has_biases, 1, 0.0, train, both, batch_first)
         return self.make(
             self.node.target, x, start if len(start) > 1 else start[0], *options, val=(y, *vals[: len(start)])
@@ -181,7 +181,7 @@ class _Rewriter:
         w_ih, w_hh, *rest = weights
         biases = rest[:2] if has_biases else [None, None]
         projection = rest[2 if has_biases else 0 :]
-        val = y.meta["val"]
+        val = symbolic(y)
         if kind == "lstm" and cell is not None:
             if projection:
                 raise ExportError(
@@ -194,7 +194,7 @@ class _Rewriter:
             )
             steps = val.shape[time]
             sequence = self.make(aten.slice.Tensor, packed, time, 0, -1)
-            if sequence.meta["val"].shape[time] != steps:  # a symbolic length
+            if symbolic(sequence).shape[time] != steps:  # a symbolic length
                 sequence.meta["val"] = val
             return sequence, self.make(aten.select.int, packed, time, -1)
         if kind == "lstm":

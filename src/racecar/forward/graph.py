@@ -15,6 +15,8 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from racecar.rules.creators import CREATORS
+
 
 class Shapes:
     """What the model's Python code asked of its inputs' shapes while it was traced (``if x.shape[-1] > 8``)."""
@@ -164,21 +166,12 @@ def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     return [n for n in nodes_in((node.args, node.kwargs)) if isinstance(example(n), Tensor | list | tuple)]
 
 
-_CREATORS = ("new_empty", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like", "zeros_like")
-
-
-def _creates(node: fx.Node) -> bool:
-    """Whether an operation reads of its argument nothing but shape, dtype and device."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    return name in (*_CREATORS, "rand_like", "randn_like", "randint_like")
-
-
 def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
     """Values that change with the user's input; sizes and other numbers read off it are not data."""
     data = set(forward.inputs)
     for node in forward.graph.nodes:
         is_tensor = isinstance(symbolic(node), Tensor | list | tuple)
-        if node.op != "call_function" or not is_tensor or _creates(node):
+        if node.op != "call_function" or not is_tensor or node.target in CREATORS:
             continue
         if any(a in data for a in node.all_input_nodes):
             data.add(node)

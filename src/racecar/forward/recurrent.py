@@ -16,23 +16,10 @@ from torch import fx
 
 from racecar.errors import ExportError
 from racecar.forward.graph import ForwardGraph, symbolic
-from racecar.rules.recurrent import gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
+from racecar.rules.creators import ZEROS
+from racecar.rules.recurrent import CELLS, KERNELS, gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
 
 aten = torch.ops.aten
-
-_LAYERS = {
-    aten.rnn_tanh.input: "tanh",
-    aten.rnn_relu.input: "relu",
-    aten.gru.input: "gru",
-    aten.lstm.input: "lstm",
-}
-_CELLS = {
-    aten.rnn_tanh_cell.default: "tanh",
-    aten.rnn_relu_cell.default: "relu",
-    aten.gru_cell.default: "gru",
-    aten.lstm_cell.default: "lstm",
-}
-_ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
 
 
 def one_operation_per_layer(forward: ForwardGraph) -> None:
@@ -44,10 +31,10 @@ def one_operation_per_layer(forward: ForwardGraph) -> None:
     for node in list(forward.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target in _LAYERS:
-            _Rewriter(forward, node).module(_LAYERS[node.target])
-        elif node.target in _CELLS:
-            _Rewriter(forward, node).cell(_CELLS[node.target])
+        if node.target in KERNELS:
+            _Rewriter(forward, node).module(KERNELS[node.target])
+        elif node.target in CELLS:
+            _Rewriter(forward, node).cell(CELLS[node.target])
 
 
 class _Rewriter:
@@ -231,4 +218,4 @@ class _Rewriter:
 
 def _is_zero(state: Any) -> bool:
     """Whether an initial state is the default: zeros made in the graph."""
-    return isinstance(state, fx.Node) and state.target in _ZEROS
+    return isinstance(state, fx.Node) and state.target in ZEROS

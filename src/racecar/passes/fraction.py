@@ -18,8 +18,7 @@ from racecar.errors import ArgumentError
 from racecar.forward.graph import function_of, module_path, symbolic
 from racecar.options import Reduction
 from racecar.reverse.builder import KEY
-
-aten = torch.ops.aten
+from racecar.rules.reshapes import RESHAPES
 
 
 def samples(batch: int, fraction: float) -> int:
@@ -141,9 +140,6 @@ def _varying(value: Any, symbols: set[Any]) -> list[int]:
     return [d for d, s in enumerate(sizes) if isinstance(s, torch.SymInt) and s.node.expr.free_symbols & symbols]
 
 
-_RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints}
-
-
 def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
     """For values that have the batch and something else in one dimension: how often the batch repeats in it.
 
@@ -157,7 +153,7 @@ def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
         if len(varying) == 1 and symbolic(node).shape[varying[0]].node.expr in symbols:
             continue  # the batch alone
         sources = [a for a in node.all_input_nodes if _varying(symbolic(a), symbols)]
-        if node.target in _RESHAPES and len(varying) == 1:
+        if node.target in RESHAPES and len(varying) == 1:
             found[node] = _merged(sources[0], node, varying[0], found, symbols)
         else:
             known = {found.get(a, 1) for a in sources if a in found}

@@ -168,7 +168,7 @@ def test_the_batch_may_lie_anywhere_however_dimensions_were_merged() -> None:
             self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.b(torch.tanh(self.a(x)).transpose(0, 1).reshape_as(self.a(x.transpose(0, 1).flatten(0, 1))))
+            return self.b(torch.tanh(self.a(x)).transpose(0, 1).reshape_as(self.a(x.flatten(0, 1))))
 
     torch.manual_seed(0)
     net, x = Merged().double(), torch.randn(6, 3, 4, dtype=torch.float64)

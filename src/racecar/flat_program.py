@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from racecar.rules.linear import linear_adjoint
+from racecar.rules.reshapes import UNCHANGED_IN_ITS_SHAPE
 
 aten = torch.ops.aten
 
@@ -90,16 +91,6 @@ def _changed_in_place(graph: fx.Graph) -> set[fx.Node]:
     return found
 
 
-_NO_CHANGE = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.expand.default,
-    aten.slice.Tensor,
-    aten.detach.default,
-    aten.clone.default,
-}
-
-
 def _undone(node: fx.Node) -> fx.Node | None:
     """The node whose value this one only repeats: a view of the same shape, a transpose undone."""
     source = node.args[0] if node.args else None
@@ -109,7 +100,7 @@ def _undone(node: fx.Node) -> fx.Node | None:
         dims = node.meta["val"].ndim
         if {d % dims for d in node.args[1:]} == {d % dims for d in source.args[1:]}:  # type: ignore[operator]
             return source.args[0]  # type: ignore[return-value]
-    if node.target in _NO_CHANGE:
+    if node.target in UNCHANGED_IN_ITS_SHAPE:
         before, after = source.meta["val"], node.meta["val"]
         if (before.shape, before.stride()) == (after.shape, after.stride()):
             return source

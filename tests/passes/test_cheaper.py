@@ -161,6 +161,21 @@ def test_the_batch_may_lie_anywhere() -> None:
     torch.testing.assert_close(rr(x)[1], whole(x[:3])[1])
 
 
+def test_the_batch_may_lie_anywhere_however_dimensions_were_merged() -> None:
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.tanh(self.a(x)).transpose(0, 1).reshape_as(self.a(x.flatten(0, 1))))
+
+    torch.manual_seed(0)
+    net, x = Merged().double(), torch.randn(6, 3, 4, dtype=torch.float64)
+    rr, whole = Racecar(net, x, layers=["b"], fraction=0.5), Racecar(net, x, layers=["b"])
+    torch.testing.assert_close(rr(x)[1], whole(x[:3])[1])
+
+
 def test_where_the_samples_are_must_be_told() -> None:
     class Pairs(nn.Module):
         def __init__(self) -> None:

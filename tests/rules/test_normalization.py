@@ -186,3 +186,33 @@ def test_an_example_of_one_sample_will_do() -> None:
     torch.testing.assert_close(of_one(x)[1], of_many(x)[1])
     spatial, images = conv_net(nn.InstanceNorm2d(4))
     racecar.Racecar(spatial, images[:1])(images)
+
+
+@torch.library.custom_op("test_normalization::unit_rms_norm", mutates_args=())
+def unit_rms_norm(x: Tensor) -> Tensor:
+    return x / x.square().mean(-1, keepdim=True).sqrt()
+
+
+unit_rms_norm.register_fake(torch.empty_like)
+
+
+@pytest.mark.parametrize("norm", [lambda x: F.layer_norm(x, (5,)), unit_rms_norm])
+def test_the_papers_input_range_is_an_activations_and_no_norms(norm: Any) -> None:
+    """Also where the norm is a user's own operation, by its name."""
+    op = torch.ops.test_normalization.unit_rms_norm.default
+    racecar.register_reverse(op, lambda estimate, x: estimate, range=lambda estimate, x: unit_rms_norm(estimate))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(norm(self.first(x))))
+
+    torch.manual_seed(0)
+    net, x = Net(), torch.randn(4, 3)
+    with torch.no_grad():
+        raw = racecar.Racecar(net, x, layers="all").reconstruct(x)["first"][1]
+        mapped = racecar.Racecar(net, x, layers="all", input_range="paper").reconstruct(x)["first"][1]
+    torch.testing.assert_close(mapped, torch.tanh(raw))

@@ -16,7 +16,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
-from racecar.forward.graph import ForwardGraph, Shapes, data_nodes
+from racecar.forward.graph import ForwardGraph, Shapes, data_nodes, symbolic
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
 from racecar.forward.in_place import out_of_place
 from racecar.forward.recurrent import one_operation_per_layer
@@ -195,7 +195,7 @@ def _lift(program: torch.export.ExportedProgram) -> ForwardGraph:
         program.call_spec.in_spec,
         program.call_spec.out_spec,
         outputs,
-        Shapes([node.meta.get("val") for node in inputs]),
+        Shapes([symbolic(node) for node in inputs]),
     )
 
 

@@ -6,6 +6,7 @@ every call, then the flattened example inputs; it holds no tensor of its own. :m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
+
+from racecar.rules.creators import CREATORS
 
 
 class Shapes:
@@ -84,6 +87,46 @@ class ForwardGraph:
         return isinstance(value, fx.Node) and value in self.data
 
 
+# --- reading a node ---------------------------------------------------------------------------------------------------
+
+
+def example(node: fx.Node) -> Any:
+    """What an operation gives for the example inputs: a fake tensor, a number, or a nest of such.
+
+    Raises:
+        KeyError: the graph has not been run on an example yet.
+    """
+    return node.meta["example"]
+
+
+def symbolic(node: fx.Node) -> Any:
+    """What torch.export has noted of a value: a fake tensor whose sizes are symbols where they may vary, or None."""
+    return node.meta.get("val")
+
+
+def operand(node: fx.Node, position: int = 0) -> fx.Node:
+    """The value that stands at a position of a call.
+
+    Raises:
+        TypeError: something else stands there, such as a number.
+    """
+    value = node.args[position]
+    if not isinstance(value, fx.Node):
+        raise TypeError(f"argument {position} of {node.target} is {value!r} and no value of the graph")
+    return value
+
+
+def function_of(node: fx.Node) -> Callable[..., Any]:
+    """The function that a call calls.
+
+    Raises:
+        TypeError: the node is no call of a function.
+    """
+    if not callable(node.target):
+        raise TypeError(f"{node.name} ({node.op}) calls no function")
+    return node.target
+
+
 def module_path(node: fx.Node) -> str:
     """The module whose forward called the operation, e.g. ``"layer1.0.conv2"``; "" for the model itself."""
     stack = modules_around(node)
@@ -108,46 +151,36 @@ def modules_around(node: fx.Node) -> list[tuple[str, str]]:
 
 def nodes_in(value: Any) -> list[fx.Node]:
     """Every node in a nest of arguments, repeated ones repeated."""
-    found: list[fx.Node] = []
+    nodes: list[fx.Node] = []
 
     def note(node: fx.Node) -> fx.Node:
-        found.append(node)
+        nodes.append(node)
         return node
 
     fx.map_arg(value, note)
-    return found
+    return nodes
 
 
 def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     """The tensor arguments in the order of the call, repeated ones repeated."""
-    found = nodes_in((node.args, node.kwargs))
-    return [n for n in found if isinstance(n.meta.get("example"), Tensor | list | tuple)]
-
-
-_CREATORS = ("new_empty", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like", "zeros_like")
-
-
-def _creates(node: fx.Node) -> bool:
-    """Whether an operation reads of its argument nothing but shape, dtype and device."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    return name in (*_CREATORS, "rand_like", "randn_like", "randint_like")
+    return [n for n in nodes_in((node.args, node.kwargs)) if isinstance(example(n), Tensor | list | tuple)]
 
 
 def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
     """Values that change with the user's input; sizes and other numbers read off it are not data."""
     data = set(forward.inputs)
     for node in forward.graph.nodes:
-        is_tensor = isinstance(node.meta.get("val"), Tensor | list | tuple)
-        if node.op != "call_function" or not is_tensor or _creates(node):
+        is_tensor = isinstance(symbolic(node), Tensor | list | tuple)
+        if node.op != "call_function" or not is_tensor or node.target in CREATORS:
             continue
         if any(a in data for a in node.all_input_nodes):
             data.add(node)
     return data
 
 
-def is_floating(example: object) -> bool:
-    """Whether a node's example is a tensor of floating-point numbers."""
-    return isinstance(example, Tensor) and example.is_floating_point()
+def is_floating(value: object) -> bool:
+    """Whether a value (a node's example, say) is a tensor of floating-point numbers."""
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def where(node: fx.Node, detail: str = "") -> str:

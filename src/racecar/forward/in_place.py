@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
 from racecar.errors import ExportError
-from racecar.forward.graph import ForwardGraph, data_nodes, module_path
-from racecar.rules.shape import written
+from racecar.forward.graph import ForwardGraph, data_nodes, module_path, operand, symbolic
+from racecar.rules.shape import PUTS_BACK, written
 
 aten = torch.ops.aten
 
@@ -63,17 +61,14 @@ def out_of_place(forward: ForwardGraph) -> None:
             data.update(_scatter(node, base, views or [], later, order))
 
 
-_SCATTER: dict[Any, Any] = {aten.slice.Tensor: aten.slice_scatter.default, aten.select.int: aten.select_scatter.default}
-
-
 def _views_between(base: fx.Node, view: fx.Node) -> list[fx.Node] | None:
     """The slices and selects that lead from some memory to a view of it, outermost first; None if there are others."""
     found: list[fx.Node] = []
     while view is not base:
-        if view.target not in _SCATTER:
+        if view.target not in PUTS_BACK:
             return None
         found.insert(0, view)
-        view = view.args[0]  # type: ignore[assignment]
+        view = operand(view)
     return found
 
 
@@ -91,9 +86,9 @@ def _scatter(
             if user is not changed:
                 user.replace_input_with(view, value)
         with graph.inserting_after(value):
-            value = graph.call_function(_SCATTER[view.target], (view.args[0], value, *view.args[1:]), view.kwargs)
+            value = graph.call_function(PUTS_BACK[view.target], (view.args[0], value, *view.args[1:]), view.kwargs)
         value.meta = {k: v for k, v in changed.meta.items() if k == "nn_module_stack"}
-        value.meta["val"] = view.args[0].meta.get("val")  # type: ignore[union-attr]
+        value.meta["val"] = symbolic(operand(view))
         order[value] = order[changed]
         copies.append(value)
     for user in later[base]:

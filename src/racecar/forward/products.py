@@ -9,32 +9,19 @@ with random numbers is dropout (stochastic depth).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Set
 
 import torch
 from torch import fx
 
-from racecar.forward.graph import ForwardGraph, tensor_arguments
+from racecar.forward.graph import ForwardGraph, example, tensor_arguments
 from racecar.rules import find_rule
+from racecar.rules.gates import BOUNDED, GATES, MATRIX_PRODUCTS, SOFTMAX
 from racecar.rules.identity import drop
+from racecar.rules.pointwise import LAST_OF_SPELLED_OUT, POINTWISE, STATISTICS
 
 aten = torch.ops.aten
 
-_PRODUCTS = {aten.mul.Tensor, aten.div.Tensor, aten.sub.Tensor}
-_MATRIX_PRODUCTS = {aten.matmul.default, aten.bmm.default, aten.mm.default, aten.einsum.default}
-_POINTWISE = {
-    *(aten.add.Tensor, aten.add.Scalar, aten.sub.Tensor, aten.sub.Scalar, aten.rsub.Scalar, aten.mul.Tensor),
-    *(aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.neg.default, aten.reciprocal.default),
-    *(aten.rsqrt.default, aten.sqrt.default, aten.pow.Tensor_Scalar, aten.square.default, aten.exp.default),
-    *(aten.tanh.default, aten.sigmoid.default, aten.erf.default, aten.relu.default, aten.softplus.default),
-    *(aten.hardsigmoid.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default, aten.abs.default),
-    *(aten.log.default, aten.log1p.default, aten.to.dtype, aten._to_copy.default),
-}
-_REDUCTIONS = {
-    *(aten.mean.dim, aten.sum.dim_IntList, aten.var.correction, aten.std.correction, aten.var.dim, aten.std.dim),
-    *(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, aten.expand.default, aten.expand_as.default),
-}
-_SOFTMAX = {aten.softmax.int, aten._softmax.default}
 _LONGEST = 40  # operations of a spelled-out norm or activation
 
 
@@ -54,13 +41,13 @@ def analyse(forward: ForwardGraph, nodes: list[fx.Node]) -> None:
         operands = [a for a in tensor_arguments(node) if a in forward.data]
         if len(operands) < 2:
             continue
-        if node.target in _PRODUCTS and (root := _single_source(node, forward, order)) is not None:
+        if node.target in LAST_OF_SPELLED_OUT and (root := _single_source(node, forward, order)) is not None:
             forward.pointwise[node] = root
             continue
         position = _coefficient(node, forward)
         if position is not None:
             forward.coefficients[node] = position
-            if node.target in _MATRIX_PRODUCTS and _is_attention(tensor_arguments(node)[position], forward):
+            if node.target in MATRIX_PRODUCTS and _is_attention(tensor_arguments(node)[position], forward):
                 forward.averages.add(node)
 
 
@@ -72,15 +59,15 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
         return 1
     if node.target is aten.mul.Tensor:
         a, b = arguments[:2]
-        sizes = [n.meta["example"].numel() for n in (a, b)]
+        sizes = [example(n).numel() for n in (a, b)]
         if sizes[0] != sizes[1]:
             return sizes.index(min(sizes))
-        for kinds in (_GATES, _BOUNDED, None):
+        for kinds in (GATES, BOUNDED, None):
             found = [_is_activation(n, kinds) for n in (a, b)]
             if found[0] != found[1]:
                 return found.index(True)
         return 1
-    if node.target in _MATRIX_PRODUCTS and len(arguments) == 2:
+    if node.target in MATRIX_PRODUCTS and len(arguments) == 2:
         attention = [_is_attention(n, forward) for n in arguments]
         return attention.index(True) if any(attention) else 0
     if rule is not None and rule.layer is not None and arguments[0] in forward.data and len(arguments) > 1:
@@ -88,12 +75,7 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
     return None
 
 
-# Of sigmoid(a) * tanh(b), as recurrent cells have it, the sigmoid is the gate.
-_GATES = {aten.sigmoid.default, aten.hardsigmoid.default, aten.softmax.int}
-_BOUNDED = {*_GATES, aten.tanh.default, aten.hardtanh.default}
-
-
-def _is_activation(node: fx.Node, kinds: set[Any] | None) -> bool:
+def _is_activation(node: fx.Node, kinds: Set[object] | None) -> bool:
     """Whether a value comes out of an activation (of some kinds), through moves, casts and dropout."""
     while node.op == "call_function":
         rule = find_rule(node.target)
@@ -112,7 +94,7 @@ def _is_activation(node: fx.Node, kinds: set[Any] | None) -> bool:
 
 def _is_attention(node: fx.Node, forward: ForwardGraph) -> bool:
     """Whether a matrix is the output of a softmax, through moves, casts and dropout: its rows are averages."""
-    while node.op == "call_function" and node.target not in _SOFTMAX:
+    while node.op == "call_function" and node.target not in SOFTMAX:
         rule = find_rule(node.target)
         inside = [a for a in node.all_input_nodes if a in forward.data]
         if rule is None or rule.range not in ("through", "within") or len(inside) != 1:
@@ -148,14 +130,14 @@ def _is_random(node: fx.Node) -> bool:
 def _single_source(node: fx.Node, forward: ForwardGraph, order: dict[fx.Node, int]) -> fx.Node | None:
     """The nearest value of which a product is a function, entry by entry or by its own mean, variance and norm."""
     frontier = {a for a in node.all_input_nodes if a in forward.data}
-    shape = node.meta["example"].shape
+    shape = example(node).shape
     for _ in range(_LONGEST):
         if len(frontier) == 1:
             (source,) = frontier
-            if getattr(source.meta["example"], "shape", None) == shape:
+            if getattr(example(source), "shape", None) == shape:
                 return source
         last = max(frontier, key=order.__getitem__)
-        if last.target not in _POINTWISE and last.target not in _REDUCTIONS:
+        if last.target not in POINTWISE and last.target not in STATISTICS:
             return None
         frontier.remove(last)
         frontier.update(a for a in last.all_input_nodes if a in forward.data)

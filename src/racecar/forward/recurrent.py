@@ -15,24 +15,11 @@ import torch
 from torch import fx
 
 from racecar.errors import ExportError
-from racecar.forward.graph import ForwardGraph
-from racecar.rules.recurrent import gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
+from racecar.forward.graph import ForwardGraph, symbolic
+from racecar.rules.creators import ZEROS
+from racecar.rules.recurrent import CELLS, KERNELS, gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
 
 aten = torch.ops.aten
-
-_LAYERS = {
-    aten.rnn_tanh.input: "tanh",
-    aten.rnn_relu.input: "relu",
-    aten.gru.input: "gru",
-    aten.lstm.input: "lstm",
-}
-_CELLS = {
-    aten.rnn_tanh_cell.default: "tanh",
-    aten.rnn_relu_cell.default: "relu",
-    aten.gru_cell.default: "gru",
-    aten.lstm_cell.default: "lstm",
-}
-_ZEROS = {aten.zeros.default, aten.new_zeros.default, aten.zeros_like.default}
 
 
 def one_operation_per_layer(forward: ForwardGraph) -> None:
@@ -44,10 +31,10 @@ def one_operation_per_layer(forward: ForwardGraph) -> None:
     for node in list(forward.graph.nodes):
         if node.op != "call_function":
             continue
-        if node.target in _LAYERS:
-            _Rewriter(forward, node).module(_LAYERS[node.target])
-        elif node.target in _CELLS:
-            _Rewriter(forward, node).cell(_CELLS[node.target])
+        if node.target in KERNELS:
+            _Rewriter(forward, node).module(KERNELS[node.target])
+        elif node.target in CELLS:
+            _Rewriter(forward, node).cell(CELLS[node.target])
 
 
 class _Rewriter:
@@ -63,7 +50,7 @@ class _Rewriter:
         with self.graph.inserting_before(self.next):
             new = self.graph.call_function(target, args)
         if val is None:
-            val = target(*fx.map_arg(args, lambda n: n.meta["val"]))
+            val = target(*fx.map_arg(args, symbolic))
         stack = dict(self.node.meta.get("nn_module_stack") or {})
         if layer is not None:
             entries = [(key, value[0]) for key, value in stack.items() if isinstance(value, tuple)]
@@ -106,7 +93,7 @@ class _Rewriter:
             if k + 1 == layers:  # before y, so that the module's output is its last operation
                 self._states(returned, runs, (self.used(h_n), with_cell))
             hidden = self.make(operator.getitem, run, 0)
-            size = hidden.meta["val"].shape[-1] // directions
+            size = symbolic(hidden).shape[-1] // directions
             outputs = []
             for d in range(directions):
                 place = k * directions + d
@@ -156,9 +143,9 @@ class _Rewriter:
         """The kernel for layer k alone, both directions."""
         start = [self.make(aten.slice.Tensor, s, 0, k * directions, (k + 1) * directions) for s in states]
         _, _, _, has_biases, _, _, train, both, batch_first = self.node.args
-        vals = [s.meta["val"] for s in start]
-        sizes = x.meta["val"].shape
-        y = x.meta["val"].new_empty((*sizes[:2], directions * vals[0].shape[-1]))
+        vals = [symbolic(s) for s in start]
+        sizes = symbolic(x).shape
+        y = symbolic(x).new_empty((*sizes[:2], directions * vals[0].shape[-1]))
         options = (weights, has_biases, 1, 0.0, train, both, batch_first)
         return self.make(
             self.node.target, x, start if len(start) > 1 else start[0], *options, val=(y, *vals[: len(start)])
@@ -181,7 +168,7 @@ class _Rewriter:
         w_ih, w_hh, *rest = weights
         biases = rest[:2] if has_biases else [None, None]
         projection = rest[2 if has_biases else 0 :]
-        val = y.meta["val"]
+        val = symbolic(y)
         if kind == "lstm" and cell is not None:
             if projection:
                 raise ExportError(
@@ -194,7 +181,7 @@ class _Rewriter:
             )
             steps = val.shape[time]
             sequence = self.make(aten.slice.Tensor, packed, time, 0, -1)
-            if sequence.meta["val"].shape[time] != steps:  # a symbolic length
+            if symbolic(sequence).shape[time] != steps:  # a symbolic length
                 sequence.meta["val"] = val
             return sequence, self.make(aten.select.int, packed, time, -1)
         if kind == "lstm":
@@ -231,4 +218,4 @@ class _Rewriter:
 
 def _is_zero(state: Any) -> bool:
     """Whether an initial state is the default: zeros made in the graph."""
-    return isinstance(state, fx.Node) and state.target in _ZEROS
+    return isinstance(state, fx.Node) and state.target in ZEROS

@@ -15,11 +15,10 @@ from torch import Tensor, fx
 from torch.autograd import Function
 
 from racecar.errors import ArgumentError
-from racecar.forward.graph import module_path
+from racecar.forward.graph import function_of, module_path, symbolic
 from racecar.options import Reduction
 from racecar.reverse.builder import KEY
-
-aten = torch.ops.aten
+from racecar.rules.reshapes import RESHAPES
 
 
 def samples(batch: int, fraction: float) -> int:
@@ -94,10 +93,10 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
             return node
         if node in taken:
             return taken[node]
-        value = node.meta.get("val")
+        value = symbolic(node)
         if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
             args, kwargs = fx.map_arg((node.args, node.kwargs), mapped)
-            taken[node] = graph.call_function(node.target, args, kwargs)  # type: ignore[arg-type]
+            taken[node] = graph.call_function(function_of(node), args, kwargs)
             return taken[node]
         if isinstance(value, tuple | list):
             pieces = [graph.call_function(operator.getitem, (node, i)) for i in range(len(value))]
@@ -113,7 +112,7 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
         if len(varying) > 1 or outer.get(node, 1) is None:
             raise ArgumentError(
                 f"fraction: how the batch lies in the value of {node.target} in module {module_path(node)!r} "
-                f"({tuple(node.meta['val'].shape)}) cannot be told: leave fraction out"
+                f"({tuple(value.shape)}) cannot be told: leave fraction out"
             )
         taken[node] = graph.call_function(rows, (node, batch, fraction, varying[0], outer.get(node, 1)))
         return taken[node]
@@ -131,7 +130,7 @@ def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> Non
 
 
 def _size(node: fx.Node, dim: int) -> Any:
-    value = node.meta.get("val")
+    value = symbolic(node)
     return value.shape[dim] if isinstance(value, Tensor) and value.ndim > dim else None
 
 
@@ -141,9 +140,6 @@ def _varying(value: Any, symbols: set[Any]) -> list[int]:
     return [d for d, s in enumerate(sizes) if isinstance(s, torch.SymInt) and s.node.expr.free_symbols & symbols]
 
 
-_RESHAPES = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints}
-
-
 def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
     """For values that have the batch and something else in one dimension: how often the batch repeats in it.
 
@@ -151,13 +147,13 @@ def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
     """
     found: dict[fx.Node, int | None] = {}
     for node in graph.nodes:
-        varying = _varying(node.meta.get("val"), symbols)
+        varying = _varying(symbolic(node), symbols)
         if KEY in node.meta or node.op != "call_function" or not varying:
             continue
-        if len(varying) == 1 and node.meta["val"].shape[varying[0]].node.expr in symbols:
+        if len(varying) == 1 and symbolic(node).shape[varying[0]].node.expr in symbols:
             continue  # the batch alone
-        sources = [a for a in node.all_input_nodes if _varying(a.meta.get("val"), symbols)]
-        if node.target in _RESHAPES and len(varying) == 1:
+        sources = [a for a in node.all_input_nodes if _varying(symbolic(a), symbols)]
+        if node.target in RESHAPES and len(varying) == 1:
             found[node] = _merged(sources[0], node, varying[0], found, symbols)
         else:
             known = {found.get(a, 1) for a in sources if a in found}
@@ -169,8 +165,8 @@ def _merged(
     source: fx.Node, node: fx.Node, dim: int, found: dict[fx.Node, int | None], symbols: set[Any]
 ) -> int | None:
     """The same for a reshape: what stands before the batch in the dimensions that it puts together."""
-    before, after = source.meta["val"].shape, node.meta["val"].shape
-    place = _varying(source.meta["val"], symbols)
+    before, after = symbolic(source).shape, symbolic(node).shape
+    place = _varying(symbolic(source), symbols)
     if (
         len(place) != 1
         or found.get(source, 1) is None

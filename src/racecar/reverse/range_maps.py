@@ -18,7 +18,8 @@ from racecar.forward.graph import tensor_arguments, where
 from racecar.options import Options
 from racecar.reverse.builder import Emitter
 from racecar.reverse.layers import rule_of
-from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, plain_batch_norm
+from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, is_norm, plain_batch_norm
+from racecar.rules.reshapes import FOR_ANY_LAYOUT
 
 aten = torch.ops.aten
 
@@ -69,7 +70,8 @@ class Ranges:
             if all(piece in mapped[value] for value, piece in pieces):
                 return estimate
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
-            again = _RESHAPES.get(node.target, node.target)  # type: ignore[arg-type]
+            # An estimate need not lie in memory as the forward value does.
+            again = FOR_ANY_LAYOUT.get(node.target, node.target)  # type: ignore[arg-type]
             return self.emitter.emit(again, *args, **kwargs)  # type: ignore[arg-type]
         before = self.into(arguments[0], estimate)
         place = where(node)
@@ -147,17 +149,9 @@ class Ranges:
         while node is not None:
             users = [u for u in node.users if u in self.emitter.forward.data]
             node = next((u for u in users if (r := rule_of(u)) and callable(r.range)), None)
-            if node is not None and not _is_norm(node):
+            if node is not None and not is_norm(node.target):
                 return node
         return None
-
-
-# An estimate need not lie in memory as the forward value does.
-_RESHAPES: dict[Any, Any] = {aten.view.default: aten.reshape.default, aten._unsafe_view.default: aten.reshape.default}
-
-
-def _is_norm(node: fx.Node) -> bool:
-    return "norm" in str(node.target)
 
 
 class _Call(nn.Module):

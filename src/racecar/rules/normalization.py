@@ -85,8 +85,21 @@ def rms_norm_again(estimate: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Te
     return aten.rms_norm.default(estimate, *args, **kwargs)
 
 
-register_reverse(aten.batch_norm.default, unchanged, range=batch_norm_separate)
-register_reverse(aten.instance_norm.default, unchanged, range=instance_norm_again)
-register_reverse(aten.layer_norm.default, unchanged, range=layer_norm_again)
-register_reverse(aten.group_norm.default, unchanged, range=group_norm_again)
-register_reverse(aten.rms_norm.default, unchanged, range=rms_norm_again)
+_RANGE_MAPS = {
+    aten.batch_norm.default: batch_norm_separate,
+    aten.instance_norm.default: instance_norm_again,
+    aten.layer_norm.default: layer_norm_again,
+    aten.group_norm.default: group_norm_again,
+    aten.rms_norm.default: rms_norm_again,
+}
+for _op, _range in _RANGE_MAPS.items():
+    register_reverse(_op, unchanged, range=_range)
+
+NORMS = frozenset(_RANGE_MAPS)
+
+
+def is_norm(op: object) -> bool:
+    """Whether an operation with a range map is a norm and no activation; one of a user's own is by its name."""
+    if isinstance(op, torch._ops.OpOverload) and op.namespace != "aten":
+        return "norm" in op._opname
+    return op in NORMS

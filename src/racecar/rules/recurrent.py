@@ -19,7 +19,10 @@ from torch import Tensor
 
 from racecar.rules.registry import refuse_data_as_weights, register_reverse, unchanged, zero_unknown
 
+aten = torch.ops.aten
+
 Nonlinearity = Literal["tanh", "relu"]
+Kind = Literal["tanh", "relu", "gru", "lstm"]
 
 
 # --- the operations that racecar.forward.recurrent puts into the graph ---------------------------------------------
@@ -482,3 +485,17 @@ register_reverse(lstm_layer, lstm_back, layer="linear", informs=lstm_informs)
 register_reverse(lstm_layer_and_cell, lstm_and_cell_back, layer="linear", informs=lstm_and_cell_informs)
 
 LAYERS = frozenset({rnn_layer, gru_layer, lstm_layer, lstm_layer_and_cell})
+
+# torch's own operations, of which racecar.forward.recurrent makes those above: all layers of a module, one step.
+KERNELS: dict[object, Kind] = {
+    aten.rnn_tanh.input: "tanh",
+    aten.rnn_relu.input: "relu",
+    aten.gru.input: "gru",
+    aten.lstm.input: "lstm",
+}
+CELLS: dict[object, Kind] = {
+    aten.rnn_tanh_cell.default: "tanh",
+    aten.rnn_relu_cell.default: "relu",
+    aten.gru_cell.default: "gru",
+    aten.lstm_cell.default: "lstm",
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from racecar.rules.arithmetic import mean_to
 from racecar.rules.registry import refuse_data_as_weights, register_reverse
+from racecar.rules.reshapes import RESHAPES, SQUEEZES
 
 aten = torch.ops.aten
 
@@ -20,19 +21,7 @@ def reshape_back(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -
     return estimate.reshape(x.shape)
 
 
-for _op in (
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.flatten.using_ints,
-    aten.unflatten.int,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.view_as.default,
-    aten.reshape_as.default,
-):
+for _op in RESHAPES | SQUEEZES:
     register_reverse(_op, reshape_back, range="within")
 
 
@@ -136,6 +125,13 @@ def select_scatter_back(estimate: Tensor, x: Tensor, src: Tensor, dim: int, inde
     """What was put in comes back from its place, the rest from everywhere else."""
     inside = estimate.select(dim, index)
     return torch.select_scatter(estimate, torch.zeros_like(inside), dim, index), inside
+
+
+# Reads a part of a value → puts such a part back.
+PUTS_BACK: dict[object, Callable[..., Any]] = {
+    aten.slice.Tensor: aten.slice_scatter.default,
+    aten.select.int: aten.select_scatter.default,
+}
 
 
 def written(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

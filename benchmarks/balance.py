@@ -36,9 +36,11 @@ from racecar.study.classification.experiment import (
 )
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.results import compact
-from racecar.study.classification.training import DivergedError, Trainer
+from racecar.study.classification.training import Trainer
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.environment import environment
+from racecar.study.core.errors import DivergedError
 from racecar.study.core.files import read_json, write_text
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
@@ -181,7 +183,7 @@ def pretrain(trainer: Trainer, method: Method) -> dict[str, Any]:
             found["failed"] += 1
 
     after_step(0)  # before the first step, too
-    trainer.run(advance=after_step)
+    trainer.run(Callbacks(after_step))
     return found | {"lambdas_at_the_end": rr.lambdas.tolist()}
 
 

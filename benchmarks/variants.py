@@ -23,13 +23,14 @@ from matplotlib.figure import Figure
 from timing import DEVICE, Step, keep_freed_memory, turns
 
 from racecar.study.classification.experiment import Experiment, experiment_of, reopen
-from racecar.study.classification.objective import Objective
 from racecar.study.classification.results import ClassificationResults, compact
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_bytes, write_text
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import Run, Variant
-from racecar.study.report.figures import FAMILY, png
+from racecar.study.core.methods.plain import Std
+from racecar.study.core.methods.rr import RR
+from racecar.study.core.variants import Run
+from racecar.study.report.figures import png
 from racecar.study.report.markdown import markdown, portable
 from racecar.study.report.statistics import Summary, bounds, spread
 
@@ -42,13 +43,13 @@ class Way:
     """A variant measured: its cost and what it brings.
 
     Attributes:
-        variant: of the study.
+        method: of a variant of the study.
         cost: step time over Std's.
         gain: p_AB over Std's, paired by seed.
         behind: p_AB over the exact method's.
     """
 
-    variant: Variant
+    method: RR
     cost: float
     gain: Summary
     behind: Summary
@@ -56,7 +57,7 @@ class Way:
     @property
     def words(self) -> str:
         """The arguments of Racecar."""
-        return ", ".join(f"{k}={v}" for k, v in self.variant.savings.items()) or "exact"
+        return ", ".join(f"{k}={v}" for k, v in self.method.savings.items()) or "exact"
 
 
 def steps(experiment: Experiment, results: ClassificationResults, study: Study) -> dict[str, Step]:
@@ -72,7 +73,7 @@ def steps(experiment: Experiment, results: ClassificationResults, study: Study) 
         x = torch.rand(recipe.batch_size, channels, size, size, device=DEVICE)
         x = x.to(memory_format=torch.channels_last)
         labels = torch.arange(len(x), device=DEVICE) % len(task.train.classes)
-        objective = Objective(model, experiment.penalty(config, variant), x)
+        objective = experiment.objective(config, variant, model, x)
         optimiser = recipe.make_optimiser([model])
         half = recipe.precision == "bfloat16"
 
@@ -93,14 +94,15 @@ def steps(experiment: Experiment, results: ClassificationResults, study: Study) 
 def ways(results: ClassificationResults, times: dict[str, float]) -> list[Way]:
     """Racecar's variants, the exact one first."""
     exact = results.headline
+    methods = [v.method for v in results.variants if isinstance(v.method, RR)]
     return [
         Way(
-            v,
-            times[v.name] / times["Std"],
-            results.difference(f"{v.label}_AB", "Std_AB"),
-            results.difference(f"{v.label}_AB", f"{exact}_AB"),
+            m,
+            times[m.name] / times["Std"],
+            results.difference(f"{m.label}_AB", "Std_AB"),
+            results.difference(f"{m.label}_AB", f"{exact}_AB"),
         )
-        for v in sorted((v for v in results.variants if v.family == "RR"), key=lambda v: v.label != exact)
+        for m in sorted(methods, key=lambda m: m.label != exact)
     ]
 
 
@@ -112,13 +114,13 @@ def table(results: ClassificationResults, found: Sequence[Way], times: dict[str,
     ms = f"{1e3 * times['Std'] / STEPS:.1f}"
     rows.append(["Std", ms, "1.00", *std, "—", "—", "—", compact(fmean(error)) if error else "—"])
     for way in found:
-        label = way.variant.label
+        label = way.method.label
         error = results.regeneration(f"{label}_A", "error")
         inside = exact.gain.low <= way.gain.mean <= exact.gain.high
         rows.append(
             [
                 f"{label.partition('-')[0]}, {way.words}",
-                f"{1e3 * times[way.variant.name] / STEPS:.1f}",
+                f"{1e3 * times[way.method.name] / STEPS:.1f}",
                 f"{way.cost:.2f}",
                 spread(results.summary(f"{label}_A")),
                 spread(results.summary(f"{label}_AB")),
@@ -149,18 +151,18 @@ def figure(panels: dict[str, list[Way]]) -> Figure:
     """Gain in transfer against step time, a panel per study; the exact method's interval as a band."""
     drawn, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 5.4), squeeze=False, layout="constrained")
     words = list(dict.fromkeys(w.words for found in panels.values() for w in found))
-    colors = dict(zip(words, [FAMILY["RR"], *plt.colormaps["tab10"].colors], strict=False))  # type: ignore[attr-defined]
+    colors = dict(zip(words, [RR.color, *plt.colormaps["tab10"].colors], strict=False))  # type: ignore[attr-defined]
     legend = {}
     for axis, (title, found) in zip(axes[0], panels.items(), strict=True):
         exact = found[0].gain
-        axis.axhspan(100 * exact.low, 100 * exact.high, color=FAMILY["RR"], alpha=0.12, linewidth=0)
-        axis.axhline(0, color=FAMILY["Std"], linewidth=1.5)
+        axis.axhspan(100 * exact.low, 100 * exact.high, color=RR.color, alpha=0.12, linewidth=0)
+        axis.axhline(0, color=Std.color, linewidth=1.5)
         axis.axvline(AIM, color="#999999", linewidth=1, linestyle="--")
-        (legend["Std"],) = axis.plot(1, 0, "o", color=FAMILY["Std"], markersize=9)
+        (legend["Std"],) = axis.plot(1, 0, "o", color=Std.color, markersize=9)
         for way in found:
             gain = way.gain
             error = [[100 * (gain.mean - gain.low)], [100 * (gain.high - gain.mean)]]
-            marker = "P" if len(way.variant.savings) > 1 else _MARKERS[next(iter(way.variant.savings), "")]
+            marker = "P" if len(way.method.savings) > 1 else _MARKERS[next(iter(way.method.savings), "")]
             look = {"color": colors[way.words], "fmt": marker, "capsize": 2, "linewidth": 1.2, "markersize": 7}
             legend[way.words.replace("=True", "")] = axis.errorbar([way.cost], [100 * gain.mean], yerr=error, **look)
         axis.set_title(title, fontsize=10)

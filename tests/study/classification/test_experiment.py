@@ -15,6 +15,7 @@ from racecar.study.classification.experiment import ClassificationConfig, Experi
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
@@ -100,7 +101,7 @@ def finished(tmp_path_factory) -> Study:
     study = opened(tmp_path_factory.mktemp("study") / "s")
     told = []
     for share in chains(CONFIG.runs(), COST, 2):
-        assert runs.run_share(study, Rows(), CONFIG, share, advance=told.append)
+        assert runs.run_share(study, Rows(), CONFIG, share, Callbacks(told.append))
     assert sum(told) == work(study, CONFIG.runs(), COST)[0]
     return study
 
@@ -143,7 +144,7 @@ def test_phases_draw_dropout_masks_of_their_own(finished) -> None:
         _, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
         drawn = []
         trainer.objective.model.conv1.register_forward_hook(lambda *_: drawn.append(torch.rand(64)))  # noqa: B023
-        trainer.run(stop=lambda: True)
+        trainer.run(Callbacks(stop=lambda: True))
         masks[phase] = drawn[0]
     assert not any(torch.equal(masks[a], masks[b]) for a, b in itertools.combinations(masks, 2))
 
@@ -226,7 +227,7 @@ def test_stopped_and_called_again_it_ends_the_same(finished, tmp_path) -> None:
         return calls % 5 == 0
 
     rounds = 1
-    while not runs.run_share(study, Rows(), config, config.runs(), stop=stop):
+    while not runs.run_share(study, Rows(), config, config.runs(), Callbacks(stop=stop)):
         rounds += 1
         total, done = work(study, config.runs(), partial(runs.cost, config))
         assert 0 < done < total

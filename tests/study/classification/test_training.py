@@ -1,6 +1,7 @@
 """Training against a loop written by hand, interrupted and resumed, diverging, out of memory."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,12 +13,13 @@ from torch import nn
 import racecar
 from racecar.study.classification.batches import Batches, InMemory, Normalisation
 from racecar.study.classification.images import Images
-from racecar.study.classification.objective import Objective, Penalty
+from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
-from racecar.study.classification.training import DivergedError, Trainer, accuracy
+from racecar.study.classification.training import Trainer, accuracy
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
-from racecar.study.core.errors import StudyError
+from racecar.study.core.errors import DivergedError, StudyError
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -55,18 +57,22 @@ def net(dropout: float = 0.0) -> nn.Sequential:
     )
 
 
+def mirrored(**options) -> Callable[[nn.Module], Objective]:
+    example = UNIT(TRAIN.pixels[:4])
+    return lambda model: Objective(model, racecar.Racecar(model, example, weight=1e-3, **options))
+
+
 PENALTIES = {
-    "Std": Penalty(),
-    "RR": Penalty("racecar", 1e-3, 1, input_range="paper"),
-    "RR every third step, a layer drawn": Penalty("racecar", 1e-3, "all", savings={"every": 3, "subset": 1}),
-    "Ort": Penalty("srip", 1e-2),
-    "Dec": Penalty("decoder", 1e-3, 1, "mean"),
+    "Std": Objective,
+    "RR": mirrored(layers=1, reduction="sum", input_range="paper"),
+    "RR every third step, a layer drawn": mirrored(layers="all", reduction="sum", every=3, subset=1),
+    "Ort": lambda model: Objective(model, regulariser=lambda m: 1e-2 * racecar.srip(m)),
+    "Dec": lambda model: mirrored(layers=1, reduction="mean", decoder=net())(model),
 }
 
 
-def trainer(model: nn.Module, penalty: Penalty, recipe: Recipe, **options) -> Trainer:
-    objective = Objective(model, penalty, UNIT(TRAIN.pixels[:4]), lambda: net())
-    return Trainer(objective, recipe, DATA, seed=3, accelerator=make_accelerator(), **options)
+def trainer(model: nn.Module, penalty: Callable[[nn.Module], Objective], recipe: Recipe, **options) -> Trainer:
+    return Trainer(penalty(model), recipe, DATA, seed=3, accelerator=make_accelerator(), **options)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
@@ -124,7 +130,9 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(name) -> None:
             if states:
                 training.restore(states[-1])
             torch.manual_seed(999)  # another process has other random numbers
-            finished = training.run(save=states.append, stop=lambda t=training, s=stop: s is not None and t.step >= s)
+            finished = training.run(
+                Callbacks(save=states.append, stop=lambda t=training, s=stop: s is not None and t.step >= s)
+            )
             assert finished == (stop is None)
         for (key, a), b in zip(whole.state_dict().items(), model.state_dict().values(), strict=True):
             assert torch.equal(a, b), key

@@ -263,6 +263,7 @@ def test_every_comparison_of_both_networks_with_numbers_and_sheets(data, trained
 
 
 def test_interrupted_inside_a_picture_it_ends_with_the_same_ones(data, trained, tmp_path) -> None:
+    from racecar.study.core.callbacks import Callbacks
     from racecar.study.stylize import experiment
 
     config = experiment.StylizeConfig(phases=["shapes", "building"], size=40, steps=5, factor=2)
@@ -279,7 +280,7 @@ def test_interrupted_inside_a_picture_it_ends_with_the_same_ones(data, trained, 
                 count += 1
                 return count >= every
 
-            if experiment.run_share(study, config, sources, config.runs(), advance=told.append, stop=stop):
+            if experiment.run_share(study, config, sources, config.runs(), Callbacks(told.append, stop=stop)):
                 break
         assert sum(told) == sum(experiment.cost(config, r) for r in config.runs())
         found[name] = {p.relative_to(study.folder): p.read_bytes() for p in study.folder.glob("runs/*/*/*.png")}

@@ -1,5 +1,6 @@
 import pytest
 
+from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant, plan
 
 CHEAPER_NONE = [
@@ -45,27 +46,29 @@ def test_plan_has_every_run_once_and_sources_first() -> None:
 
 
 def test_shared_statistics_are_a_variant_of_their_own() -> None:
-    assert Variant.parse("RR^13s").shared
-    assert not Variant.parse("RR13").shared
-    assert not Variant.parse("Std").shared
+    assert Variant.parse("RR^13s").method == RR(13, shared=True)
+    assert Variant.parse("RR13").method == RR(13)
+    assert Variant.parse("Std").method.arguments == {}
 
 
 @pytest.mark.parametrize(
-    ("text", "savings"),
+    ("text", "arguments"),
     [
-        ("RR6", {}),
+        ("RR6", {"layers": 6}),
         ("Std", {}),
-        ("RR6-every4", {"every": 4}),
-        ("RR13s-subset2-layerwise", {"subset": 2, "layerwise": True}),
-        ("RR6-fraction.25", {"fraction": 0.25}),
+        ("RR6-every4", {"layers": 6, "every": 4}),
+        (
+            "RR13s-subset2-layerwise",
+            {"layers": 13, "norm_statistics": "shared", "subset": 2, "layerwise": True},
+        ),
+        ("RR6-fraction.25", {"layers": 6, "fraction": 0.25}),
     ],
 )
-def test_cheaper_ways_are_arguments_of_racecar(text, savings) -> None:
+def test_cheaper_ways_are_arguments_of_racecar(text, arguments) -> None:
     variant = Variant.parse(text)
-    assert variant.savings == savings
+    assert variant.method.arguments == arguments
     run = Run(variant, "AB-probe", 2)
     assert Run.parse(run.key) == run
-    assert variant.shared == ("s" in text.partition("-")[0])
 
 
 def test_a_way_of_a_phase_has_the_phases_task_and_source() -> None:

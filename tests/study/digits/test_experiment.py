@@ -93,6 +93,9 @@ def test_variants_that_need_more_layers_are_refused(variant: str, said: str) -> 
 
 def test_a_cheaper_variant_is_the_exact_one_with_arguments_of_racecar() -> None:
     config = ClassificationConfig(variants=["RR3", "RR3-every4-layerwise"])
-    exact, cheaper = (Digits().penalty(config, Variant(v)) for v in config.variants)
-    assert replace(cheaper, savings={}) == exact
-    assert cheaper.savings == {"every": 4, "layerwise": True}
+    exact, cheaper = (
+        Digits().objective(config, Variant(v), network(width=4), torch.rand(2, 1, 28, 28)).rr.options
+        for v in config.variants
+    )
+    assert (cheaper.every, cheaper.layerwise) == (4, True)
+    assert replace(cheaper, every=1, layerwise=False) == exact

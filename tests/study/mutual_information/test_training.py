@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import mutual_info_score
 
 import racecar
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import labels, patterns, split
@@ -153,7 +154,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
         asked += 1
         return asked in (2, 6)
 
-    while not run_study(study, config, stop=stop):
+    while not run_study(study, config, Callbacks(stop=stop)):
         sessions += 1
         total, done = total_epochs(study, config)
         assert 0 < done < total
@@ -171,10 +172,10 @@ def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, 
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "runs").rglob("*.safetensors")}
     trained: list[int] = []
     more = dataclasses.replace(config, seeds=2)
-    assert run_study(study, more, advance=trained.append)
+    assert run_study(study, more, Callbacks(trained.append))
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert sum(trained) == 3 + 4 + 3 + 3
-    assert run_study(study, more, advance=lambda n: pytest.fail("nothing is left to train"))
+    assert run_study(study, more, Callbacks(lambda n: pytest.fail("nothing is left to train")))
 
 
 def test_variants_are_divided_among_processes() -> None:

@@ -13,6 +13,7 @@ from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.files import read_tensors, write_tensors
 from racecar.study.pretrain.run import Mirror
@@ -46,7 +47,9 @@ def test_stopped_after_any_step(tmp_path: Path, optimiser, channels_last: bool) 
         first, second = trainer(), trainer()
         count = itertools.count(1)
         kept: list[Progress] = []
-        assert not first.run(save=kept.append, save_every=1e9, stop=lambda: next(count) == steps)  # noqa: B023
+        assert not first.run(
+            Callbacks(save=kept.append, save_every=1e9, stop=lambda: next(count) == steps)  # noqa: B023
+        )
         assert len(kept) == 1
         write_tensors(tmp_path / "state.safetensors", kept[0].tensors)
         about = json.loads(json.dumps(kept[0].about))

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors
 from racecar.study.core.growing import remember
@@ -48,7 +49,7 @@ def finished(tmp_path_factory):
     study = opened(tmp_path_factory.mktemp("study") / "s")
     told: list[int] = []
     for share in chains(CONFIG.runs(), COST, 2):
-        assert experiment.run_share(study, CONFIG, share, advance=told.append)
+        assert experiment.run_share(study, CONFIG, share, Callbacks(told.append))
     assert sum(told) == work(study, CONFIG.runs(), COST)[0]
     return study
 
@@ -101,7 +102,7 @@ def test_a_study_stopped_anywhere_ends_at_the_same_weights(finished, tmp_path, a
     wanted = [r for r in CONFIG.runs() if r.variant.name == "RR6" and r.seed == 0]
     told: list[int] = []
     steps = iter(range(10**6))
-    assert not experiment.run_share(study, CONFIG, wanted, advance=told.append, stop=lambda: next(steps) + 1 == at)
+    assert not experiment.run_share(study, CONFIG, wanted, Callbacks(told.append, stop=lambda: next(steps) + 1 == at))
     assert sum(told) == work(study, wanted, COST)[1]
     assert experiment.run_share(study, CONFIG, wanted)
     for run in wanted:

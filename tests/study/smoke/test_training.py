@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from racecar.study.core.errors import StudyError
+from racecar.study.core.callbacks import Callbacks
+from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.core.variants import Variant
 from racecar.study.smoke.adversarial import SuperResolution
 from racecar.study.smoke.autoencoding import AutoEncoding
 from racecar.study.smoke.config import PRESETS, SmokeConfig
 from racecar.study.smoke.frames import Frames, batch, lowered, raised
 from racecar.study.smoke.network import discriminator, generator
-from racecar.study.smoke.training import DivergedError
 
 CONFIG = SmokeConfig(
     width=4,
@@ -109,7 +109,7 @@ def test_stopped_and_restored_it_ends_where_it_would_have_ended(kind, at) -> Non
     assert whole.run()
     states = []
     stopped = make(kind)
-    assert not stopped.run(save=states.append, stop=lambda: stopped.step == at)
+    assert not stopped.run(Callbacks(save=states.append, stop=lambda: stopped.step == at))
     again = make(kind)
     again.restore(states[-1])
     assert again.run()
@@ -132,7 +132,7 @@ def test_measured_as_often_as_asked_and_at_the_end() -> None:
 def test_the_early_state_is_the_generator_after_its_share_of_the_steps() -> None:
     kept = []
     training = gan(config=replace(CONFIG, early=0.5), early=lambda w: kept.append({k: v.clone() for k, v in w.items()}))
-    training.run(stop=lambda: training.step == 3)
+    training.run(Callbacks(stop=lambda: training.step == 3))
     assert len(kept) == 1
     assert all(torch.equal(v, training.generator.state_dict()[k]) for k, v in kept[0].items())
 
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_is_one_clear_error() -> None:
 def test_a_state_of_another_training_is_refused() -> None:
     states = []
     first = gan("RR6")
-    first.run(save=states.append, stop=lambda: True)
+    first.run(Callbacks(save=states.append, stop=lambda: True))
     for other in (make("auto-encoder"), gan("RR6", replace(CONFIG, steps_a=9)), gan("RR6", replace(CONFIG, width=6))):
         with pytest.raises(StudyError, match="does not fit this training"):
             other.restore(states[0])

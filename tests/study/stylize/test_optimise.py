@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors, write_tensors
@@ -111,7 +112,7 @@ def test_it_goes_on_to_the_same_picture_from_any_step(network, tmp_path) -> None
     assert whole.run()
     for steps in range(1, SETTINGS.steps):
         first, second, count = make(network), make(network), itertools.count(1)
-        assert not first.run(stop=lambda: next(count) == steps)  # noqa: B023
+        assert not first.run(Callbacks(stop=lambda: next(count) == steps))  # noqa: B023
         state = first.state()
         write_tensors(tmp_path / "state.safetensors", state.tensors)
         about = json.loads(json.dumps(state.about))
@@ -124,7 +125,7 @@ def test_it_goes_on_to_the_same_picture_from_any_step(network, tmp_path) -> None
 
 def test_where_nothing_is_left_to_do_nothing_is_done(network) -> None:
     made = Stylization(network, CONTENT, CONTENT, IMAGENET, replace(SETTINGS, content_weight=0.0))
-    assert made.run(stop=lambda: False)
+    assert made.run(Callbacks(stop=lambda: False))
     torch.testing.assert_close(made.picture, CONTENT)
     again = Stylization(network, CONTENT, CONTENT, IMAGENET, replace(SETTINGS, content_weight=0.0))
     again.restore(made.state())

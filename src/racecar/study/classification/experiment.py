@@ -20,14 +20,14 @@ from torch import Tensor, nn
 import racecar
 from racecar.study.classification.batches import Data, InMemory, Normalisation
 from racecar.study.classification.images import Images
-from racecar.study.classification.objective import Objective, Penalty
+from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
-from racecar.study.classification.training import DivergedError, Trainer
+from racecar.study.classification.training import Trainer
 from racecar.study.core import growing
 from racecar.study.core.accelerator import make_accelerator
-from racecar.study.core.checkpoints import Progress
+from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.folder import Study
-from racecar.study.core.schedule import Units
+from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import START, Run, Variant, plan
 
 TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
@@ -98,11 +98,12 @@ class ClassificationConfig:
     def recipe(self, run: Run) -> Recipe:
         """The hyper-parameters of a run."""
         recipe: Recipe = getattr(self, run.path.lower())
-        if run.variant.family == "StdC" and run.phase == "A":
+        length = run.variant.method.length(self.compute_match) if run.phase == "A" else 1.0
+        if length != 1:
             return dataclasses.replace(
                 recipe,
-                epochs=round(recipe.epochs * self.compute_match),
-                milestones=tuple(round(m * self.compute_match) for m in recipe.milestones),
+                epochs=round(recipe.epochs * length),
+                milestones=tuple(round(m * length) for m in recipe.milestones),
             )
         if run.way in SHARES and self.few_epochs is not None:
             return dataclasses.replace(recipe, epochs=self.few_epochs)
@@ -223,12 +224,6 @@ class Experiment(ABC):
         depth = self.depth(config)
         if deeper := [v for v in config.variants if Variant.parse(v).depth > depth]:
             raise ValueError(f"{', '.join(deeper)}: the network of this study has {depth} layers to compare")
-        for name in config.variants:
-            variant = Variant.parse(name)
-            if variant.savings.get("subset", 0) > variant.depth:
-                raise ValueError(
-                    f"{name}: of {variant.depth} compared layers no {variant.savings['subset']} can be drawn"
-                )
 
     def input_range(self, config: ClassificationConfig) -> Any:
         """How the regenerated input is mapped, see :class:`racecar.Racecar`."""
@@ -238,19 +233,25 @@ class Experiment(ABC):
         """Of a task's images."""
         return Normalisation.unit(task.train.shape[0])
 
-    def penalty(self, config: ClassificationConfig, variant: Variant) -> Penalty:
-        """What a variant adds in phase I."""
-        if variant.family == "Ort":
-            return Penalty("srip", config.ort_weight)
-        if not variant.depth:
-            return Penalty()
-        return Penalty(
-            "racecar" if variant.family == "RR" else "decoder",
-            config.weight,
-            variant.depth,
-            input_range=self.input_range(config),
-            norm_statistics="shared" if variant.shared else "separate",
-            savings=variant.savings,
+    def objective(
+        self,
+        config: ClassificationConfig,
+        variant: Variant,
+        model: nn.Module,
+        example: Tensor,
+        decoder: Callable[[], nn.Module] | None = None,
+    ) -> Objective:
+        """What a variant minimises beside the cross entropy in phase I.
+
+        Args:
+            config: of the study.
+            variant: what is trained.
+            model: as phase I begins with it.
+            example: an input batch, where the variant has a reverse pass.
+            decoder: makes the module whose weights an untied decoder starts from.
+        """
+        return Objective.of(
+            variant.method, config, model, example, input_range=self.input_range(config), decoder=decoder
         )
 
 
@@ -284,11 +285,8 @@ def reopen(folder: Path, experiment: Experiment) -> tuple[Study, ClassificationC
 def cost(config: ClassificationConfig, run: Run) -> int:
     """Expected work of a run, in tenths of a plain epoch over all images."""
     recipe = config.recipe(run)
-    per_epoch = {"RR": 22, "Dec": 22, "Ort": 11}.get(run.variant.family, 10) if run.phase == "A" else 10
-    if run.phase == "A" and (savings := run.variant.savings):
-        per_epoch = round(10 + 12 * savings.get("fraction", 1) / savings.get("every", 1))
-    if run.way == "probe":
-        per_epoch = 4
+    step = run.variant.method.cost if run.phase == "A" else 1.0
+    per_epoch = 4 if run.way == "probe" else round(10 * step)
     return max(1, round(recipe.epochs * per_epoch * SHARES.get(run.way, 1.0)))
 
 
@@ -297,10 +295,8 @@ def run_share(
     experiment: Experiment,
     config: ClassificationConfig,
     runs: Sequence[Run],
+    callbacks: Callbacks = QUIET,
     *,
-    advance: Callable[[int], None] = lambda units: None,
-    stop: Callable[[], bool] = lambda: False,
-    save_every: float = 60.0,
     shard: bool = False,
 ) -> bool:
     """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
@@ -310,9 +306,7 @@ def run_share(
         experiment: network and penalties.
         config: hyper-parameters.
         runs: this process's; sources before what continues from them.
-        advance: told of work done, in the unit of :func:`cost`.
-        stop: asked after every step.
-        save_every: seconds between saved states.
+        callbacks: ``advance`` is told in the unit of :func:`cost`; states are kept in the study's folder.
         shard: divide weights and moments among the processes that train a run together.
 
     Returns:
@@ -323,9 +317,7 @@ def run_share(
         return True
     accelerator = make_accelerator()
     tasks = {n: t.to(accelerator.device) for n, t in experiment.kept(study, config).items()}
-    return all(
-        _train(study, experiment, config, r, tasks, accelerator, advance, stop, save_every, shard) for r in pending
-    )
+    return all(_train(study, experiment, config, r, tasks, accelerator, callbacks, shard) for r in pending)
 
 
 def _train(
@@ -335,32 +327,17 @@ def _train(
     run: Run,
     tasks: dict[str, Task],
     accelerator: Accelerator,
-    advance: Callable[[int], None],
-    stop: Callable[[], bool],
-    save_every: float,
+    callbacks: Callbacks,
     shard: bool,
 ) -> bool:
     task, main = tasks[run.task], accelerator.is_main_process
     model, trainer = make_trainer(study, experiment, config, run, task, accelerator, shard)
-    slot = run.key.replace("/", "-")
-    for progress in study.load_progress():
-        if progress.about.get("run") == run.key:
-            trainer.restore(progress)
+    if (state := saved_state(study, run)) is not None:
+        trainer.restore(state)
     accelerator.wait_for_everyone()
-    units = Units(cost(config, run), trainer.total, trainer.step, advance)
-
-    def save(state: Progress) -> None:
-        about = state.about | {"run": run.key, "total": trainer.total}
-        if main:
-            study.save_progress(slot, Progress(state.tensors, about))
-
-    failure = ""
-    try:
-        if not trainer.run(advance=units, save=save, save_every=save_every, stop=stop):
-            return False
-    except (DivergedError, racecar.NonFiniteError) as error:
-        failure = str(error)  # a result of the study, not an error of it
-    units.finish()
+    failure = train_run(study, run, trainer, cost(config, run), callbacks, writes=main)
+    if failure is None:
+        return False
     history = [asdict(p) for p in trainer.history]
     for point in history:
         for name in ("loss", "penalty"):
@@ -384,7 +361,7 @@ def _train(
     weights = trainer.weights()
     if main:
         study.finish(run, weights, metrics)
-        study.drop_progress(slot)
+        study.drop_progress(slot(run))
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # it keeps what it has prepared
     return True
@@ -414,9 +391,11 @@ def make_trainer(
     if run.way == "probe":
         frozen = freeze(model, experiment.head)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    penalty = experiment.penalty(config, run.variant) if run.phase == "A" else Penalty()
-    example = data.some_tests(recipe.batch_size) if penalty.kind != "none" else torch.empty(0, device=device)
-    objective = Objective(model, penalty, example, lambda: fresh(10_000 + run.seed))
+    objective = Objective(model)
+    if run.phase == "A":
+        mirrored = bool(run.variant.method.arguments)
+        example = data.some_tests(recipe.batch_size) if mirrored else torch.empty(0, device=device)
+        objective = experiment.objective(config, run.variant, model, example, lambda: fresh(10_000 + run.seed))
     trainer = Trainer(
         objective,
         recipe,

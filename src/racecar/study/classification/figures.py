@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from racecar.study.classification.results import Curve
-from racecar.study.report.figures import FAMILY, math_title
+from racecar.study.report.figures import math_title
 from racecar.study.report.results import variant_of
 
 _STYLES = ("-", "--", ":", "-.")
@@ -28,7 +28,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
     figure, axes = plt.subplots(2, len(panels), figsize=(3.9 * len(panels), 6.6), squeeze=False, layout="constrained")
     styles: dict[str, tuple[str, str]] = {}  # of every variant, the same in all panels
     for variant in dict.fromkeys(variant_of(m) for models in panels.values() for m in models):
-        color = FAMILY[variant.family]
+        color = variant.method.color
         styles[variant.label] = color, _STYLES[sum(c == color for c, _ in styles.values()) % len(_STYLES)]
     legend: dict[str, Line2D] = {}
     for column, (title, models) in zip(axes.T, panels.items(), strict=True):

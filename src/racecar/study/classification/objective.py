@@ -1,37 +1,16 @@
-"""What a variant adds to the cross entropy: nothing (Std), Eq. 1 (RR^s), Eq. 2 (Ort), or an untied decoder (Dec^s)."""
+"""What is minimised beside the cross entropy: nothing (Std), Eq. 1 (RR^s, Dec^s) or a penalty on weights (Ort)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 import racecar
-from racecar.options import InputRange, Layers, NormStatistics, Reduction
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """An additional loss.
-
-    Attributes:
-        kind: ``"none"``; ``"racecar"``; ``"srip"``; ``"decoder"``: as racecar, with weights of its own.
-        weight: λ, or β of Eq. 2.
-        layers, start, reduction, input_range, norm_statistics: as in :class:`racecar.Racecar`.
-        savings: arguments of it that make the reverse pass cheaper: ``every``, ``fraction``, ``layerwise``, ``subset``.
-    """
-
-    kind: str = "none"
-    weight: float | Sequence[float] = 0.0
-    layers: Layers = None
-    reduction: Reduction = "sum"
-    input_range: InputRange = None
-    norm_statistics: NormStatistics = "separate"
-    start: str | None = None
-    savings: Mapping[str, Any] = field(default_factory=dict)
+from racecar.options import InputRange
+from racecar.study.core.methods import Method, Settings
+from racecar.study.core.methods.base import Regulariser
 
 
 class Objective(nn.Module):
@@ -39,36 +18,60 @@ class Objective(nn.Module):
 
     Args:
         model: the classifier.
-        penalty: what is added.
-        example: an input batch.
-        decoder: makes the module whose weights an untied decoder starts from.
+        rr: racecar's wrapper of it, which gives the penalty; None: no reverse pass.
+        regulariser: a penalty on the model's weights.
 
     Raises:
-        RacecarError: the model has no palindrome of that kind.
+        ValueError: both, of which one is a sum over images and the other is not.
     """
 
     def __init__(
-        self, model: nn.Module, penalty: Penalty, example: Tensor, decoder: Callable[[], nn.Module] | None = None
+        self, model: nn.Module, rr: racecar.Racecar | None = None, regulariser: Regulariser | None = None
     ) -> None:
         super().__init__()
-        self.model, self.penalty = model, penalty
-        self.rr: racecar.Racecar | None = None
-        if penalty.kind in ("racecar", "decoder"):
-            own = decoder().to(example.device) if penalty.kind == "decoder" and decoder is not None else None
-            if own is not None and example.is_contiguous(memory_format=torch.channels_last):
-                own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.rr = racecar.Racecar(
-                model,
-                example,
-                layers=penalty.layers,
-                start=penalty.start,
-                weight=penalty.weight,
-                reduction=penalty.reduction,
-                input_range=penalty.input_range,
-                norm_statistics=penalty.norm_statistics,
-                decoder=own,
-                **penalty.savings,
-            )
+        if rr is not None and regulariser is not None:
+            raise ValueError("an objective has racecar's penalty or a regulariser, not both")
+        self.model, self.rr, self.regulariser = model, rr, regulariser
+
+    @classmethod
+    def of(
+        cls,
+        method: Method,
+        settings: Settings,
+        model: nn.Module,
+        example: Tensor,
+        *,
+        input_range: InputRange = None,
+        decoder: Callable[[], nn.Module] | None = None,
+    ) -> Objective:
+        """What a method minimises in phase I, Eq. 1 summed over batch and units as the paper's λ need it.
+
+        Args:
+            method: see there.
+            settings: its strength.
+            model: as phase I begins with it.
+            example: an input batch, where the method has a reverse pass.
+            input_range: how the regenerated input is mapped, see :class:`racecar.Racecar`.
+            decoder: makes the module whose weights an untied decoder starts from.
+
+        Raises:
+            RacecarError: the model has no palindrome of that kind.
+        """
+        if not method.arguments:
+            return cls(model, regulariser=method.regulariser(model, settings))
+        own = decoder().to(example.device) if method.untied and decoder is not None else None
+        if own is not None and example.is_contiguous(memory_format=torch.channels_last):
+            own = own.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        rr = racecar.Racecar(
+            model,
+            example,
+            weight=settings.weight,
+            reduction="sum",
+            input_range=input_range,
+            decoder=own,
+            **method.arguments,
+        )
+        return cls(model, rr)
 
     def at(self, step: int, number: int) -> None:
         """Turns and draws of a cheaper reverse pass as functions of the step: a stopped training goes on alike.
@@ -85,11 +88,9 @@ class Objective(nn.Module):
         if self.rr is not None:
             return self.rr(x)
         output = self.model(x)
-        if self.penalty.kind == "srip":
-            return output, float(self.penalty.weight) * racecar.srip(self.model)  # type: ignore[arg-type]
-        return output, output.new_zeros(())
+        return output, output.new_zeros(()) if self.regulariser is None else self.regulariser(self.model)
 
     @property
     def summed(self) -> bool:
         """Whether the penalty is a sum over the images of a batch, which several processes divide among them."""
-        return self.rr is not None and self.penalty.reduction == "sum"
+        return self.rr is not None and self.rr.options.reduction == "sum"

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import racecar
 from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.classification.images import Images
-from racecar.study.classification.objective import Objective
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
 
@@ -89,7 +88,7 @@ def step_work(
     work = {}
     for variant in dict.fromkeys([Variant("Std"), *variants]):
         two = torch.rand(2, *images.shape)
-        objective = Objective(network(0), experiment.penalty(config, variant), two, lambda: network(1))
+        objective = experiment.objective(config, variant, network(0), two, lambda: network(1))
         objective.train()
         counts = []
         for count in (2, 4):

@@ -109,7 +109,7 @@ class _Content:
 
     @property
     def _decoder(self) -> str:
-        found = [v.label for v in self.results.variants if v.family == "Dec"]
+        found = [v.label for v in self.results.variants if v.method.untied]
         return f" {', '.join(found)}: left out, the weights of its decoder are not kept." if found else ""
 
     @property
@@ -129,15 +129,9 @@ class _Content:
         parts = ["95 % CI: Student's t over seeds.", results.sources]
         if results.measure == "top5":
             parts.insert(0, f"{results.measured}; {results.top1()}.")
-        families = {variant_of(m).family for m in results.models}
-        if "Ort" in families:
-            parts.append("Ort: SRIP, Eq. 2.")
-        if "StdC" in families:
-            parts.append(f"StdC: Std with {results.config.compute_match:g} times the epochs in phase I.")
-        if "Dec" in families:
-            parts.append("Dec: a reverse pass with weights of its own.")
-        if any(v.shared for v in results.variants):
-            parts.append("RR^…s: the reverse pass's batch norm statistics shared with the forward pass's.")
+        methods = sorted((variant_of(m).method for m in results.models), key=lambda m: m.place)
+        notes = dict.fromkeys(m.note(results.config.compute_match) for m in methods)
+        parts += filter(None, notes)
         if results.paper and not str(results.about.get("setting", "paper")).startswith("paper"):
             parts.append("The paper's numbers are of its own network and recipe.")
         if not results.paper:
@@ -149,8 +143,7 @@ class _Content:
 
 def _gather(study: Study, experiment: Experiment, config: ClassificationConfig) -> _Content:
     results = ClassificationResults.load(study, experiment, config)
-    order = ("Ort", "Std", "StdC", "RR")  # the paper's, from left to right
-    variants = sorted((v for v in results.variants if v.family in order), key=lambda v: order.index(v.family))
+    variants = sorted((v for v in results.variants if not v.method.untied), key=lambda v: v.method.place)
     runs = [run for v in variants if (run := results.median_run(v)) is not None]
     pictures, absent, work = None, "No run of phase I is finished: nothing to regenerate.", {}
     if runs:

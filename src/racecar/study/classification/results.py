@@ -15,6 +15,7 @@ import numpy as np
 
 from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.core.folder import Study
+from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import START, Run, Variant
 from racecar.study.report import Outcome, Verdict
 from racecar.study.report.claims import CONTROL, Claim
@@ -81,8 +82,8 @@ class ClassificationResults(AccuracyResults):
     @property
     def headline(self) -> str:
         """The deepest racecar variant, the exact one, by label; the paper's where the configuration has none."""
-        racecars = [v for v in self.variants if v.family == "RR"]
-        found = sorted(racecars, key=lambda v: (not v.savings, v.depth, not v.shared))
+        racecars = [v.method for v in self.variants if isinstance(v.method, RR)]
+        found = sorted(racecars, key=lambda m: (not m.savings, m.depth, not m.shared))
         theirs = (m for m in self.constants.ACCURACY if m.startswith("RR"))
         return found[-1].label if found else next(theirs).partition("_")[0]
 

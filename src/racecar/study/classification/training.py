@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -23,12 +23,9 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from racecar.study.classification.batches import Data
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
+from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, pack, unpack, whole
-from racecar.study.core.errors import StudyError
-
-
-class DivergedError(StudyError):
-    """The loss is not a finite number any more."""
+from racecar.study.core.errors import DivergedError, StudyError
 
 
 @dataclass(frozen=True)
@@ -159,22 +156,11 @@ class Trainer:
         """Steps in all."""
         return self.recipe.epochs * len(self.batches)
 
-    def run(
-        self,
-        *,
-        advance: Callable[[int], None] = lambda steps: None,
-        save: Callable[[Progress], None] = lambda state: None,
-        save_every: float = 60.0,
-        stop: Callable[[], bool] = lambda: False,
-        note: Callable[[Point, int], None] = lambda point, step: None,
-    ) -> bool:
+    def run(self, callbacks: Callbacks = QUIET) -> bool:
         """Train to the end.
 
         Args:
-            advance: called with the number of steps done.
-            save: given the state every ``save_every`` seconds and when stopped.
-            stop: asked after every step.
-            note: told of every finished epoch.
+            callbacks: ``advance`` is told of steps; ``note`` of every finished epoch, its :class:`Point` and the step.
 
         Returns:
             Whether the training is finished.
@@ -184,7 +170,7 @@ class Trainer:
             StudyError: out of memory.
         """
         device = self.accelerator.device
-        saved = time.monotonic()
+        timer = Timer(callbacks.save_every)
         sums = self.sums.to(device)
         self._training_mode()
         while self.step < self.total:
@@ -194,25 +180,26 @@ class Trainer:
             for batch, labels, share in self.batches.epoch(epoch, first):
                 sums = sums + self._step(batch, labels, share)
                 self.step += 1
-                advance(1)
-                stopped, due = self._agreed(stop(), time.monotonic() - saved > save_every)
+                callbacks.advance(1)
+                stopped, due = self._agreed(callbacks.stop(), timer.due)
                 due = due or stopped
                 if due and self.step % len(self.batches):  # after the last batch: below, with the epoch's point
-                    self.sums, saved = sums.cpu(), time.monotonic()
+                    timer.restart()
+                    self.sums = sums.cpu()
                     self.seconds, began = self.seconds + time.perf_counter() - began, time.perf_counter()
-                    save(self.state())
+                    callbacks.save(self.state())
                     if stopped:
                         return False
             sums = self.accelerator.reduce(sums) if self.accelerator.num_processes > 1 else sums
             total = sums.cpu()  # waits for the device
             self.seconds += time.perf_counter() - began
             self._end_epoch(epoch + 1, total)
-            note(self.history[-1], self.step)
+            callbacks.note(self.history[-1], self.step)
             sums = torch.zeros_like(sums)
             self.sums, self.seconds = torch.zeros(4, dtype=torch.float64), 0.0
             if due:
-                saved = time.monotonic()
-                save(self.state())
+                timer.restart()
+                callbacks.save(self.state())
                 if stopped and self.step < self.total:
                     return False
             self._training_mode()

@@ -22,6 +22,7 @@ from racecar.study.commands.report import write_report
 from racecar.study.core import growing
 from racecar.study.core import schedule as division
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.processes import Advance, Stop, Stopper
@@ -209,7 +210,7 @@ def _together(experiment: Experiment, config: ClassificationConfig, folder: Path
     with Stopper() as stop, shown as advance:
         opened = runs.open_study(folder, experiment, config)
         complete = runs.run_share(
-            opened, experiment, config, config.runs(), advance=advance, stop=stop, shard=options.shard
+            opened, experiment, config, config.runs(), Callbacks(advance, stop=stop), shard=options.shard
         )
     if main:
         assert study is not None
@@ -228,5 +229,5 @@ def _train(share: tuple[str, Path, ClassificationConfig, list[Run]], advance: Ad
     name, folder, config, chain = share
     experiment = experiment_of(name)
     return runs.run_share(
-        runs.open_study(folder, experiment, config), experiment, config, chain, advance=advance, stop=stop
+        runs.open_study(folder, experiment, config), experiment, config, chain, Callbacks(advance, stop=stop)
     )

@@ -11,6 +11,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.commands.carry_out import Prepared
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import apply_preset, worker_count
@@ -77,4 +78,4 @@ def prepare(config: MutualInformationConfig, options: Namespace, folder: Path, l
 
 def _train(share: tuple[Path, MutualInformationConfig], advance: Advance, stop: Stop) -> bool:
     folder, config = share
-    return experiment.run_study(experiment.open_study(folder, config), config, advance=advance, stop=stop)
+    return experiment.run_study(experiment.open_study(folder, config), config, Callbacks(advance, stop=stop))

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from racecar.study.commands.carry_out import carry_out
 from racecar.study.core import growing
 from racecar.study.core import schedule as division
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import apply_preset, worker_count
@@ -104,4 +105,4 @@ def _keep_data(study: Study, config: SmokeConfig, planned: Sequence[Run], option
 
 def _train(share: tuple[Path, SmokeConfig, list[Run]], advance: Advance, stop: Stop) -> bool:
     folder, config, chain = share
-    return experiment.run_share(experiment.open_study(folder, config), config, chain, advance=advance, stop=stop)
+    return experiment.run_share(experiment.open_study(folder, config), config, chain, Callbacks(advance, stop=stop))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,13 +14,14 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, read_progress, write_progress
 from racecar.study.core.errors import StudyError
 from racecar.study.core.options import add_both, add_fields, chosen
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED, progress_bar
 from racecar.study.stylize.networks import KINDS, open_network
-from racecar.study.stylize.optimise import Settings, Stylization
+from racecar.study.stylize.optimise import Losses, Settings, Stylization
 from racecar.study.stylize.pictures import read_picture, write_picture
 
 
@@ -64,27 +64,20 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     if found is not None and found.about.get("wanted") == wanted:
         stylization.restore(found)
 
-    def save() -> None:
-        state = stylization.state()
+    def save(state: Progress) -> None:
         write_progress(kept, Progress(state.tensors, state.about | {"wanted": wanted}))
 
-    shown = saved = time.monotonic()
+    preview = Timer(options.preview)
 
-    def watch(made: Stylization) -> None:
-        nonlocal shown, saved
-        now = time.monotonic()
-        if now - shown > options.preview:
-            write_picture(out, made.picture)
-            shown = now
-        if now - saved > options.save_every:
-            save()
-            saved = now
+    def show(losses: Losses) -> None:
+        if preview.due:
+            write_picture(out, stylization.picture)
+            preview.restart()
 
     with Stopper() as stop, progress_bar("stylizing", settings.steps, stylization.step) as advance:
-        done = stylization.run(advance=advance, watch=watch, stop=stop)
+        done = stylization.run(Callbacks(advance, save, stop, show, options.save_every))
     write_picture(out, stylization.picture)
     if not done:
-        save()
         print(STOPPED, file=sys.stderr)
         return 130
     kept.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from racecar.study.commands.carry_out import carry_out
 from racecar.study.core import growing
 from racecar.study.core import schedule as division
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.files import read_json
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import apply_preset, worker_count
@@ -92,5 +93,5 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
 def _stylize(share: tuple[Path, StylizeConfig, Sources, list[Run]], advance: Advance, stop: Stop) -> bool:
     folder, config, sources, chain = share
     return experiment.run_share(
-        experiment.open_study(folder, config), config, sources, chain, advance=advance, stop=stop
+        experiment.open_study(folder, config), config, sources, chain, Callbacks(advance, stop=stop)
     )

@@ -16,6 +16,7 @@ from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.images import train_and_validation
 from racecar.study.commands.explain import layers_of
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint
@@ -98,8 +99,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             seed=options.seed,
             accelerator=accelerator,
             mirror=mirror,
-            stop=stop,
-            save_every=options.save_every,
+            callbacks=Callbacks(stop=stop, save_every=options.save_every),
             label=options.model,
         )
     if not done:

@@ -18,6 +18,7 @@ from torch import nn
 
 from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_json
 from racecar.study.core.processes import Stopper
@@ -100,8 +101,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
                 phase="transfer",
                 accelerator=accelerator,
                 frozen=frozen,
-                stop=stop,
-                save_every=options.save_every,
+                callbacks=Callbacks(stop=stop, save_every=options.save_every),
                 label=f"{kind}, seed {seed}",
             )
         if not done:

@@ -1,5 +1,9 @@
-"""The one error that every study raises: its message is for the user."""
+"""The errors that every study raises: their messages are for the user."""
 
 
 class StudyError(Exception):
     """Something about a study's folder or arguments is wrong; the message is for the user."""
+
+
+class DivergedError(StudyError):
+    """A training's loss is not a finite number any more."""

@@ -11,21 +11,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-Family = Literal["Std", "StdC", "Ort", "RR", "Dec"]
-_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*)"
+from racecar.study.core import methods
+from racecar.study.core.methods import Method
+
 _PHASE = r"(?:A|AA|A?B\d?)(?:-[a-z0-9]+)?"
 
 
 @dataclass(frozen=True, order=True)
 class Variant:
-    """A way of training in phase I.
+    """A way of training in phase I by its name; what the name means is its method's business.
 
     ``Std``; ``StdC``, as long as RR takes (compute-matched); ``Ort``, with SRIP (Eq. 2); ``RR<s>``, racecar training
     over s layers, ``RR<s>s`` with the reverse pass's batch norm statistics shared; ``Dec<s>``, as RR<s> but with an
     untied decoder: a reverse pass with weights of its own. RR's cheaper ways follow a hyphen each: ``RR<s>-every<k>``,
-    ``-fraction<f>``, ``-layerwise`` and ``-subset<k>``, the arguments of :class:`racecar.Racecar`.
+    ``-fraction<f>``, ``-layerwise`` and ``-subset<k>``, the arguments of :class:`racecar.Racecar`. And whatever else
+    is registered, see :mod:`racecar.study.core.methods`.
 
     Attributes:
         name: as typed and used in paths, e.g. ``"RR6"`` or ``"RR6-every4"``.
@@ -40,46 +41,31 @@ class Variant:
         Raises:
             ValueError: anything else, with what is allowed.
         """
-        plain = text.strip().lower().replace("^", "")
-        if plain in ("std", "ort", "stdc"):
-            return cls({"std": "Std", "ort": "Ort", "stdc": "StdC"}[plain])
-        if (match := re.fullmatch(rf"dec([1-9]\d*)|rr([1-9]\d*s?)((?:-{_CHEAPER})*)", plain)) is not None:
-            ways = sorted(match[3][1:].split("-")) if match[3] else []
-            if len({re.match("[a-z]+", w)[0] for w in ways}) == len(ways):  # type: ignore[index]
-                return cls(f"Dec{match[1]}" if match[1] else "-".join([f"RR{match[2]}", *ways]))
-        raise ValueError(
-            f"no variant {text!r}: use Std, StdC, Ort, or RR or Dec with the number of compared layers, e.g. RR6; RR "
-            "may be followed by -every<k>, -fraction<f>, -layerwise and -subset<k>, e.g. RR6-every4"
-        )
+        return cls(methods.parse(text).name)
+
+    @property
+    def method(self) -> Method:
+        """How it trains.
+
+        Raises:
+            ValueError: no method has its name.
+        """
+        return methods.parse(self.name)
 
     @property
     def depth(self) -> int:
         """s of RR^s, the number of compared layers; 0 for those that compare none."""
-        return int(re.sub(r"\D", "", self.name.partition("-")[0]) or 0)
+        return self.method.depth
 
     @property
-    def family(self) -> Family:
-        """Decides the colour in figures."""
-        return re.match("[A-Z][A-Za-z]*", self.name)[0]  # type: ignore[index,return-value]
-
-    @property
-    def shared(self) -> bool:
-        """Whether the reverse pass's batch norm shares the forward pass's running statistics."""
-        return self.family == "RR" and self.name.partition("-")[0].endswith("s")
-
-    @property
-    def savings(self) -> dict[str, Any]:
-        """What makes RR cheaper, as arguments of :class:`racecar.Racecar`: empty for the exact method."""
-        found: dict[str, Any] = {}
-        for way in self.name.split("-")[1:]:
-            name, amount = re.fullmatch(r"([a-z]+)(.*)", way).groups()  # type: ignore[union-attr]
-            found[name] = True if name == "layerwise" else float(amount) if name == "fraction" else int(amount)
-        return found
+    def family(self) -> str:
+        """Its method's name: ``"RR"`` of ``"RR6-every4"``."""
+        return self.method.family
 
     @property
     def label(self) -> str:
         """As printed: ``"RR^6"``."""
-        return f"{self.family}^{self.name.removeprefix(self.family)}" if self.depth else self.name
+        return self.method.label
 
 
 @dataclass(frozen=True, order=True)

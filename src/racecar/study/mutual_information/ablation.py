@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_text
 from racecar.study.core.processes import Advance, Stop, Stopper, run_shares
@@ -51,10 +52,8 @@ def settings(base: Training) -> dict[str, MutualInformationConfig]:
 def train(argument: tuple[Path, list[tuple[str, MutualInformationConfig]]], advance: Advance, stop: Stop) -> bool:
     """One process's share of the settings."""
     out, share = argument
-    return all(
-        run_study(open_study(_folder(out, label), config), config, advance=advance, stop=stop)
-        for label, config in share
-    )
+    callbacks = Callbacks(advance, stop=stop)
+    return all(run_study(open_study(_folder(out, label), config), config, callbacks) for label, config in share)
 
 
 def _folder(out: Path, label: str) -> Path:

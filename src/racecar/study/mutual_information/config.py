@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from racecar.study.core.methods import Need, forms
+from racecar.study.core.methods.srip import Ort
 from racecar.study.core.variants import Variant
 from racecar.study.mutual_information.data import Protocol
+
+OFFERS = frozenset({Need.REVERSE})  # what the ensemble can do for a method; and Ort's penalty, for many runs at once
+DEPTH = 6  # layers of Table 7
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,10 @@ class MutualInformationConfig:
             raise ValueError("variants is empty: name at least one, e.g. Std")
         for name in self.variants:
             variant = Variant.parse(name)
-            if variant.family not in ("Std", "Ort", "RR") or variant.shared or variant.savings:
-                raise ValueError(f"{name} is no variant of this study: use Std, Ort or RR1 to RR6")
-            if (depth := variant.depth) > 6:
-                raise ValueError(f"RR{depth}: the network of Table 7 has 6 layers")
+            if not (variant.method.needs <= OFFERS or isinstance(variant.method, Ort)):
+                raise ValueError(f"{name} is no variant of this study: use {forms(OFFERS, DEPTH, (Ort,))}")
+            if variant.depth > DEPTH:
+                raise ValueError(f"{variant.name}: the network of Table 7 has {DEPTH} layers")
 
 
 PRESETS: dict[str, dict[str, object]] = {

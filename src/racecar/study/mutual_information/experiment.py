@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from racecar.study.core.checkpoints import Progress
+from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_json, read_tensors, write_tensors
 from racecar.study.core.folder import Study
@@ -61,15 +62,18 @@ def runs_of(config: MutualInformationConfig) -> list[Run]:
 
 def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
     """Divide the variants among processes: neighbours in one program, the costliest part as cheap as possible."""
-    cost = {"RR": 2.3, "Ort": 1.6, "Std": 2.4}  # measured, Std with Std_B
-    variants = sorted({Variant.parse(v) for v in config.variants}, key=lambda v: (v.family != "RR", v))
+    cost: dict[Variant, float] = {}
+    for run in runs_of(config):
+        step = run.variant.method.cost if run.phase == "A" else 1.0
+        cost[run.variant] = cost.get(run.variant, 0.0) + step * _epochs(config, run)
+    variants = sorted(cost, key=lambda v: (not v.depth, v))
     names = [v.name for v in variants]
     count = max(1, min(workers, len(names)))
     best: tuple[float, list[list[str]]] = (math.inf, [])
     for cuts in itertools.combinations(range(1, len(names)), count - 1):
         edges = [0, *cuts, len(names)]
         pieces = [variants[a:b] for a, b in itertools.pairwise(edges)]
-        worst = max(sum(cost[v.family] for v in piece) for piece in pieces)
+        worst = max(sum(cost[v] for v in piece) for piece in pieces)
         if worst < best[0]:
             best = (worst, [[v.name for v in piece] for piece in pieces])
     return best[1]
@@ -81,8 +85,8 @@ def total_epochs(study: Study, config: MutualInformationConfig) -> tuple[int, in
 
 
 def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> tuple[int, int]:
-    """The same of some runs."""
-    length = {r: config.training.epochs_b if r.phase == "B" else config.training.epochs for r in runs}
+    """(all, already done) of some runs, in epochs × networks."""
+    length = {r: _epochs(config, r) for r in runs}
     done = sum(length[r] for r in runs if study.finished(r))
     for progress in study.load_progress():
         group = Group.restore([Run.parse(k) for k in progress.about["runs"]], progress.tensors)
@@ -90,20 +94,17 @@ def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> 
     return sum(length.values()), done
 
 
-def run_study(
-    study: Study,
-    config: MutualInformationConfig,
-    *,
-    advance: Callable[[int], None] = lambda networks_epochs: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> bool:
+def _epochs(config: MutualInformationConfig, run: Run) -> int:
+    return config.training.epochs_b if run.phase == "B" else config.training.epochs
+
+
+def run_study(study: Study, config: MutualInformationConfig, callbacks: Callbacks = QUIET) -> bool:
     """Train every run that is not finished. Safe to stop or kill at any moment and to call again.
 
     Args:
         study: from :func:`open_study`.
         config: which runs; several processes may share a study if their variants differ.
-        advance: called with the epochs × networks just done.
-        stop: asked after every epoch.
+        callbacks: ``advance`` is told of epochs × networks; ``stop`` is asked after every epoch.
 
     Returns:
         Whether all runs are finished.
@@ -117,14 +118,7 @@ def run_study(
     ]
     for wanted, epochs in stages:
         for group in _groups(study, config, [r for r in wanted if not study.finished(r)], epochs):
-            count = len(group.runs)
-            final = train_group(
-                group,
-                config,
-                advance=lambda done, count=count: advance(done * count),  # type: ignore[misc]
-                save=lambda g: study.save_progress(slot, Progress(g.tensors(), {"runs": [r.key for r in g.runs]})),
-                stop=stop,
-            )
+            final = train_group(group, config, replace(callbacks, save=partial(study.save_progress, slot)))
             if final.epoch < epochs:
                 return False
             _keep(study, final)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,12 +12,16 @@ from torch import Tensor
 from racecar import Ensemble
 from racecar.analysis import information_plane
 from racecar.srip import spectral_distance
+from racecar.study.core.callbacks import Callbacks, Timer
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.methods.srip import Ort
 from racecar.study.core.variants import Run
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import accuracy, labels, patterns, split
 from racecar.study.mutual_information.network import WIDTHS, network
 
 LAYERS = len(WIDTHS) - 1
+SAVE_EVERY = 10.0  # seconds at most: the whole study takes minutes
 
 
 def snapshot_epochs(epochs: int, points: int) -> list[int]:
@@ -56,6 +59,10 @@ class Group:
         for i, point in enumerate(self.history):
             flat |= {f"history/{i}/{k}": v for k, v in point.items()}
         return flat | {"counts": torch.tensor([self.epoch, self.steps, self.epochs, len(self.history)])}
+
+    def progress(self) -> Progress:
+        """The state to be saved, with the names of its runs."""
+        return Progress(self.tensors(), {"runs": [r.key for r in self.runs]})
 
     @classmethod
     def restore(cls, runs: list[Run], flat: dict[str, Tensor]) -> Group:
@@ -139,7 +146,7 @@ class _Srip:
 
     def __init__(self, runs: Sequence[Run], training: Training) -> None:
         self.training = training
-        self.members = [i for i, r in enumerate(runs) if r.variant.family == "Ort" and r.phase == "A"]
+        self.members = [i for i, r in enumerate(runs) if isinstance(r.variant.method, Ort) and r.phase == "A"]
         self.seeds = [runs[i].seed for i in self.members]
         self.size = len(runs)
         self.mask = torch.zeros(LAYERS, max(WIDTHS))
@@ -167,28 +174,21 @@ class _Srip:
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:
     """Runs with a reverse pass first, then the Ort ones together: what the ensemble can share is contiguous."""
-    rank = {"RR": 0, "Ort": 1, "Std": 2}
-    return sorted(runs, key=lambda r: (r.phase != "A", rank[r.variant.family], r.variant, r.phase, r.seed))
+
+    def place(run: Run) -> tuple[object, ...]:
+        method = run.variant.method
+        return run.phase != "A", not method.depth, not isinstance(method, Ort), run.variant, run.phase, run.seed
+
+    return sorted(runs, key=place)
 
 
-def train_group(
-    group: Group,
-    config: MutualInformationConfig,
-    *,
-    advance: Callable[[int], None],
-    save: Callable[[Group], None],
-    stop: Callable[[], bool],
-    save_every: float = 10.0,
-) -> Group:
+def train_group(group: Group, config: MutualInformationConfig, callbacks: Callbacks) -> Group:
     """Train a group to its last epoch, or until it is asked to stop.
 
     Args:
         group: the state to continue from; ``runs`` in the order of :func:`order_runs`.
         config: the study's.
-        advance: called with the number of epochs done since the last call.
-        save: called with the group's state every ``save_every`` seconds and when stopped.
-        stop: asked after every epoch.
-        save_every: seconds.
+        callbacks: ``advance`` is told of epochs × networks; ``stop`` is asked before every epoch.
 
     Returns:
         The group's last state; ``epoch < epochs`` if it was stopped.
@@ -236,10 +236,10 @@ def train_group(
     epoch = group.epoch
     if epoch == 0:
         history.append(_measure(ensemble, data, config, 0, torch.full((len(group.runs),), float("nan"))))
-    saved = time.monotonic()
+    timer = Timer(min(callbacks.save_every, SAVE_EVERY))
     while epoch < group.epochs:
-        if stop():
-            save(state(epoch))
+        if callbacks.stop():
+            callbacks.save(state(epoch).progress())
             break
         inputs, targets = data.epoch(epoch)
         batches = list(zip(inputs.split(training.batch_size, 1), targets.split(training.batch_size, 2), strict=True))
@@ -255,10 +255,10 @@ def train_group(
         if epoch in points:
             seen = sum(x.shape[1] for x, _ in batches)
             history.append(_measure(ensemble, data, config, epoch, total / seen))
-        advance(1)
-        if time.monotonic() - saved > save_every:
-            save(state(epoch))
-            saved = time.monotonic()
+        callbacks.advance(len(group.runs))
+        if timer.due:
+            callbacks.save(state(epoch).progress())
+            timer.restart()
     return state(epoch)
 
 

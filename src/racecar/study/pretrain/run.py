@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from racecar import Racecar
 from racecar.options import Layers, Reduction
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
-from racecar.study.classification.objective import Objective, Penalty
+from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Point, Trainer
+from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.environment import environment
 from racecar.study.core.errors import StudyError
@@ -57,8 +59,12 @@ class Mirror:
 
     def objective(self, model: nn.Module, example: Tensor) -> Objective:
         """The model with its penalty, for batches like ``example`` [N, C, H, W]."""
-        penalty = Penalty("racecar", self.weight, self.layers, self.reduction, start=self.start)
-        return Objective(model, penalty if self.weight else Penalty(), example)
+        if not self.weight:
+            return Objective(model)
+        return Objective(
+            model,
+            Racecar(model, example, layers=self.layers, start=self.start, weight=self.weight, reduction=self.reduction),
+        )
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,7 @@ def train(
     phase: str = "",
     mirror: Mirror | None = None,
     frozen: tuple[nn.Module, ...] = (),
-    stop: Callable[[], bool] = lambda: False,
-    save_every: float = 60.0,
+    callbacks: Callbacks = QUIET,
     label: str = "training",
 ) -> bool:
     """Train to the end, from where an earlier call has got, and write the checkpoint: the last epoch's weights.
@@ -155,8 +160,7 @@ def train(
         accelerator: device, processes, precision.
         mirror: racecar's settings.
         frozen: modules that stay in evaluation mode.
-        stop: asked after every step.
-        save_every: seconds between saved states.
+        callbacks: asked whether to stop; the bar, the folder and the log are its other ends.
         label: beside the progress bar.
 
     Returns:
@@ -191,7 +195,7 @@ def train(
 
         shown = progress_bar(label, trainer.total, trainer.step) if main else nullcontext(lambda steps: None)
         with shown as advance, _log(study.folder, trainer) as note:
-            if not trainer.run(advance=advance, save=save, save_every=save_every, stop=stop, note=note):
+            if not trainer.run(replace(callbacks, advance=advance, save=save, note=note)):
                 return False
     if main:
         channels, height, width = data.train.shape

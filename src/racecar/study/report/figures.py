@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-# The paper's: Std yellow, RR green, Ort blue. What it does not have: paler, and violet for the untied decoder.
-FAMILY = {"Std": "#e0b000", "StdC": "#eccf74", "RR": "#3a9a4a", "Ort": "#2f6fb5", "Dec": "#8f83ab"}
+from racecar.study.core.methods import named
+
 PAPER = "#b03060"
 _WAYS = {"1pct": "1 %", "10pct": "10 %"}
 _PER_ROW = 22  # bars
@@ -30,7 +30,7 @@ class Bar:
 
     Attributes:
         model: e.g. ``"RR^6_A"``.
-        family: decides the colour.
+        family: of its method, which has the colour.
         ours: this study's runs; none: an empty place that says "not run".
         theirs: the paper's runs.
     """
@@ -96,7 +96,7 @@ def _bars(axis: Axes, bars: Sequence[Bar], constant: float | None) -> None:
     for i, bar in enumerate(bars):
         if len(bar.ours):
             mean, sd = float(np.mean(bar.ours)), float(np.std(bar.ours, ddof=1)) if len(bar.ours) > 1 else 0.0
-            axis.bar(i, mean, 0.62, color=FAMILY[bar.family], yerr=sd, capsize=3, ecolor="#444444", zorder=2)
+            axis.bar(i, mean, 0.62, color=named(bar.family).color, yerr=sd, capsize=3, ecolor="#444444", zorder=2)
             offsets = np.linspace(-0.18, 0.18, len(bar.ours)) if len(bar.ours) > 1 else np.zeros(1)
             axis.scatter(i + offsets, bar.ours, s=12, color="white", edgecolors="black", linewidths=0.7, zorder=3)
         else:

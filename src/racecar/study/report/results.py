@@ -12,8 +12,6 @@ from racecar.study.report import Cell, Column, Group, Verdict
 from racecar.study.report.claims import GROUPS
 from racecar.study.report.statistics import Summary, bounds, interval, outcome, paired_difference, spread, summarise
 
-SHADES = {"Std": "std", "StdC": "std", "Ort": "ort", "RR": "rr"}  # names of the style sheet; Dec has none
-
 
 @dataclass(frozen=True)
 class AccuracyResults:
@@ -125,4 +123,4 @@ def variant_of(model: str) -> Variant:
 
 def model_cell(model: str) -> Cell:
     """A model's name with its colour."""
-    return Cell(model, variant=SHADES.get(variant_of(model).family, ""))
+    return Cell(model, variant=variant_of(model).method.shade)

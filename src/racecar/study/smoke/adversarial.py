@@ -11,12 +11,10 @@ from torch import Tensor, nn
 import racecar
 from racecar.study.core.variants import Variant
 from racecar.study.smoke import network
-from racecar.study.smoke.config import SmokeConfig
+from racecar.study.smoke.config import DEPTH, SmokeConfig
 from racecar.study.smoke.frames import Frames, lowered, raised
 from racecar.study.smoke.quality import quality, resemblance
 from racecar.study.smoke.training import Training
-
-DEPTH = 6  # convolutions of the generator
 
 
 def mirrored(
@@ -50,7 +48,8 @@ class SuperResolution(Training):
         self.generator = config.initialised(network.generator(config.width), seed)
         self.discriminator = config.initialised(network.discriminator(config.discriminator_width, size), 20_000 + seed)
         networks: list[nn.Module] = [self.generator, self.discriminator]
-        own = config.initialised(network.generator(config.width), 10_000 + seed) if variant.family == "Dec" else None
+        untied = variant.method.untied
+        own = config.initialised(network.generator(config.width), 10_000 + seed) if untied else None
         for module in [*networks, *([own] if own is not None else [])]:
             module.to(frames.train.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.early = early

@@ -9,12 +9,15 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from racecar.study.core.initialisation import initialise_glorot
+from racecar.study.core.methods import Need, forms
 from racecar.study.core.variants import Run, Variant, plan
 
 Network = TypeVar("Network", bound=nn.Module)
 EARLY = "early"  # way of a phase II that continues from an early state of phase I
 LEAKY = "leaky"  # way of an auto-encoder whose last activation has a gradient everywhere
 TASKS = ("A", "B1", "B2")
+DEPTH = 6  # convolutions of the generator
+OFFERS = frozenset({Need.LONGER, Need.REVERSE, Need.DECODER})  # what phase I can do for a method
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,8 @@ class SmokeConfig:
                 raise ValueError(f"no phase {run.phase!r} in this study: use A, B1, B2, AB1, AB2")
             if run.way not in ("", EARLY, LEAKY) or (run.way == EARLY and run.source is None) or run.phase[:2] == "A-":
                 raise ValueError(f"no phase {run.phase!r}: ways are AB1-{EARLY}, AB1-{LEAKY}, B1-{LEAKY}, and of B2")
-            variant = run.variant
-            if variant.family == "Ort" or variant.shared or variant.savings or variant.depth > 6:
-                raise ValueError(f"no variant {variant.name} in this study: use Std, StdC, RR1 to RR6, Dec1 to Dec6")
+            if not run.variant.method.needs <= OFFERS or run.variant.depth > DEPTH:
+                raise ValueError(f"no variant {run.variant.name} in this study: use {forms(OFFERS, DEPTH)}")
 
     def runs(self) -> list[Run]:
         """All runs."""
@@ -97,7 +99,7 @@ class SmokeConfig:
 
     def steps(self, variant: Variant) -> int:
         """Of phase I."""
-        return round(self.steps_a * (self.compute_match if variant.family == "StdC" else 1))
+        return round(self.steps_a * variant.method.length(self.compute_match))
 
     @property
     def early_step(self) -> int:

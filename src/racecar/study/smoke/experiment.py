@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import racecar
 from racecar.study.core import growing
 from racecar.study.core.accelerator import make_accelerator
-from racecar.study.core.checkpoints import Progress
+from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.files import read_tensors, write_tensors
 from racecar.study.core.folder import Study
-from racecar.study.core.schedule import Units
+from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import Run
 from racecar.study.smoke import adversarial, autoencoding, network
 from racecar.study.smoke.config import EARLY, LEAKY, SmokeConfig
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.quality import COLLAPSED, constants
-from racecar.study.smoke.training import DivergedError, Training
+from racecar.study.smoke.training import Training
 
 NAME = "smoke"
 
@@ -71,64 +70,34 @@ def cost(config: SmokeConfig, run: Run) -> int:
     """Expected work of a run, in plain generator steps: Table 13's discriminator costs four of them."""
     if run.phase != "A":
         return 2 * config.steps_b
-    mirror = 1 if run.variant.depth else 0
-    return (5 + mirror) * config.steps(run.variant)
+    return round((4 + run.variant.method.cost) * config.steps(run.variant))
 
 
-def run_share(
-    study: Study,
-    config: SmokeConfig,
-    runs: Sequence[Run],
-    *,
-    advance: Callable[[int], None] = lambda units: None,
-    stop: Callable[[], bool] = lambda: False,
-    save_every: float = 60.0,
-) -> bool:
+def run_share(study: Study, config: SmokeConfig, runs: Sequence[Run], callbacks: Callbacks = QUIET) -> bool:
     """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
 
     Args:
         study: the folder, with its data kept.
         config: hyper-parameters.
         runs: this process's; sources before what continues from them.
-        advance: told of work done, in the unit of :func:`cost`.
-        stop: asked after every step.
-        save_every: seconds between saved states.
+        callbacks: ``advance`` is told in the unit of :func:`cost`; states are kept in the study's folder.
 
     Returns:
         Whether all are finished.
     """
     device = make_accelerator().device
-    return all(_train(study, config, r, device, advance, stop, save_every) for r in runs if not study.finished(r))
+    return all(_train(study, config, r, device, callbacks) for r in runs if not study.finished(r))
 
 
-def _train(
-    study: Study,
-    config: SmokeConfig,
-    run: Run,
-    device: torch.device,
-    advance: Callable[[int], None],
-    stop: Callable[[], bool],
-    save_every: float,
-) -> bool:
+def _train(study: Study, config: SmokeConfig, run: Run, device: torch.device, callbacks: Callbacks) -> bool:
     training = make_training(study, config, run, kept_data(study, run.task).to(device))
-    slot = run.key.replace("/", "-")
-    for progress in study.load_progress():
-        if progress.about.get("run") == run.key:
-            training.restore(progress)
-    units = Units(cost(config, run), training.total, training.step, advance)
-
-    def save(state: Progress) -> None:
-        study.save_progress(slot, Progress(state.tensors, state.about | {"run": run.key}))
-
-    failure = ""
-    try:
-        if not training.run(advance=units, save=save, save_every=save_every, stop=stop):
-            return False
-    except (DivergedError, racecar.NonFiniteError) as error:
-        failure = str(error)  # a result of the study, not an error of it
-    units.finish()
+    if (state := saved_state(study, run)) is not None:
+        training.restore(state)
+    failure = train_run(study, run, training, cost(config, run), callbacks)
+    if failure is None:
+        return False
     study.finish(run, _kept(training), _metrics(training, run, failure))
-    study.drop_progress(slot)
+    study.drop_progress(slot(run))
     return True
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from racecar.study.report.figures import FAMILY, PAPER, math_title
+from racecar.study.report.figures import PAPER, math_title
 from racecar.study.report.results import variant_of
 from racecar.study.smoke import paper
 from racecar.study.smoke.results import SmokeResults
@@ -28,7 +28,7 @@ _PANELS = {
 
 def color_of(model: str) -> str:
     """The variant's; from scratch as in Figure 18."""
-    return SCRATCH if "_B" in model else FAMILY[variant_of(model).family]
+    return SCRATCH if "_B" in model else variant_of(model).method.color
 
 
 def strips(rows: Mapping[str, Tensor], count: int = 10) -> Figure:
@@ -180,11 +180,8 @@ def curves_b(results: SmokeResults) -> Figure:
     return figure
 
 
-_STYLES = {"StdC": "--", "Dec": "-."}
-
-
 def _curve(axis: Axes, model: str, histories: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
-    color, style = color_of(model), _STYLES.get(variant_of(model).family, "-")
+    color, style = color_of(model), variant_of(model).method.line
     for history in histories:
         axis.plot([p["step"] for p in history], [p[name] for p in history], color=color, linewidth=0.6, alpha=0.5)
     steps = sorted(set.intersection(*({p["step"] for p in h} for h in histories))) if histories else []

@@ -8,21 +8,17 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, pack, unpack
-from racecar.study.core.errors import StudyError
+from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames, batch
-
-
-class DivergedError(StudyError):
-    """A loss is not a finite number any more."""
 
 
 class Training(ABC):
@@ -70,20 +66,11 @@ class Training(ABC):
         """The configuration's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def run(
-        self,
-        *,
-        advance: Callable[[int], None] = lambda steps: None,
-        save: Callable[[Progress], None] = lambda state: None,
-        save_every: float = 60.0,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> bool:
+    def run(self, callbacks: Callbacks = QUIET) -> bool:
         """Train to the end.
 
         Args:
-            advance: called with the number of steps done.
-            save: given the state every ``save_every`` seconds and when stopped.
-            stop: asked after every step.
+            callbacks: ``advance`` is told of steps; ``note`` of every measurement.
 
         Returns:
             Whether the training is finished.
@@ -92,7 +79,7 @@ class Training(ABC):
             DivergedError: a loss is infinite or NaN.
             StudyError: out of memory.
         """
-        saved = time.monotonic()
+        timer = Timer(callbacks.save_every)
         while self.step < self.total:
             began = time.perf_counter()
             pictures = batch(self.frames.train, self.config.batch_size, self.seed, self.step)
@@ -113,11 +100,12 @@ class Training(ABC):
             self._check()
             if self.step in self.measured:
                 self._note()
-            advance(1)
-            stopped = stop()
-            if stopped or time.monotonic() - saved > save_every:
-                saved = time.monotonic()
-                save(self.state())
+                callbacks.note(self.history[-1])
+            callbacks.advance(1)
+            stopped = callbacks.stop()
+            if stopped or timer.due:
+                timer.restart()
+                callbacks.save(self.state())
                 if stopped and self.step < self.total:
                     return False
         return True

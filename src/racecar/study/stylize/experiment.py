@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,12 @@ import torch
 
 from racecar.study.core import growing
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_json
 from racecar.study.core.folder import Study
+from racecar.study.core.resume import saved_state, slot
 from racecar.study.core.variants import Run, Variant
 from racecar.study.stylize.comparisons import COMPARISONS, FILES, Pair, pairs
 from racecar.study.stylize.judge import Judge
@@ -198,14 +200,7 @@ def cost(config: StylizeConfig, run: Run) -> int:
 
 
 def run_share(
-    study: Study,
-    config: StylizeConfig,
-    sources: Sources,
-    runs: Sequence[Run],
-    *,
-    advance: Callable[[int], None] = lambda steps: None,
-    stop: Callable[[], bool] = lambda: False,
-    save_every: float = 60.0,
+    study: Study, config: StylizeConfig, sources: Sources, runs: Sequence[Run], callbacks: Callbacks = QUIET
 ) -> bool:
     """Stylize what is missing, in order. Safe to stop or kill at any moment and to call again.
 
@@ -214,17 +209,13 @@ def run_share(
         config: settings.
         sources: of networks and pictures.
         runs: this process's.
-        advance: told of steps done.
-        stop: asked after every step.
-        save_every: seconds between saved states.
+        callbacks: ``advance`` is told of steps; states are kept in the study's folder.
 
     Returns:
         Whether all are finished.
     """
     device = make_accelerator().device
-    return all(
-        _stylize(study, config, sources, r, device, advance, stop, save_every) for r in runs if not study.finished(r)
-    )
+    return all(_stylize(study, config, sources, r, device, callbacks) for r in runs if not study.finished(r))
 
 
 def _stylize(
@@ -233,21 +224,17 @@ def _stylize(
     sources: Sources,
     run: Run,
     device: torch.device,
-    advance: Callable[[int], None],
-    stop: Callable[[], bool],
-    save_every: float,
+    callbacks: Callbacks,
 ) -> bool:
-    slot, folder = run.key.replace("/", "-"), study.path(run)
-    kept = next((p for p in study.load_progress() if p.about.get("run") == run.key), None)
+    folder, kept = study.path(run), saved_state(study, run)
     done: list[dict[str, Any]] = kept.about["done"] if kept is not None else []
     seeing, total = open_network(str(sources.network(run))), cost(config, run)
     network = seeing.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def save(stylization: Stylization | None) -> None:
-        state = stylization.state() if stylization is not None else Progress({"none": torch.zeros(1)}, {"step": 0})
+    def save(state: Progress) -> None:
         step = len(done) * config.steps + state.about["step"]
         about = state.about | {"run": run.key, "done": done, "inner": state.about["step"], "step": step, "total": total}
-        study.save_progress(slot, Progress(state.tensors, about))
+        study.save_progress(slot(run), Progress(state.tensors, about))
 
     for pair in pairs(run.way, sources.pictures, config.size, config.factor)[len(done) :]:
         content, style = pair.content.to(device), pair.style.to(device)
@@ -255,19 +242,11 @@ def _stylize(
         if kept is not None and kept.about["inner"]:
             made.restore(Progress(kept.tensors, kept.about | {"step": kept.about["inner"]}))
         kept = None
-        saved = began = time.monotonic()
-
-        def watch(stylization: Stylization) -> None:
-            nonlocal saved
-            if time.monotonic() - saved > save_every:
-                save(stylization)
-                saved = time.monotonic()
-
-        if not made.run(advance=advance, watch=watch, stop=stop):
-            save(made)
+        began = time.monotonic()
+        if not made.run(replace(callbacks, save=save)):
             return False
-        found = made.picture.cpu()
-        write_picture(folder / f"{pair.name}.png", found)
+        picture = made.picture.cpu()
+        write_picture(folder / f"{pair.name}.png", picture)
         with torch.no_grad():
             last = [float(v) for v in made.losses(made.pixels)]
         done.append(
@@ -276,28 +255,28 @@ def _stylize(
                 "style": [made.history[0].style, last[1]],
                 "content": [made.history[0].content, last[0]],
                 "seconds": round(time.monotonic() - began, 2),
-                **pair.measure(found),
-                **_judged(sources.judge, pair, found),
+                **pair.measure(picture),
+                **_judged(sources.judge, pair, picture),
             }
         )
-        save(None)
-        if stop() and len(done) * config.steps < total:
+        save(Progress({"none": torch.zeros(1)}, {"step": 0}))  # between two pictures
+        if callbacks.stop() and len(done) * config.steps < total:
             return False
     metrics = {"model": run.model, "seed": run.seed, "network": seeing.words, **_means(done), "pictures": done}
     write_json(folder / "run.json", metrics)
-    study.drop_progress(slot)
+    study.drop_progress(slot(run))
     return True
 
 
-def _judged(judge: str | None, pair: Pair, found: torch.Tensor) -> dict[str, float]:
+def _judged(judge: str | None, pair: Pair, picture: torch.Tensor) -> dict[str, float]:
     """What the independent network says of a picture."""
     if judge is None or pair.style_only:
         return {}
     seeing = open_network(judge)
     by = Judge(seeing.network, seeing.normalisation)
     if pair.reference is None:
-        return {"judge_style": by.style(pair.style, found), "judge_content": by.distance(pair.content, found)}
+        return {"judge_style": by.style(pair.style, picture), "judge_content": by.distance(pair.content, picture)}
     return {
-        "judge": by.distance(pair.reference, found),
+        "judge": by.distance(pair.reference, picture),
         "low_judge": by.distance(pair.reference, pair.content),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from racecar.study.classification.batches import Normalisation
+from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import StudyError
 from racecar.study.stylize.features import Extractor
@@ -142,19 +142,11 @@ class Stylization:
         content = [content_loss(p, found[t]) for t, p in self.content.items()]
         return sum(content, pixels.new_zeros(())), style_loss(self.style, found, self.weights)
 
-    def run(
-        self,
-        *,
-        advance: Callable[[int], None] = lambda steps: None,
-        watch: Callable[[Stylization], None] = lambda stylization: None,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> bool:
+    def run(self, callbacks: Callbacks = QUIET) -> bool:
         """Optimise to the last step.
 
         Args:
-            advance: called with the number of steps done.
-            watch: called after every step.
-            stop: asked after every step.
+            callbacks: ``advance`` is told of steps; ``note`` of the :class:`Losses` of every step.
 
         Returns:
             Whether it is finished.
@@ -162,6 +154,7 @@ class Stylization:
         Raises:
             StudyError: a loss is not finite, or there is not enough memory.
         """
+        timer = Timer(callbacks.save_every)
         while self.step < self.settings.steps:
             before = self.pixels.detach().clone()
             try:
@@ -181,9 +174,13 @@ class Stylization:
                 )
             if torch.equal(before, self.pixels.detach()):
                 self.optimiser.state.clear()  # no way down from what it remembers: it begins with the gradient again
-            advance(1)
-            watch(self)
-            if stop() and self.step < self.settings.steps:
+            callbacks.advance(1)
+            callbacks.note(last)
+            stopped = callbacks.stop() and self.step < self.settings.steps
+            if stopped or timer.due:
+                callbacks.save(self.state())
+                timer.restart()
+            if stopped:
                 return False
         return True
 

@@ -33,7 +33,7 @@ def study_name(weight: float | None) -> str:
 
 def has_weight(variant: str) -> bool:
     """Whether a variant depends on λ."""
-    return Variant.parse(variant).depth > 0
+    return Variant.parse(variant).method.has_weight
 
 
 def check_folder(folder: Path) -> None:
@@ -227,7 +227,7 @@ class SweepResults:
         places = range(len(self.weights))
         for variant in self.variants:
             kind = Variant(variant)
-            style: dict[str, Any] = {"color": figures.FAMILY[kind.family], "label": figures.math_title(kind.label)}
+            style: dict[str, Any] = {"color": kind.method.color, "label": figures.math_title(kind.label)}
             if has_weight(variant):
                 found = [self.summary(w, variant, self.criterion) for w in self.weights]
                 spreads = [0.0 if math.isnan(s.sd) else s.sd for s in found]

@@ -1,0 +1,232 @@
+"""The contract of a way of training, and the registry that knows them all by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+
+from torch import Tensor, nn
+
+Regulariser = Callable[[nn.Module], Tensor]  # the model in training → a penalty on its weights, a scalar
+
+
+class Settings(Protocol):
+    """Strengths of penalties, of any study's configuration."""
+
+    @property
+    def weight(self) -> float:
+        """λ of Eq. 1."""
+
+    @property
+    def ort_weight(self) -> float:
+        """β of Eq. 2."""
+
+
+class Need(Enum):
+    """What a method asks of a study beside plain training; a study takes the methods whose needs it can meet."""
+
+    LONGER = "a phase I of another length"
+    REVERSE = "a reverse pass over the first layers"
+    ARGUMENTS = "further arguments of racecar.Racecar"
+    DECODER = "a reverse pass with weights of its own"
+    REGULARISER = "a penalty on weights"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of training in phase I. One that overrides nothing trains plainly, as Std does.
+
+    It adds one penalty at most: by :attr:`arguments` that of :class:`racecar.Racecar`, or a :meth:`regulariser`.
+
+    Attributes:
+        depth: s, the number of compared layers; 0 for methods that compare none.
+        family: what its names begin with, ``"RR"`` of ``"RR6"``.
+        color: in figures, as matplotlib takes it.
+        shade: its colour in the tables' style sheet; "": none.
+        line: in curves, as matplotlib takes it, where the colour alone does not tell it from another method.
+        place: where it stands, from left to right, in figures and notes; the paper has Ort, Std, RR.
+        layered: whether its names end with the number of compared layers.
+        untied: whether its reverse pass has weights of its own, which are not kept with the model.
+        has_weight: whether it depends on λ, so that a sweep over λ trains it for each.
+        usage: for the message on a name that is none: what may follow the family.
+
+    Raises:
+        ValueError: a number of layers where none is compared, or none where some are.
+    """
+
+    depth: int = 0
+
+    family: ClassVar[str]
+    color: ClassVar[str]
+    shade: ClassVar[Literal["", "std", "ort", "rr"]] = ""
+    line: ClassVar[str] = "-"
+    place: ClassVar[int] = 3
+    layered: ClassVar[bool] = False
+    untied: ClassVar[bool] = False
+    has_weight: ClassVar[bool] = False
+    usage: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if (self.depth > 0) != self.layered or self.depth < 0:
+            raise ValueError(f"{self.family} {'needs a' if self.layered else 'takes no'} number of compared layers")
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read a variant's name, in lower case and without ``^``; None where it is another method's."""
+        match = re.fullmatch(cls.family.lower() + r"([1-9]\d*)" * cls.layered, text)
+        return None if match is None else cls(int(match[1])) if cls.layered else cls()
+
+    @property
+    def suffix(self) -> str:
+        """What follows the number of layers in the name."""
+        return ""
+
+    @property
+    def name(self) -> str:
+        """As typed and used in paths: ``"RR6"``, ``"RR6-every4"``."""
+        return f"{self.family}{self.depth or ''}{self.suffix}"
+
+    @property
+    def label(self) -> str:
+        """As printed: ``"RR^6"``."""
+        return f"{self.family}^{self.depth}{self.suffix}" if self.layered else self.name
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of :class:`racecar.Racecar` beside a study's own λ, reduction and input range; empty: no reverse pass."""
+        return {"layers": self.depth} if self.layered else {}
+
+    def regulariser(self, model: nn.Module, settings: Settings) -> Regulariser | None:
+        """The penalty on weights, strength included; None for methods without one.
+
+        Args:
+            model: as phase I begins with it; what the penalty depends on is to be copied.
+            settings: of the study.
+        """
+        return None
+
+    def length(self, compute_match: float) -> float:
+        """Of phase I, over Std's.
+
+        Args:
+            compute_match: work of a racecar step over that of a plain one.
+        """
+        return 1.0
+
+    @property
+    def cost(self) -> float:
+        """Expected work of a step over Std's: decides how runs are divided among processes, and the progress bar."""
+        return 1.0
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What a study must be able to do to take it, by what the class overrides."""
+        asked = {
+            Need.LONGER: self.length(2.0) != 1.0,
+            Need.REVERSE: bool(self.arguments),
+            Need.ARGUMENTS: bool(self.arguments.keys() - {"layers"}),
+            Need.DECODER: self.untied,
+            Need.REGULARISER: type(self).regulariser is not Method.regulariser,
+        }
+        return frozenset(need for need, is_asked in asked.items() if is_asked)
+
+    # --- reports ------------------------------------------------------------------------------------------------------
+
+    def note(self, compute_match: float) -> str:
+        """A sentence for beneath a table with its models; "" where its name says it all."""
+        return ""
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+_registered: list[type[Method]] = []
+M = TypeVar("M", bound=Method)
+
+
+def register(method: type[M]) -> type[M]:
+    """Make a method known by its family's name; a class decorator.
+
+    Raises:
+        ValueError: it lacks a family or a colour, its family is no name for a folder, or another method reads its
+            names.
+    """
+    if missing := [name for name in ("family", "color") if not hasattr(method, name)]:
+        raise ValueError(f"{method.__name__} has no {' and no '.join(missing)}")
+    family = method.family
+    if re.fullmatch(r"[A-Z][A-Za-z0-9]*", family) is None or (method.layered and family[-1].isdigit()):
+        raise ValueError(f"{family!r} cannot be a method's name: use letters and digits, a capital first")
+    for other in _registered:
+        if other.parse(_example(method)) or method.parse(_example(other)):
+            raise ValueError(f"{family} is registered already, or its names are read by {other.family}")
+    _registered.append(method)
+    parse.cache_clear()
+    return method
+
+
+def unregister(method: type[Method]) -> None:
+    """Forget a method.
+
+    Raises:
+        ValueError: it is not registered.
+    """
+    _registered.remove(method)
+    parse.cache_clear()
+
+
+def registered() -> tuple[type[Method], ...]:
+    """All methods."""
+    return tuple(_registered)
+
+
+def named(family: str) -> type[Method]:
+    """The method with a family's name, as it is written.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for method in _registered:
+        if method.family == family:
+            return method
+    raise ValueError(f"no method {family!r}: there are {', '.join(m.family for m in _registered)}")
+
+
+@cache
+def parse(text: str) -> Method:
+    """Read a variant's name in any case, with or without ``^``: ``"Std"``, ``"RR^6"``, ``"rr6-every4"``.
+
+    Raises:
+        ValueError: no method has it, with what there is.
+    """
+    plain = text.strip().lower().replace("^", "")
+    for method in _registered:
+        if (read := method.parse(plain)) is not None:
+            return read
+    whole = ", ".join(m.family for m in _registered if not m.layered)
+    layered = " or ".join(m.family for m in _registered if m.layered)
+    usage = "".join(f"; {m.family} {m.usage}" for m in _registered if m.usage)
+    raise ValueError(
+        f"no variant {text!r}: use {whole}, or {layered} with the number of compared layers, e.g. RR6{usage}"
+    )
+
+
+def forms(offers: Iterable[Need], depth: int, besides: tuple[type[Method], ...] = ()) -> str:
+    """The names that a study takes, for a message: ``"Std, StdC, RR1 to RR6"``.
+
+    Args:
+        offers: which needs the study can meet.
+        depth: how many layers it can compare.
+        besides: methods that it takes although it cannot meet their needs in general.
+    """
+    fitting = [m for m in _registered if m in besides or m(int(m.layered)).needs <= frozenset(offers)]
+    whole = [m.family for m in fitting if not m.layered]
+    return ", ".join([*whole, *(f"{m.family}1 to {m.family}{depth}" for m in fitting if m.layered)])
+
+
+def _example(method: type[Method]) -> str:
+    return method.family.lower() + "1" * method.layered

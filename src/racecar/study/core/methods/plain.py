@@ -1,0 +1,27 @@
+"""Plain training: Std, and its control StdC that takes as much computation as racecar training does."""
+
+from __future__ import annotations
+
+from racecar.study.core.methods.base import Method, register
+
+
+@register
+class Std(Method):
+    """The cross entropy alone."""
+
+    family, color, shade, place = "Std", "#e0b000", "std", 1  # the paper's yellow
+
+
+@register
+class StdC(Method):
+    """As Std, but as long as RR takes in phase I (compute-matched)."""
+
+    family, color, shade, line, place = "StdC", "#eccf74", "std", "--", 2  # paler
+
+    def length(self, compute_match: float) -> float:
+        """As many steps more as a racecar step costs more."""
+        return compute_match
+
+    def note(self, compute_match: float) -> str:
+        """How much longer."""
+        return f"StdC: Std with {compute_match:g} times the epochs in phase I."

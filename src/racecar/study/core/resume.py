@@ -1,0 +1,76 @@
+"""One run of a study, trained from where an earlier call has left it: the state to go on from, saving, divergence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from racecar import NonFiniteError
+from racecar.study.core.callbacks import Callbacks
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import DivergedError
+from racecar.study.core.folder import Study
+from racecar.study.core.schedule import Units
+from racecar.study.core.variants import Run
+
+
+class Resumable(Protocol):
+    """A training that goes on from any step to the same result."""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+
+    def restore(self, state: Progress) -> None:
+        """Go on from a saved state."""
+
+    def run(self, callbacks: Callbacks) -> bool:
+        """Train to the end; False if it was stopped before, at a saved state."""
+
+
+def slot(run: Run) -> str:
+    """The name of a run's saved state, see :meth:`racecar.study.core.folder.Study.save_progress`."""
+    return run.key.replace("/", "-")
+
+
+def saved_state(study: Study, run: Run) -> Progress | None:
+    """What an earlier call has reached in a run; None where it begins."""
+    return next((p for p in study.load_progress() if p.about.get("run") == run.key), None)
+
+
+def train_run(
+    study: Study, run: Run, training: Resumable, cost: int, callbacks: Callbacks, *, writes: bool = True
+) -> str | None:
+    """Train a run to its end, its state kept in the study's folder until :meth:`Study.drop_progress`.
+
+    Args:
+        study: the folder.
+        run: what is trained.
+        training: where it begins, or restored from :func:`saved_state`.
+        cost: of the whole run, in the unit that ``callbacks.advance`` is told.
+        callbacks: of the caller; states are saved here.
+        writes: whether this process saves, where several train a run together.
+
+    Returns:
+        None if it was stopped. Else why it diverged, which is a result of the study and not an error of it; "" if it
+        did not.
+    """
+    units = Units(cost, training.total, training.step, callbacks.advance)
+
+    def save(state: Progress) -> None:
+        if writes:
+            about = state.about | {"run": run.key, "total": training.total}
+            study.save_progress(slot(run), Progress(state.tensors, about))
+
+    failure = ""
+    try:
+        if not training.run(replace(callbacks, advance=units, save=save)):
+            return None
+    except (DivergedError, NonFiniteError) as error:
+        failure = str(error)
+    units.finish()
+    return failure

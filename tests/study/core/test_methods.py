@@ -1,0 +1,127 @@
+"""The registry of ways of training, and what each says of itself."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from racecar.study.core import methods
+from racecar.study.core.methods import Method, Need
+from racecar.study.core.methods.rr import RR
+from racecar.study.core.variants import Variant
+
+
+@pytest.fixture
+def known():
+    """What is registered in a test is forgotten after it."""
+    before = methods.registered()
+    yield
+    for method in methods.registered():
+        if method not in before:
+            methods.unregister(method)
+
+
+def made(family: str, **attributes: object) -> type[Method]:
+    return type(family, (Method,), {"family": family, "color": "black", **attributes})
+
+
+def test_what_is_there() -> None:
+    assert {m.family for m in methods.registered()} == {"Std", "StdC", "Ort", "RR", "Dec"}
+    assert all(methods.named(m.family) is m for m in methods.registered())
+    with pytest.raises(ValueError, match=r"no method 'Best': there are Std, StdC"):
+        methods.named("Best")
+
+
+@pytest.mark.parametrize(
+    ("family", "attributes", "said"),
+    [
+        ("Std", {}, "Std is registered already, or its names are read by Std"),
+        ("STD", {}, "STD is registered already, or its names are read by Std"),
+        ("RR3", {}, "RR3 is registered already, or its names are read by RR"),
+        ("R", {"parse": classmethod(lambda cls, text: cls() if text.startswith("r") else None)}, "read by RR"),
+        ("Fast-RR", {}, "'Fast-RR' cannot be a method's name"),
+        ("l2", {}, "'l2' cannot be a method's name"),
+        ("L2", {"layered": True}, "'L2' cannot be a method's name"),
+    ],
+)
+def test_names_that_are_taken_or_are_none_are_refused(known, family, attributes, said) -> None:
+    before = methods.registered()
+    with pytest.raises(ValueError, match=said):
+        methods.register(made(family, **attributes))
+    assert methods.registered() == before
+
+
+def test_a_method_without_a_name_or_a_colour_is_refused() -> None:
+    with pytest.raises(ValueError, match="Bare has no family and no color"):
+        methods.register(type("Bare", (Method,), {}))
+
+
+def test_a_new_method_is_read_by_every_name_and_forgotten_again(known) -> None:
+    layered = methods.register(made("Swap", layered=True))
+    whole = methods.register(made("L2init"))
+    assert [Variant.parse(t).name for t in ("swap4", "SWAP^4", "L2Init")] == ["Swap4", "Swap4", "L2init"]
+    assert (Variant("Swap4").label, Variant("Swap4").depth, Variant("L2init").label) == ("Swap^4", 4, "L2init")
+    with pytest.raises(ValueError, match=r"use Std, StdC, Ort, L2init, or RR or Dec or Swap with the number of"):
+        Variant.parse("swap")
+    methods.unregister(layered)
+    methods.unregister(whole)
+    for name in ("Swap4", "L2init"):
+        with pytest.raises(ValueError, match=f"no variant '{name}'"):
+            _ = Variant(name).label
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("Std", set()),
+        ("StdC", {Need.LONGER}),
+        ("Ort", {Need.REGULARISER}),
+        ("RR6", {Need.REVERSE}),
+        ("RR6s", {Need.REVERSE, Need.ARGUMENTS}),
+        ("RR6-every2", {Need.REVERSE, Need.ARGUMENTS}),
+        ("Dec6", {Need.REVERSE, Need.DECODER}),
+    ],
+)
+def test_what_a_method_needs_of_a_study_follows_from_what_it_does(name, needs) -> None:
+    method = Variant(name).method
+    assert method.needs == needs
+    assert method.has_weight == (Need.REVERSE in needs)
+
+
+def test_what_a_study_takes_in_words() -> None:
+    assert methods.forms([Need.LONGER, Need.REVERSE, Need.DECODER], 6) == "Std, StdC, RR1 to RR6, Dec1 to Dec6"
+    assert methods.forms([], 6) == "Std"
+    assert methods.forms([], 6, (methods.named("Ort"),)) == "Std, Ort"
+
+
+def test_a_cheaper_way_costs_its_share_of_the_reverse_pass() -> None:
+    cost = {name: Variant(name).method.cost for name in ("Std", "RR3", "RR3-every4", "RR3-every2-fraction0.5")}
+    assert cost == pytest.approx({"Std": 1, "RR3": 2.2, "RR3-every4": 1.3, "RR3-every2-fraction0.5": 1.3})
+
+
+def test_numbers_of_layers_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="RR2-subset3: of 2 compared layers no 3 can be drawn"):
+        Variant.parse("RR2-subset3")
+    with pytest.raises(ValueError, match="RR needs a number of compared layers"):
+        RR()
+    with pytest.raises(ValueError, match="Std takes no number of compared layers"):
+        methods.named("Std")(3)
+
+
+def test_a_method_may_have_a_hyper_parameter_of_its_own_in_its_name(known) -> None:
+    @methods.register
+    @dataclass(frozen=True)
+    class Warm(Method):
+        family, color = "Warm", "red"
+
+        epochs: int = 1
+
+        @classmethod
+        def parse(cls, text: str) -> "Warm | None":
+            return cls(epochs=int(text[4:])) if text[:4] == "warm" and text[4:].isdigit() else None
+
+        @property
+        def suffix(self) -> str:
+            return str(self.epochs)
+
+    assert Variant.parse("warm3").method == Warm(epochs=3)
+    assert Variant.parse("warm3").name == "Warm3"

@@ -1,6 +1,5 @@
 """Table 9's network and Table 10's hyper-parameters; MNIST itself where it is at hand."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,8 +93,8 @@ def test_variants_that_need_more_layers_are_refused(variant: str, said: str) -> 
 def test_a_cheaper_variant_is_the_exact_one_with_arguments_of_racecar() -> None:
     config = ClassificationConfig(variants=["RR3", "RR3-every4-layerwise"])
     exact, cheaper = (
-        Digits().objective(config, Variant(v), network(width=4), torch.rand(2, 1, 28, 28)).rr.options
+        Digits().objective(config, Variant(v), network(width=4), torch.rand(2, 1, 28, 28)).rr.options.as_dict()
         for v in config.variants
     )
-    assert (cheaper.every, cheaper.layerwise) == (4, True)
-    assert replace(cheaper, every=1, layerwise=False) == exact
+    assert cheaper == exact | {"every": 4, "layerwise": True}
+    assert exact["layers"] == 3

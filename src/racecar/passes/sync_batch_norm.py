@@ -14,33 +14,42 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from racecar.forward.graph import module_path
 from racecar.reverse.size_only import stands_for
-from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, plain_batch_norm
+from racecar.rules.normalization import NormCall, batch_norm_separate, batch_norm_shared, plain_batch_norm
 
 
-def synchronised_batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *args: object,
-    group: str | None = None,
-) -> Tensor:
+def synchronised_batch_norm(*operands: Any, group: str | None = None) -> Tensor:
     """(N, C, …) → (N, C, …): batch norm over the N of all processes of ``group`` (None: of all there are).
 
-    Without other processes, and with running statistics (not ``training``), it is torch's batch norm.
+    Operands as in :class:`racecar.rules.normalization.NormCall`. Without other processes, and with running statistics
+    (not ``training``), it is torch's batch norm.
     """
-    if not training or not _several(group):
-        return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    return _synchronised(NormCall(*operands), group)
+
+
+def synchronised_separate(estimate: Tensor, *operands: Any, group: str | None = None) -> Tensor:
+    """:func:`racecar.rules.normalization.batch_norm_separate`, by the statistics of all processes' estimates."""
+    return _synchronised(NormCall(*operands).separate(estimate), group)
+
+
+def synchronised_shared(estimate: Tensor, *operands: Any, group: str | None = None) -> Tensor:
+    """:func:`racecar.rules.normalization.batch_norm_shared`, by the statistics of all processes' estimates."""
+    return _synchronised(NormCall(*operands).shared(estimate), group)
+
+
+def synchronised_plain(estimate: Tensor, group: str | None = None) -> Tensor:
+    """:func:`racecar.rules.normalization.plain_batch_norm`, by the statistics of all processes' estimates."""
+    return _synchronised(NormCall.plain(estimate), group)
+
+
+def _synchronised(norm: NormCall, group: str | None) -> Tensor:
+    if not norm.training or not _several(group):
+        return norm.batch_norm()
+    x, running_mean, running_var = norm.x, norm.running_mean, norm.running_var
     dims = [d for d in range(x.ndim) if d != 1]
     shape = [-1 if d == 1 else 1 for d in range(x.ndim)]
     values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -51,41 +60,14 @@ def synchronised_batch_norm(
     variance = _Sum.apply(centred.square().sum(dims), group) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
-    result = centred * (variance + eps).rsqrt().view(shape)
-    if weight is not None:
-        result = result * weight.view(shape)
-    if bias is not None:
-        result = result + bias.view(shape)
+            running_mean.lerp_(mean.to(running_mean.dtype), norm.momentum)
+            running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), norm.momentum)
+    result = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.weight is not None:
+        result = result * norm.weight.view(shape)
+    if norm.bias is not None:
+        result = result + norm.bias.view(shape)
     return result.to(x.dtype)
-
-
-def synchronised_separate(
-    estimate: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *args: object,
-    group: str | None = None,
-) -> Tensor:
-    """As :func:`racecar.rules.normalization.batch_norm_separate`, by the statistics of all estimates."""
-    return synchronised_batch_norm(estimate, weight, bias, None, None, True, 0.0, eps, group=group)
-
-
-def synchronised_shared(estimate: Tensor, x: Tensor, *args: Any, group: str | None = None) -> Tensor:
-    """As :func:`racecar.rules.normalization.batch_norm_shared`, by the statistics of all estimates."""
-    return synchronised_batch_norm(estimate, *args, group=group)
-
-
-def synchronised_plain(estimate: Tensor, group: str | None = None) -> Tensor:
-    """As :func:`racecar.rules.normalization.plain_batch_norm`, by the statistics of all estimates."""
-    return synchronised_batch_norm(estimate, None, None, None, None, True, 0.0, 1e-5, group=group)
 
 
 @contextlib.contextmanager
@@ -108,20 +90,26 @@ def synchronise(program: fx.GraphModule, model: nn.Module) -> None:
     """
     groups: dict[Any, str | None] = {}  # by what is normalised and the running statistics, which are the norm's own
     for node in program.graph.nodes:
-        if node.target is torch.ops.aten.batch_norm.default and node.args[5]:
+        if node.target is torch.ops.aten.batch_norm.default and NormCall(*node.args).training:
             module = model.get_submodule(module_path(node))
             if isinstance(module, nn.SyncBatchNorm):
                 group = None if module.process_group is None else module.process_group.group_name
-                groups[node.args[0], *node.args[3:5]] = group
+                groups[_identity(*node.args)] = group
                 node.target, node.kwargs = synchronised_batch_norm, {"group": group}
     if not groups:
         return
     for node in program.graph.nodes:
-        if node.target in _REVERSE and (key := (stands_for(node.args[1]), *node.args[4:6])) in groups:
+        if node.target in _REVERSE and (key := _identity(*node.args[1:])) in groups:
             node.target, node.kwargs = _REVERSE[node.target], {"group": groups[key]}
         elif node.target is plain_batch_norm:
             node.target, node.kwargs = synchronised_plain, {"group": next(iter(groups.values()))}
     program.recompile()
+
+
+def _identity(*operands: Any) -> tuple[Any, ...]:
+    """What tells a norm of a graph from others: the value that it normalises, and its running statistics."""
+    norm: Any = NormCall(*operands)
+    return stands_for(norm.x), norm.running_mean, norm.running_var
 
 
 _REVERSE = {batch_norm_separate: synchronised_separate, batch_norm_shared: synchronised_shared}

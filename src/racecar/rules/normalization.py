@@ -6,7 +6,8 @@ alone (``"separate"``); ``"shared"`` updates and uses the forward ones, as the a
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,57 +18,80 @@ from racecar.rules.registry import register_reverse, unchanged
 aten = torch.ops.aten
 
 
-def batch_norm_separate(
-    estimate: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *args: object,
-) -> Tensor:
-    """(N, C, …) → (N, C, …): the estimate normalised by its own statistics."""
-    return F.batch_norm(estimate, None, None, weight, bias, True, 0.0, eps)
+class NormCall(NamedTuple):
+    """The operands of ``aten.batch_norm`` and ``aten.instance_norm``, in their order.
+
+    Attributes:
+        x: (N, C, …).
+        weight: γ, (C), or None.
+        bias: β, (C), or None.
+        running_mean: (C), or None; with running_var updated if ``training``, else what is normalised by.
+        running_var: (C), or None.
+        training: normalise by the statistics of x.
+        momentum: the weight of x in the running statistics.
+        eps: added to the variance.
+        cudnn: whether cuDNN may compute it.
+    """
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    training: bool
+    momentum: float
+    eps: float
+    cudnn: bool = True
+
+    def separate(self, estimate: Tensor) -> NormCall:
+        """The norm of an estimate by its own statistics, which leaves the running ones alone."""
+        return NormCall(estimate, self.weight, self.bias, None, None, True, 0.0, self.eps)
+
+    def shared(self, estimate: Tensor) -> NormCall:
+        """The norm of an estimate as in the forward pass, the same running statistics updated or used."""
+        return NormCall(estimate, *self[1:])
+
+    @staticmethod
+    def plain(estimate: Tensor) -> NormCall:
+        """A norm without parameters, by the estimate's own statistics."""
+        return NormCall(estimate, None, None, None, None, True, 0.0, 1e-5)
+
+    def batch_norm(self) -> Tensor:
+        """torch's batch norm: (N, C, …)."""
+        return F.batch_norm(
+            self.x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            self.momentum,
+            self.eps,
+        )
 
 
-def batch_norm_shared(
-    estimate: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    *args: object,
-) -> Tensor:
-    """(N, C, …) → (N, C, …): as forward, the same running statistics updated (training) or used (evaluation)."""
-    return F.batch_norm(estimate, running_mean, running_var, weight, bias, training, momentum, eps)
+def batch_norm_separate(estimate: Tensor, *operands: Any) -> Tensor:
+    """(N, C, …) → (N, C, …): the estimate normalised by its own statistics; operands as in :class:`NormCall`."""
+    return NormCall(*operands).separate(estimate).batch_norm()
+
+
+def batch_norm_shared(estimate: Tensor, *operands: Any) -> Tensor:
+    """(N, C, …) → (N, C, …): the estimate normalised as in the forward pass, with the same running statistics.
+
+    They are updated in training and used in evaluation. Operands as in :class:`NormCall`.
+    """
+    return NormCall(*operands).shared(estimate).batch_norm()
 
 
 def plain_batch_norm(estimate: Tensor) -> Tensor:
     """Batch norm without parameters: the regenerated input of nets with BN (Table 11)."""
-    return F.batch_norm(estimate, None, None, None, None, True, 0.0, 1e-5)
+    return NormCall.plain(estimate).batch_norm()
 
 
-def instance_norm_again(
-    estimate: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    *args: object,
-) -> Tensor:
+def instance_norm_again(estimate: Tensor, *operands: Any) -> Tensor:
     """(N, C, …) → (N, C, …): per-sample statistics of the estimate; running statistics stay."""
-    return F.instance_norm(estimate, None, None, weight, bias, True, 0.0, eps)
+    norm = NormCall(*operands)
+    return F.instance_norm(estimate, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
 
 
 def layer_norm_again(estimate: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -85,7 +109,7 @@ def rms_norm_again(estimate: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Te
     return aten.rms_norm.default(estimate, *args, **kwargs)
 
 
-_RANGE_MAPS = {
+_RANGE_MAPS: dict[Callable[..., Any], Callable[..., Tensor]] = {
     aten.batch_norm.default: batch_norm_separate,
     aten.instance_norm.default: instance_norm_again,
     aten.layer_norm.default: layer_norm_again,

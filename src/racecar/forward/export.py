@@ -1,4 +1,8 @@
-"""From a model and an example to a clean forward graph: export, weights as inputs, nothing in place, hooks kept."""
+"""From a model and an example to a clean forward graph: torch.export, then one pass after the other.
+
+Every pass is a function of a file of its own and works on any graph of its kind: :func:`inline_regions` and
+:func:`lift` on what torch.export gives, the others on what ``lift`` does.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,19 @@ from typing import Any
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx, nn
-from torch.amp.autocast_mode import _enter_autocast, _exit_autocast
+from torch import Tensor, nn
 from torch.export import Dim
-from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
-from racecar.forward.graph import ForwardGraph, Shapes, data_nodes, symbolic
+from racecar.forward.activations import fold_activations
+from racecar.forward.checks import drop_checks
+from racecar.forward.graph import ForwardGraph, data_nodes
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
 from racecar.forward.in_place import out_of_place
+from racecar.forward.lift import lift
 from racecar.forward.recurrent import one_operation_per_layer
-from racecar.rules.activation import softsign, tanhshrink
-
-aten = torch.ops.aten
+from racecar.forward.regions import inline_regions
 
 
 def export_forward(
@@ -43,34 +46,14 @@ def export_forward(
     hooked = hooked_modules(model)
     with _pristine(model, training):
         try:
-            try:
-                program = _trace(model, args, kwargs, dims=None if sizes_vary else 1)
-            except Exception as error:
-                if not sizes_vary or _DATA_DEPENDENT in str(error):
-                    raise
-                # The algebra of sizes may be too much for the tracer (some strides on some sizes): vary the batch
-                # alone, and derive anew for other sizes.
-                program = _trace(model, args, kwargs, dims=1)
+            program = _trace(model, args, kwargs, sizes_vary)
         except Exception as error:
-            sizes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            hint = (
-                "The forward branches on the values of a tensor, which a graph cannot do: use torch.where, or move the "
-                "branch out of the model."
-                if _DATA_DEPENDENT in str(error)
-                else "A recurrent layer meets a packed sequence, which racecar cannot mirror: give it the padded one."
-                if _meets_packed(error)
-                else "Check that the model itself runs on such inputs; racecar needs a forward that "
-                "torch.export(strict=False) can trace."
-            )
-            raise ExportError(
-                f"torch.export could not trace {type(model).__name__} with inputs of shape {sizes}: {reason}\n"
-                f"{hint} The whole reason is above, as this error's cause."
-            ) from error
-    forward = _lift(program)
-    _drop_checks(forward.graph)
+            raise ExportError(_why_untraceable(model, args, kwargs, error)) from error
+    inline_regions(program.graph_module)
+    forward = lift(program)
+    drop_checks(forward.graph)
     out_of_place(forward)
-    _fold_activations(forward.graph)
+    fold_activations(forward.graph)
     one_operation_per_layer(forward)
     forward.data = data_nodes(forward)
     keep_hooks(forward, hooked)
@@ -79,6 +62,25 @@ def export_forward(
 
 
 _DATA_DEPENDENT = "data-dependent"
+
+
+def _why_untraceable(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> str:
+    """What torch.export said, and what the user can do."""
+    sizes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    hint = (
+        "The forward branches on the values of a tensor, which a graph cannot do: use torch.where, or move the "
+        "branch out of the model."
+        if _DATA_DEPENDENT in str(error)
+        else "A recurrent layer meets a packed sequence, which racecar cannot mirror: give it the padded one."
+        if _meets_packed(error)
+        else "Check that the model itself runs on such inputs; racecar needs a forward that "
+        "torch.export(strict=False) can trace."
+    )
+    return (
+        f"torch.export could not trace {type(model).__name__} with inputs of shape {sizes}: {reason}\n"
+        f"{hint} The whole reason is above, as this error's cause."
+    )
 
 
 def _meets_packed(error: BaseException) -> bool:
@@ -92,7 +94,19 @@ def _meets_packed(error: BaseException) -> bool:
     return False
 
 
-def _trace(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> torch.export.ExportedProgram:
+def _trace(model: nn.Module, args: Any, kwargs: Any, sizes_vary: bool) -> torch.export.ExportedProgram:
+    """Export with every size of the inputs free to change, or only the first dimension's."""
+    try:
+        return _export(model, args, kwargs, dims=None if sizes_vary else 1)
+    except Exception as error:
+        if not sizes_vary or _DATA_DEPENDENT in str(error):
+            raise
+        # The algebra of sizes may be too much for the tracer (some strides on some sizes): vary the batch alone, and
+        # derive anew for other sizes.
+        return _export(model, args, kwargs, dims=1)
+
+
+def _export(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> torch.export.ExportedProgram:
     """Export with the first ``dims`` dimensions of every input (None: all) free to change."""
     shapes = torch.export.ShapesCollection()
     for leaf in pytree.tree_leaves((args, kwargs)):
@@ -157,113 +171,3 @@ def _no_autocast() -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield
-
-
-def _lift(program: torch.export.ExportedProgram) -> ForwardGraph:
-    """Split the lifted graph's placeholders into weights, literal constants and user inputs."""
-    _inline_regions(program.graph_module)
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    output = graph.graph_copy(program.graph_module.graph, copies)
-    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    weights, weight_nodes, constants, constant_nodes, inputs = [], [], [], [], []
-    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            weights.append(str(spec.target))
-            weight_nodes.append(node)
-        elif spec.kind is InputKind.USER_INPUT:
-            inputs.append(node)
-        elif spec.kind is InputKind.CONSTANT_TENSOR:
-            constants.append(program.constants[str(spec.target)])
-            constant_nodes.append(node)
-        else:
-            raise ExportError(
-                f"the model passes a {spec.kind.name.lower()} ({spec.target}) to its operations, which racecar "
-                "cannot mirror"
-            )
-    graph.output(output)
-    outputs = list(pytree.tree_leaves(output, is_leaf=lambda v: v is None))
-    for i, spec in enumerate(program.graph_signature.output_specs):
-        if isinstance(spec.arg, ConstantArgument):
-            outputs[i] = spec.arg.value
-    return ForwardGraph(
-        graph,
-        weights,
-        constants,
-        weight_nodes + constant_nodes,
-        inputs,
-        program.call_spec.in_spec,
-        program.call_spec.out_spec,
-        outputs,
-        Shapes([symbolic(node) for node in inputs]),
-    )
-
-
-def set_grad(mode: bool) -> bool:
-    """Switch autograd on or off as the model's own ``torch.no_grad`` does; the mode before, to go back to."""
-    previous = torch.is_grad_enabled()
-    torch.set_grad_enabled(mode)
-    return previous
-
-
-_REGIONS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
-
-
-def _inline_regions(module: fx.GraphModule) -> None:
-    """Export makes a sub-graph of every ``with torch.no_grad()`` and ``torch.autocast`` in a forward: undo that."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        settings = _REGIONS.get(getattr(node.target, "__name__", ""))
-        if node.op != "call_function" or settings is None:
-            continue
-        mode, body, operands = node.args[:settings], node.args[settings], node.args[settings + 1 :]
-        inner = getattr(module, body.target)
-        _inline_regions(inner)
-        places = [n for n in inner.graph.nodes if n.op == "placeholder"]
-        copies = dict(zip(places, operands, strict=True))
-        enter, leave = (set_grad, set_grad) if settings == 1 else (_enter_autocast, _exit_autocast)
-        with graph.inserting_before(node):
-            token = graph.call_function(enter, mode)
-            results: Any = graph.graph_copy(inner.graph, copies)
-            graph.call_function(leave, (token,))
-        for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])  # every user is a getitem
-            graph.erase_node(user)
-        graph.erase_node(node)
-        if not body.users:
-            graph.erase_node(body)
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            users = ", ".join(str(u.target) for u in node.users)
-            raise ExportError(
-                f"the model's forward holds a graph of its own ({users}), which racecar cannot mirror: write it "
-                "without torch.cond, torch.while_loop and the like"
-            )
-
-
-def _drop_checks(graph: fx.Graph) -> None:
-    """Remove assertions on shapes and dtypes: they hold for the example only."""
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and not node.users and "_assert" in str(node.target):
-            graph.erase_node(node)
-
-
-def _fold_activations(graph: fx.Graph) -> None:
-    """Fold softsign and tanhshrink, which torch.nn.functional spells out, back to one operation."""
-    for node in list(graph.nodes):
-        first = node.args[0] if node.args else None
-        other = node.args[1] if len(node.args) > 1 else None
-        if not (isinstance(first, fx.Node) and isinstance(other, fx.Node)):
-            continue
-        if node.target is aten.div.Tensor and other.target is aten.add.Tensor and other.args[1] == 1:
-            inner = other.args[0]
-            fold = softsign if isinstance(inner, fx.Node) and inner.target is aten.abs.default else None
-        else:
-            inner = other
-            fold = tanhshrink if node.target is aten.sub.Tensor and other.target is aten.tanh.default else None
-        if fold is None or not isinstance(inner, fx.Node) or inner.args[0] is not first:
-            continue
-        node.target, node.args = fold, (first,)
-        for dead in (other, inner):
-            if not dead.users and dead.graph is graph and not dead._erased:
-                graph.erase_node(dead)

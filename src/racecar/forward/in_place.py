@@ -1,4 +1,9 @@
-"""Operations in place made out of place: an activation L_m must survive until it is compared."""
+"""Operations in place made out of place: an activation L_m must survive until it is compared.
+
+torch.export can do so itself (``ExportedProgram.run_decompositions``), but rewrites batch norm and dropout at the same
+time, into forms that return running statistics and masks as further outputs. Here every other operation stays the one
+that the model calls, which the rules know, and buffers are updated where the model updates them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +27,13 @@ def _is_view(node: fx.Node) -> bool:
 
 
 def out_of_place(forward: ForwardGraph) -> None:
-    """Replace ``relu_`` by ``relu`` and so on: L_m must survive until it is compared. Buffers keep their updates."""
+    """Replace ``relu_`` by ``relu`` and so on, and let whatever read the changed memory read the result.
+
+    Only where the changed value depends on the network's input: updates of weights and buffers stay in place.
+
+    Raises:
+        ExportError: the operation has no other form, or its change is read through another view than it was made in.
+    """
     state, data = set(forward.weight_nodes), data_nodes(forward)
     order = {node: i for i, node in enumerate(forward.graph.nodes)}
     owner: dict[fx.Node, fx.Node] = {}  # whose memory a view shows

@@ -60,7 +60,7 @@ def attention_back(
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     # A query that may attend to nothing has no weights.
     attention = scores.softmax(-1).nan_to_num(0.0)
-    found = attended_average(estimate, attention.to(estimate.dtype), context.known[0])
+    values = attended_average(estimate, attention.to(estimate.dtype), context.known[0])
     if groups > 1:
-        found = found.unflatten(-3, (value_heads, groups)).mean(-3)
-    return None, None, mean_to(found, value)  # heads may share values
+        values = values.unflatten(-3, (value_heads, groups)).mean(-3)
+    return None, None, mean_to(values, value)  # heads may share values

@@ -33,8 +33,8 @@ def einsum_adjoint(
     if lost := set(places[mine]) - set(places[1 - mine]) - set(result):
         raise NotImplementedError(f"einsum {equation!r} sums {', '.join(sorted(lost))} of its data away")
     back = f"{result},{places[1 - mine]}->{places[mine]}"
-    found = torch.einsum(back, zero_unknown(estimate, known), other)
+    value = torch.einsum(back, zero_unknown(estimate, known), other)
     if context.average:
         ones = torch.ones_like(estimate) if known is None else known.expand(estimate.shape).to(estimate.dtype)
-        found = found / torch.einsum(back, ones, other).clamp(min=torch.finfo(found.dtype).tiny ** 0.5)
-    return (found, None) if mine == 0 else (None, found)
+        value = value / torch.einsum(back, ones, other).clamp(min=torch.finfo(value.dtype).tiny ** 0.5)
+    return (value, None) if mine == 0 else (None, value)

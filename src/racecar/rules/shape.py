@@ -33,7 +33,7 @@ def permute_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def transpose_back(estimate: Tensor, x: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Two dimensions swapped once more."""
+    """Two dimensions swapped back."""
     return estimate.transpose(dim0, dim1)
 
 
@@ -42,7 +42,7 @@ for _op in (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default):
 
 
 def matrix_transpose_back(estimate: Tensor, x: Tensor) -> Tensor:
-    """The last two dimensions swapped once more (all two of a matrix)."""
+    """The last two dimensions swapped back (those of a matrix)."""
     return estimate.transpose(-2, -1) if estimate.ndim > 1 else estimate
 
 
@@ -184,7 +184,7 @@ def roll_back(estimate: Tensor, x: Tensor, shifts: Sequence[int], dims: Sequence
 
 @register_reverse(aten.flip.default, range="within")
 def flip_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
-    """Flipped once more."""
+    """Flipped back."""
     return estimate.flip(list(dims))
 
 

@@ -15,7 +15,7 @@ from racecar.errors import (
 )
 from racecar.explanation import Explanation
 from racecar.module import Racecar
-from racecar.rules import register_reverse
+from racecar.rules import ReverseCall, register_reverse
 from racecar.rules.activation import register_activation
 from racecar.srip import srip
 
@@ -29,6 +29,7 @@ __all__ = [
     "NonFiniteError",
     "Racecar",
     "RacecarError",
+    "ReverseCall",
     "RuleError",
     "balance",
     "register_activation",

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from racecar.rules.linear import linear_adjoint
+from racecar.rules.registry import ReverseCall, zero_unknown
 from racecar.rules.reshapes import UNCHANGED_IN_ITS_SHAPE
 
 aten = torch.ops.aten
@@ -30,11 +31,12 @@ def linear_batch_last(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 def linear_adjoint_batch_last(
-    estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, **kwargs: object
+    estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
 ) -> Tensor:
     """``linear_adjoint`` for estimate [batch, out], laid out so that the batch is contiguous."""
-    estimate = estimate.t()
-    return (weight.t() @ (estimate if bias is None else estimate - bias.unsqueeze(1))).t()
+    estimate, (known,) = estimate.t(), context.known
+    left = estimate if bias is None else estimate - bias.unsqueeze(1)
+    return (weight.t() @ zero_unknown(left, None if known is None else known.t())).t()
 
 
 def batch_last(module: fx.GraphModule) -> None:

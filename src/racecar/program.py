@@ -15,7 +15,7 @@ from racecar.errors import ArgumentError
 from racecar.forward.export import at_least_two, export_forward
 from racecar.forward.graph import Shapes
 from racecar.options import Options
-from racecar.passes.fraction import share
+from racecar.passes.fraction import reverse_on_fraction
 from racecar.passes.segments import Subset, divide
 from racecar.passes.sync_batch_norm import as_plain_norms, synchronise
 from racecar.reverse.palindrome import Palindrome, build
@@ -217,7 +217,7 @@ def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subse
     if options.fraction != 1:
         if palindrome.sized == "batch":
             raise ArgumentError("fraction: what is known differs between the samples of a batch: leave it out")
-        share(palindrome.training, options.fraction, options.reduction)
+        reverse_on_fraction(palindrome.training, options.fraction, options.reduction)
     subset = None
     if options.subset is not None:
         if options.subset > len(palindrome.layers):

@@ -38,8 +38,8 @@ def reverse(op: Any, estimate: Tensor, args: Sequence[Any], kwargs: Any = None, 
     assert rule is not None
     tensors = [a for a in args if isinstance(a, Tensor)]
     kwargs = dict(kwargs or {})
-    if "data" in rule.reverse.__code__.co_varnames:
-        kwargs["data"] = tuple(t is args[position] for t in tensors)
+    if rule.context:
+        kwargs["context"] = racecar.ReverseCall(tuple(t is args[position] for t in tensors))
     return rule.reverse(estimate, *args, **kwargs)
 
 

@@ -151,8 +151,9 @@ def test_heads_that_share_keys_and_values() -> None:
     from racecar.rules.attention import attention_back
 
     y = torch.randn(2, 4, 5, 3)
-    _, _, shared = attention_back(y, q, k, v, enable_gqa=True)
-    _, _, apart = attention_back(y, q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1))
+    call = racecar.ReverseCall((False, False, True))
+    _, _, shared = attention_back(y, q, k, v, enable_gqa=True, context=call)
+    _, _, apart = attention_back(y, q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), context=call)
     torch.testing.assert_close(shared, apart.unflatten(1, (2, 2)).mean(2))
     torch.testing.assert_close(
         F.scaled_dot_product_attention(q, k, v, enable_gqa=True),

@@ -14,9 +14,11 @@ from racecar.rules import find_rule
 aten = torch.ops.aten
 
 
-def back(op: Any, estimate: Any, *args: Any, **kwargs: Any) -> Any:
+def back(op: Any, estimate: Any, *args: Any, known: Tensor | None = None, **kwargs: Any) -> Any:
     rule = find_rule(op)
     assert rule is not None
+    if rule.context:
+        kwargs["context"] = racecar.ReverseCall((True,), (known,))
     return rule.reverse(estimate, *args, **kwargs)
 
 

@@ -74,13 +74,13 @@ def out_of_place(forward: ForwardGraph) -> None:
 
 def _views_between(base: fx.Node, view: fx.Node) -> list[fx.Node] | None:
     """The slices and selects that lead from some memory to a view of it, outermost first; None if there are others."""
-    found: list[fx.Node] = []
+    between: list[fx.Node] = []
     while view is not base:
         if view.target not in PUTS_BACK:
             return None
-        found.insert(0, view)
+        between.insert(0, view)
         view = operand(view)
-    return found
+    return between
 
 
 def _scatter(

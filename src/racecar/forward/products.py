@@ -63,9 +63,9 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
         if sizes[0] != sizes[1]:
             return sizes.index(min(sizes))
         for kinds in (GATES, BOUNDED, None):
-            found = [_is_activation(n, kinds) for n in (a, b)]
-            if found[0] != found[1]:
-                return found.index(True)
+            gates = [_is_activation(n, kinds) for n in (a, b)]
+            if gates[0] != gates[1]:
+                return gates.index(True)
         return 1
     if node.target in MATRIX_PRODUCTS and len(arguments) == 2:
         attention = [_is_attention(n, forward) for n in arguments]

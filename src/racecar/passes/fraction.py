@@ -1,7 +1,7 @@
-"""The reverse pass on a share of the batch: ``Racecar(…, fraction=f)``.
+"""The reverse pass on a fraction of the batch: ``Racecar(…, fraction=f)``.
 
 The forward pass sees the whole batch; of every forward value that the reverse pass reads, the rows of the first samples
-are taken. Sums are weighted by the inverse share, so that the expected penalty of a shuffled batch is unchanged.
+are taken. Sums are divided by the fraction, so that the expected penalty of a shuffled batch is unchanged.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _first(value: Tensor, dim: int, count: int) -> Tensor:
 class _First(Function):
     """``narrow`` whose gradient lies in memory as the value does: torch's is contiguous.
 
-    In a channels-last network it would be rearranged again and again, which took longer than what the share saves.
+    In a channels-last network it would be rearranged again and again, which took longer than what the fraction saves.
     """
 
     generate_vmap_rule = True
@@ -69,15 +69,21 @@ def _together(*values: Tensor) -> tuple[Tensor, ...]:
 
 
 def weighted(distances: Tensor, batch: Tensor, fraction: float) -> Tensor:
-    """Sums over a share of the batch, as sums over all of it."""
+    """Sums over the first samples, scaled to sums over the whole batch."""
     return distances * (batch.shape[0] / samples(batch.shape[0], fraction))
 
 
-def share(program: fx.GraphModule, fraction: float, reduction: Reduction) -> None:
-    """Let the reverse pass of a training program see a share of the batch.
+def reverse_on_fraction(program: fx.GraphModule, fraction: float, reduction: Reduction) -> None:
+    """Let the reverse pass of a training program see the first samples of a batch alone, in place.
+
+    Args:
+        program: (weights…, inputs…) → (outputs, distances); the batch is the first dimension of its first input.
+        fraction: of the batch, above 0; at least one sample.
+        reduction: of the distances; sums are scaled to sums over the whole batch.
 
     Raises:
-        ArgumentError: where the samples are in a value that the reverse pass reads cannot be told.
+        ArgumentError: the program holds for one batch size alone, or where the samples are in a value that the reverse
+            pass reads cannot be told.
     """
     graph = program.graph
     inputs = [n for n in graph.nodes if n.op == "placeholder" and isinstance(_size(n, 0), torch.SymInt)]
@@ -145,7 +151,7 @@ def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
 
     A dimension (T, B) of T tokens of B samples made one has T; (B, T) has 1. None: it cannot be told.
     """
-    found: dict[fx.Node, int | None] = {}
+    outer: dict[fx.Node, int | None] = {}
     for node in graph.nodes:
         varying = _varying(symbolic(node), symbols)
         if KEY in node.meta or node.op != "call_function" or not varying:
@@ -154,22 +160,22 @@ def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
             continue  # the batch alone
         sources = [a for a in node.all_input_nodes if _varying(symbolic(a), symbols)]
         if node.target in RESHAPES and len(varying) == 1:
-            found[node] = _merged(sources[0], node, varying[0], found, symbols)
+            outer[node] = _merged(sources[0], node, varying[0], outer, symbols)
         else:
-            known = {found.get(a, 1) for a in sources if a in found}
-            found[node] = known.pop() if len(known) == 1 else None
-    return found
+            known = {outer.get(a, 1) for a in sources if a in outer}
+            outer[node] = known.pop() if len(known) == 1 else None
+    return outer
 
 
 def _merged(
-    source: fx.Node, node: fx.Node, dim: int, found: dict[fx.Node, int | None], symbols: set[Any]
+    source: fx.Node, node: fx.Node, dim: int, outer: dict[fx.Node, int | None], symbols: set[Any]
 ) -> int | None:
-    """The same for a reshape: what stands before the batch in the dimensions that it puts together."""
+    """How often the batch repeats in a dimension that a reshape makes: once per place of what it merges before it."""
     before, after = symbolic(source).shape, symbolic(node).shape
     place = _varying(symbolic(source), symbols)
     if (
         len(place) != 1
-        or found.get(source, 1) is None
+        or outer.get(source, 1) is None
         or not all(isinstance(s, int) for s in (*after[:dim], *before[: place[0]]))
     ):
         return None
@@ -179,4 +185,4 @@ def _merged(
     if size != math.prod(after[:dim]) or first > place[0]:
         return None
     inside = math.prod(before[first : place[0]])
-    return inside * (found.get(source, 1) or 1)
+    return inside * (outer.get(source, 1) or 1)

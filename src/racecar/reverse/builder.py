@@ -60,7 +60,7 @@ class Emitter:
         with self.fake, torch.no_grad():
             return function(*args, **kwargs)
 
-    def emit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> fx.Node:
+    def emit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> fx.Node:
         """Append a call to the graph and evaluate it on the example."""
         example = self.evaluate(function, args, kwargs)
         node = self.graph.create_node("call_function", function, args, kwargs)

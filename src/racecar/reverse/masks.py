@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, fx
 from racecar.forward.graph import is_floating
 from racecar.reverse.builder import Emitter
 from racecar.reverse.known import Known, passed_on
-from racecar.rules.registry import Rule, zero_unknown
+from racecar.rules.registry import ReverseCall, Rule, zero_unknown
 
 
 class Masks:
@@ -54,17 +53,15 @@ class Masks:
         if mask is not None and any(m > 1 and f for m, f in zip(mask.shape, free, strict=False)):
             self.sized = "batch"
 
-    def informed(self, rule: Rule, estimate: Any, known: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """The arguments of a rule that meets an estimate of which not everything is known."""
+    def informed(self, estimate: Any, known: Any, call: ReverseCall) -> tuple[Any, ReverseCall]:
+        """What a rule is given that meets an estimate of which not everything is known."""
         many = isinstance(known, list)
         masks = [None if k is None else self.node(k) for k in (known if many else [known])]
         given = [
             e if m is None else self.emitter.emit(zero_unknown, e, m)
             for e, m in zip(estimate if many else [estimate], masks, strict=True)
         ]
-        if "known" in inspect.signature(rule.reverse).parameters:
-            kwargs = {**kwargs, "known": masks if many else masks[0]}
-        return kwargs, (given if many else given[0])
+        return given if many else given[0], call._replace(known=tuple(masks))  # type: ignore[arg-type]
 
     def passed_on(self, rule: Rule, node: fx.Node, estimate: Any, known: Any, kwargs: dict[str, Any]) -> Any:
         """The masks of what a rule returns, by asking it with ones; see :func:`racecar.reverse.known.passed_on`."""

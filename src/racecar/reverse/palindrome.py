@@ -6,7 +6,6 @@ operation to the forward graph and compares each layer's input L_m with its rege
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from racecar.reverse.layers import Selection, rule_of
 from racecar.reverse.loss import half_squared_distance
 from racecar.reverse.masks import Masks
 from racecar.reverse.range_maps import Ranges
-from racecar.rules.registry import Rule, unchanged
+from racecar.rules.registry import ReverseCall, Rule, unchanged
 
 aten = torch.ops.aten
 
@@ -316,23 +315,24 @@ class _Mirror:
         if rule.reverse is unchanged:
             return [(arguments[data.index(True)], estimate)]
         estimate, known = self._completed(node, estimate)
-        parameters = inspect.signature(rule.reverse).parameters
-        kwargs: dict[str, Any] = dict(node.kwargs)
-        if "data" in parameters:
-            kwargs["data"] = data
-        if node in self.forward.averages and "average" in parameters:
-            kwargs["average"] = True
+        outputs = len(known) if isinstance(known, list) else 1
+        call = ReverseCall(data, (None,) * outputs, node in self.forward.averages)
         partial = any(k is not None for k in known) if isinstance(known, list) else known is not None
-        given, informed = estimate, dict(kwargs)
+        given = estimate
         place = where(node)
         masks: Any = None
         try:
+            kwargs: dict[str, Any] = dict(node.kwargs)
             if partial:
-                informed, given = self.masks.informed(rule, estimate, known, kwargs)
+                given, call = self.masks.informed(estimate, known, call)
+            if rule.context:
+                kwargs["context"] = call
             result = self.emit(
-                rule.reverse, given, *self.emitter.arguments(rule.reverse, given, node, informed), **informed
+                rule.reverse, given, *self.emitter.arguments(rule.reverse, given, node, kwargs), **kwargs
             )
             if partial or rule.partial:
+                if rule.context:
+                    kwargs["context"] = call._replace(known=(None,) * outputs)
                 masks = self.masks.passed_on(rule, node, estimate, known, kwargs)
         except Exception as error:
             raise RuleError(f"the reverse rule {rule.reverse.__name__} of {place} failed: {error}") from error

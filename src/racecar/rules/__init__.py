@@ -13,9 +13,10 @@ from racecar.rules import (
     recurrent,
     shape,
 )
-from racecar.rules.registry import Rule, find_rule, register_reverse, unchanged
+from racecar.rules.registry import ReverseCall, Rule, find_rule, register_reverse, unchanged
 
 __all__ = [
+    "ReverseCall",
     "Rule",
     "activation",
     "arithmetic",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import refuse_data_as_weights, register_reverse, zero_unknown
+from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
@@ -34,37 +34,23 @@ def _sum_to(estimate: Tensor, x: Tensor) -> Tensor:
     return estimate.sum_to_size(x.shape) if estimate.shape != x.shape else estimate
 
 
-def add_back(
-    estimate: Tensor,
-    a: Any,
-    b: Any,
-    *,
-    alpha: float = 1,
-    data: tuple[bool, ...] = (True,),
-    known: Tensor | None = None,
-) -> Any:
+def add_back(estimate: Tensor, a: Any, b: Any, *, alpha: float = 1, context: ReverseCall) -> Any:
     """a + alpha·b: both activations get the estimate (residual); a bias is subtracted."""
-    if data == (True, True):
+    (known,) = context.known
+    if context.estimated == (True, True):
         # An estimate of the sum serves as the estimate of either branch.
         return mean_to(estimate, a, known), mean_to(estimate, b, known)
-    if data[0] and isinstance(a, Tensor):
+    if context.estimated[0] and isinstance(a, Tensor):
         return mean_to(estimate - alpha * b, a, known)
     return mean_to((estimate - a) / alpha, b, known)
 
 
-def sub_back(
-    estimate: Tensor,
-    a: Any,
-    b: Any,
-    *,
-    alpha: float = 1,
-    data: tuple[bool, ...] = (True,),
-    known: Tensor | None = None,
-) -> Any:
+def sub_back(estimate: Tensor, a: Any, b: Any, *, alpha: float = 1, context: ReverseCall) -> Any:
     """a - alpha·b: as a sum, the second branch with its sign."""
-    if data == (True, True):
+    (known,) = context.known
+    if context.estimated == (True, True):
         return mean_to(estimate, a, known), mean_to(-estimate, b, known)
-    if data[0] and isinstance(a, Tensor):
+    if context.estimated[0] and isinstance(a, Tensor):
         return mean_to(estimate + alpha * b, a, known)
     return mean_to((a - estimate) / alpha, b, known)
 
@@ -74,14 +60,14 @@ def rsub_back(estimate: Tensor, x: Tensor, other: Any, alpha: float = 1) -> Tens
     return (other - estimate) / alpha
 
 
-def mul_back(estimate: Tensor, a: Any, b: Any, *, data: tuple[bool, ...] = (True,)) -> Tensor:
+def mul_back(estimate: Tensor, a: Any, b: Any, *, context: ReverseCall) -> Tensor:
     """Scaling by a coefficient or gate: linear, so the adjoint multiplies by the same coefficient."""
-    return _sum_to(estimate * b, a) if data[0] and isinstance(a, Tensor) else _sum_to(estimate * a, b)
+    return _sum_to(estimate * b, a) if context.estimated[0] and isinstance(a, Tensor) else _sum_to(estimate * a, b)
 
 
-def div_back(estimate: Tensor, a: Tensor, b: Any, *, data: tuple[bool, ...] = (True,)) -> Tensor:
+def div_back(estimate: Tensor, a: Tensor, b: Any, *, context: ReverseCall) -> Tensor:
     """Scaling by 1/b: the adjoint divides by the same coefficient."""
-    refuse_data_as_weights(data[0])
+    refuse_data_as_weights(context.estimated[0])
     return _sum_to(estimate / b, a)
 
 
@@ -96,14 +82,14 @@ def neg_back(estimate: Tensor, x: Tensor) -> Tensor:
 
 
 for _op in (aten.add.Tensor, aten.add.Scalar):
-    register_reverse(_op, add_back)
+    register_reverse(_op, add_back, context=True)
 for _op in (aten.sub.Tensor, aten.sub.Scalar):
-    register_reverse(_op, sub_back)
+    register_reverse(_op, sub_back, context=True)
 for _op in (aten.rsub.Scalar, aten.rsub.Tensor):
     register_reverse(_op, rsub_back, operands=1)
 for _op in (aten.mul.Tensor, aten.mul.Scalar):
-    register_reverse(_op, mul_back, operands=1)
+    register_reverse(_op, mul_back, operands=1, context=True)
 for _op in (aten.div.Tensor, aten.div.Scalar):
-    register_reverse(_op, div_back, operands=1)
+    register_reverse(_op, div_back, operands=1, context=True)
 register_reverse(aten.neg.default, neg_back)
 register_reverse(aten.addcmul.default, addcmul_back)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from racecar.rules.arithmetic import mean_to
-from racecar.rules.registry import register_reverse
+from racecar.rules.registry import ReverseCall, register_reverse
 
 aten = torch.ops.aten
 
@@ -34,7 +34,7 @@ def attended_average(estimate: Tensor, attention: Tensor, known: Tensor | None =
     return (back @ estimate) / weight.clamp(min=torch.finfo(weight.dtype).tiny ** 0.5)
 
 
-@register_reverse(aten.scaled_dot_product_attention.default)
+@register_reverse(aten.scaled_dot_product_attention.default, context=True)
 def attention_back(
     estimate: Tensor,
     query: Tensor,
@@ -46,7 +46,7 @@ def attention_back(
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> tuple[None, None, Tensor]:
     """(N, heads, queries, d) → values (N, heads, keys, d); attention weights as forward, without dropout."""
     groups = query.shape[-3] // value.shape[-3] if enable_gqa else 1
@@ -60,7 +60,7 @@ def attention_back(
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     # A query that may attend to nothing has no weights.
     attention = scores.softmax(-1).nan_to_num(0.0)
-    found = attended_average(estimate, attention.to(estimate.dtype), known)
+    values = attended_average(estimate, attention.to(estimate.dtype), context.known[0])
     if groups > 1:
-        found = found.unflatten(-3, (value_heads, groups)).mean(-3)
-    return None, None, mean_to(found, value)  # heads may share values
+        values = values.unflatten(-3, (value_heads, groups)).mean(-3)
+    return None, None, mean_to(values, value)  # heads may share values

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import refuse_data_as_weights, register_reverse, zero_unknown
+from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
@@ -49,11 +49,10 @@ def conv_adjoint(
     dilation: Size = 1,
     groups: int = 1,
     *,
-    data: tuple[bool, ...] = (True,),
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the transposed convolution with the forward kernel."""
-    refuse_data_as_weights(data[0])
+    refuse_data_as_weights(context.estimated[0])
     dims = weight.ndim - 2
     size, kernel = x.shape[-dims:], weight.shape[2:]
     stride, dilation = _each(stride, dims), _each(dilation, dims)
@@ -68,7 +67,7 @@ def conv_adjoint(
         for s, o, t, a, b, r in zip(size, estimate.shape[-dims:], stride, low, high, reach, strict=True)
     ]
     excess = [b - a for a, b in zip(low, high, strict=True)]
-    left = _without_bias(estimate, bias, dims, known)
+    left = _without_bias(estimate, bias, dims, context.known[0])
     result = _TRANSPOSED[dims](left, weight, None, stride, low, rest, groups, dilation)
     if any(excess):
         result = _cut(result, size)
@@ -86,14 +85,13 @@ def conv_transpose_adjoint(
     groups: int = 1,
     dilation: Size = 1,
     *,
-    data: tuple[bool, ...] = (True,),
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> Tensor:
     """(N, out, *spatial') → (N, in, *spatial): the convolution with the forward kernel."""
-    refuse_data_as_weights(data[0])
+    refuse_data_as_weights(context.estimated[0])
     dims = weight.ndim - 2
     result = _CONV[dims](
-        _without_bias(estimate, bias, dims, known),
+        _without_bias(estimate, bias, dims, context.known[0]),
         weight,
         None,
         _each(stride, dims),
@@ -113,6 +111,6 @@ for _op in (
     aten.conv3d.default,
     aten.conv3d.padding,
 ):
-    register_reverse(_op, conv_adjoint, layer="conv", operands=1)
+    register_reverse(_op, conv_adjoint, layer="conv", operands=1, context=True)
 for _op in (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input):
-    register_reverse(_op, conv_transpose_adjoint, layer="conv", operands=1)
+    register_reverse(_op, conv_transpose_adjoint, layer="conv", operands=1, context=True)

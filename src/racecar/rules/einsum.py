@@ -7,21 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from racecar.rules.registry import register_reverse, zero_unknown
+from racecar.rules.registry import ReverseCall, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
 
-@register_reverse(aten.einsum.default, layer="linear", operands=1)
+@register_reverse(aten.einsum.default, layer="linear", operands=1, context=True)
 def einsum_adjoint(
     estimate: Tensor,
     equation: str,
     tensors: Sequence[Tensor],
     *,
     path: object = None,
-    data: tuple[bool, ...] = (),
-    average: bool = False,
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
     """The adjoint towards the one operand that is estimated; for attention weights the average."""
     places = [p.strip() for p in equation.replace(" ", "").partition("->")[0].split(",")]
@@ -30,13 +28,13 @@ def einsum_adjoint(
         raise NotImplementedError(
             f"einsum {equation!r}: only two operands, each letter once in each, an explicit result"
         )
-    mine = data.index(True)
+    mine, (known,) = context.estimated.index(True), context.known
     other = tensors[1 - mine]
     if lost := set(places[mine]) - set(places[1 - mine]) - set(result):
         raise NotImplementedError(f"einsum {equation!r} sums {', '.join(sorted(lost))} of its data away")
     back = f"{result},{places[1 - mine]}->{places[mine]}"
-    found = torch.einsum(back, zero_unknown(estimate, known), other)
-    if average:
+    value = torch.einsum(back, zero_unknown(estimate, known), other)
+    if context.average:
         ones = torch.ones_like(estimate) if known is None else known.expand(estimate.shape).to(estimate.dtype)
-        found = found / torch.einsum(back, ones, other).clamp(min=torch.finfo(found.dtype).tiny ** 0.5)
-    return (found, None) if mine == 0 else (None, found)
+        value = value / torch.einsum(back, ones, other).clamp(min=torch.finfo(value.dtype).tiny ** 0.5)
+    return (value, None) if mine == 0 else (None, value)

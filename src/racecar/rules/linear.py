@@ -6,27 +6,21 @@ import torch
 from torch import Tensor
 
 from racecar.rules.attention import attended_average
-from racecar.rules.registry import refuse_data_as_weights, register_reverse, zero_unknown
+from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse, zero_unknown
 
 aten = torch.ops.aten
 
 
-@register_reverse(aten.linear.default, layer="linear", operands=1)
+@register_reverse(aten.linear.default, layer="linear", operands=1, context=True)
 def linear_adjoint(
-    estimate: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    data: tuple[bool, ...] = (True,),
-    known: Tensor | None = None,
+    estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
 ) -> Tensor:
     """(…, out) → (…, in): (y - b) W, over the outputs that are known."""
-    refuse_data_as_weights(data[0])
-    return zero_unknown(estimate if bias is None else estimate - bias, known) @ weight
+    refuse_data_as_weights(context.estimated[0])
+    return zero_unknown(estimate if bias is None else estimate - bias, context.known[0]) @ weight
 
 
-@register_reverse(aten.addmm.default, layer="linear", operands=1)
+@register_reverse(aten.addmm.default, layer="linear", operands=1, context=True)
 def addmm_adjoint(
     estimate: Tensor,
     bias: Tensor,
@@ -35,25 +29,18 @@ def addmm_adjoint(
     *,
     beta: float = 1,
     alpha: float = 1,
-    data: tuple[bool, ...] = (False, True),
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> Tensor:
     """(rows, out) → (rows, in), for bias·beta + alpha·(x @ weight) with data in x."""
-    refuse_data_as_weights(data[1])
-    return alpha * (zero_unknown(estimate - beta * bias, known) @ weight.mT)
+    refuse_data_as_weights(context.estimated[1])
+    return alpha * (zero_unknown(estimate - beta * bias, context.known[0]) @ weight.mT)
 
 
-def matmul_adjoint(
-    estimate: Tensor,
-    a: Tensor,
-    b: Tensor,
-    data: tuple[bool, bool] = (True, False),
-    average: bool = False,
-    known: Tensor | None = None,
-) -> Tensor:
+def matmul_adjoint(estimate: Tensor, a: Tensor, b: Tensor, *, context: ReverseCall) -> Tensor:
     """The adjoint of ``a @ b`` towards one operand, summed over where that was broadcast; for attention the average."""
-    if average:
-        if data[1]:
+    if context.average:
+        (known,) = context.known
+        if context.estimated[1]:
             return attended_average(estimate, a, known)
         return attended_average(estimate.mT, b.mT, None if known is None else known.mT).mT
     # A vector takes part as a row on the left and as a column on the right.
@@ -62,10 +49,10 @@ def matmul_adjoint(
         estimate = estimate.unsqueeze(-1)
     if a.ndim == 1:
         estimate = estimate.unsqueeze(-2)
-    if data[0]:
+    if context.estimated[0]:
         return (estimate @ right.mT).sum_to_size(left.shape).reshape(a.shape)
     return (left.mT @ estimate).sum_to_size(right.shape).reshape(b.shape)
 
 
 for _op in (aten.matmul.default, aten.mm.default, aten.bmm.default):
-    register_reverse(_op, matmul_adjoint, layer="linear", operands=1)
+    register_reverse(_op, matmul_adjoint, layer="linear", operands=1, context=True)

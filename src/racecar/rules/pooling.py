@@ -75,17 +75,17 @@ for _rule, _ops in _OPS.items():
 
 
 def resize_first1d(estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object) -> Tensor | None:
-    """As :func:`resize1d`, for operations that return (values, indices)."""
+    """(N, C, l) → (N, C, L) of the forward input, for pooling that returns (values, indices)."""
     return None if estimate[0] is None else resize1d(estimate[0], x)
 
 
 def resize_first2d(estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object) -> Tensor | None:
-    """As :func:`resize2d`, for operations that return (values, indices)."""
+    """(N, C, h, w) → (N, C, H, W) of the forward input, for pooling that returns (values, indices)."""
     return None if estimate[0] is None else resize2d(estimate[0], x)
 
 
 def resize_first3d(estimate: list[Tensor | None], x: Tensor, *args: object, **kwargs: object) -> Tensor | None:
-    """As :func:`resize3d`, for operations that return (values, indices)."""
+    """(N, C, d, h, w) → (N, C, D, H, W) of the forward input, for pooling that returns (values, indices)."""
     return None if estimate[0] is None else resize3d(estimate[0], x)
 
 
@@ -109,13 +109,13 @@ def sum_spread(
 
 @register_reverse(aten.amax.default, range="through")
 def max_spread(estimate: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
-    """As every pooling: the maximum over some dimensions is handed to every place."""
+    """The maximum over some dimensions is handed to every place, as every pooling's result is."""
     return mean_spread(estimate, x, dim or None, keepdim)
 
 
 @register_reverse(aten.max.dim, range="through")
 def first_max_spread(estimate: Sequence[Tensor], x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
-    """As :func:`max_spread`, for the form that returns (values, indices)."""
+    """The maximum over one dimension, of (maximum, index), is handed to every place of it."""
     return mean_spread(estimate[0], x, [dim], keepdim)
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import refuse_data_as_weights, register_reverse, unchanged, zero_unknown
+from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse, unchanged, zero_unknown
 
 aten = torch.ops.aten
 
@@ -152,9 +152,9 @@ def _before(y: Tensor, h_0: Tensor | None) -> Tensor:
     return torch.cat([first.unsqueeze(0), y[:-1]])
 
 
-def _depends(arguments: tuple[Any, ...], data: tuple[bool, ...]) -> list[bool]:
-    """Per argument whether it is to be estimated; ``data`` has an entry per tensor alone."""
-    flags = iter(data)
+def _depends(arguments: tuple[Any, ...], context: ReverseCall) -> list[bool]:
+    """Per argument whether it is to be estimated; ``context.estimated`` has an entry per tensor alone."""
+    flags = iter(context.estimated)
     found = [isinstance(a, Tensor) and next(flags) for a in arguments]
     refuse_data_as_weights(not any(found[1:5]))
     return found
@@ -208,15 +208,14 @@ def rnn_back(
     batch_first: bool,
     reverse: bool,
     *,
-    data: tuple[bool, ...],
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
     """Sequence (H) → x (I), h_0: h'_{t-1} = f(mean(y'_{t-1}, W_hh^T (h'_t - b_hh))), x'_t = W_ih^T (h'_t - b_ih)."""
     arguments = (x, w_ih, w_hh, b_ih, b_hh, y, h_0)
-    wanted = _depends(arguments, data)
+    wanted = _depends(arguments, context)
     f = torch.tanh if nonlinearity == "tanh" else torch.relu
     given = _ordered(estimate, batch_first, reverse)
-    steps = len(given)
+    steps, (known,) = len(given), context.known
     later = share = None
     if known is not None:
         known = _ordered(known, batch_first, reverse).expand(steps, -1, -1)
@@ -270,14 +269,13 @@ def gru_back(
     batch_first: bool,
     reverse: bool,
     *,
-    data: tuple[bool, ...],
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
     """Sequence (H) → x (I), h_0 twice: n'_t = (1 - z_t) ⊙ h'_t, x'_t = W_in^T (n'_t - b_in), h'_{t-1} the mean of
     y'_{t-1}, z_t ⊙ h'_t and W_hn^T (r_t ⊙ n'_t - b_hn).
     """
     arguments = (x, w_ih, w_hh, b_ih, b_hh, y, h_0, kept)
-    wanted = _depends(arguments, data)
+    wanted = _depends(arguments, context)
     units = w_hh.shape[1]
     gates, candidate = (0, 2 * units), (2 * units, 3 * units)
     w_in, w_hn = w_ih[2 * units :], w_hh[2 * units :]
@@ -289,7 +287,7 @@ def gru_back(
     )
     r, z = (part.unbind() for part in gate.chunk(2, -1))
     given = _ordered(estimate, batch_first, reverse)
-    steps = len(given)
+    steps, (known,) = len(given), context.known
     share: Tensor | None = None
     if known is not None:
         known = _ordered(known, batch_first, reverse).expand(steps, -1, -1)
@@ -366,17 +364,17 @@ def lstm_back(
     batch_first: bool,
     reverse: bool,
     *,
-    data: tuple[bool, ...],
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
     """Sequence (K) → x (I), h_0, c_0: c'_t = mean(o_t ⊙ h'_t, f_{t+1} ⊙ c'_{t+1}), g'_t = i_t ⊙ c'_t, x'_t =
     W_ig^T (g'_t - b_ig), h'_{t-1} = mean(y'_{t-1}, W_hg^T (g'_t - b_hg)).
     """
     arguments = (x, w_ih, w_hh, b_ih, b_hh, w_hr, y, h_0, c_0)
     given = _ordered(estimate, batch_first, reverse)
+    (known,) = context.known
     if known is not None:
         known = _ordered(known, batch_first, reverse).expand(len(given), -1, -1)
-    wanted = _depends(arguments, data)
+    wanted = _depends(arguments, context)
     found = _lstm(given, None, arguments, wanted[7:], batch_first, reverse, known, None)
     return _answer(arguments, {0: found[0] if wanted[0] else None, 7: found[1], 8: found[2]})
 
@@ -395,19 +393,19 @@ def lstm_and_cell_back(
     batch_first: bool,
     reverse: bool,
     *,
-    data: tuple[bool, ...],
-    known: Tensor | None = None,
+    context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
     """As :func:`lstm_back`, with an estimate of the last cell state."""
     arguments = (x, w_ih, w_hh, b_ih, b_hh, y, c_n, h_0, c_0)
     given, cell = _split(estimate, batch_first, reverse)
+    (known,) = context.known
     cell_known: Tensor | None = None
     if known is not None:
         time = 1 if batch_first else 0
         sizes = [-1, -1, -1]
         sizes[time] = len(given) + 1
         known, cell_known = _split(known.expand(sizes), batch_first, reverse)
-    wanted = _depends(arguments, data)
+    wanted = _depends(arguments, context)
     inner = (x, w_ih, w_hh, b_ih, b_hh, None, y, h_0, c_0)
     found = _lstm(given, cell, inner, wanted[7:], batch_first, reverse, known, cell_known)
     return _answer(arguments, {0: found[0] if wanted[0] else None, 7: found[1], 8: found[2]})
@@ -478,11 +476,11 @@ def _lstm(
     return _laid_out(_without(candidates, b_ig, known) @ w_ig, batch_first, reverse), back, carried
 
 
-register_reverse(rnn_layer, rnn_back, layer="linear", informs=rnn_informs)
+register_reverse(rnn_layer, rnn_back, layer="linear", informs=rnn_informs, context=True)
 register_reverse(rnn_output, unchanged, range=rnn_range)
-register_reverse(gru_layer, gru_back, layer="linear", informs=gru_informs)
-register_reverse(lstm_layer, lstm_back, layer="linear", informs=lstm_informs)
-register_reverse(lstm_layer_and_cell, lstm_and_cell_back, layer="linear", informs=lstm_and_cell_informs)
+register_reverse(gru_layer, gru_back, layer="linear", informs=gru_informs, context=True)
+register_reverse(lstm_layer, lstm_back, layer="linear", informs=lstm_informs, context=True)
+register_reverse(lstm_layer_and_cell, lstm_and_cell_back, layer="linear", informs=lstm_and_cell_informs, context=True)
 
 LAYERS = frozenset({rnn_layer, gru_layer, lstm_layer, lstm_layer_and_cell})
 

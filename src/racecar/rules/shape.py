@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racecar.rules.arithmetic import mean_to
-from racecar.rules.registry import refuse_data_as_weights, register_reverse
+from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse
 from racecar.rules.reshapes import RESHAPES, SQUEEZES
 
 aten = torch.ops.aten
@@ -33,7 +33,7 @@ def permute_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
 
 
 def transpose_back(estimate: Tensor, x: Tensor, dim0: int, dim1: int) -> Tensor:
-    """Two dimensions swapped once more."""
+    """Two dimensions swapped back."""
     return estimate.transpose(dim0, dim1)
 
 
@@ -42,7 +42,7 @@ for _op in (aten.transpose.int, aten.swapaxes.default, aten.swapdims.default):
 
 
 def matrix_transpose_back(estimate: Tensor, x: Tensor) -> Tensor:
-    """The last two dimensions swapped once more (all two of a matrix)."""
+    """The last two dimensions swapped back (those of a matrix)."""
     return estimate.transpose(-2, -1) if estimate.ndim > 1 else estimate
 
 
@@ -139,12 +139,12 @@ def written(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     return source.to(device=x.device, dtype=x.dtype).expand(x.shape)
 
 
-@register_reverse(written)
+@register_reverse(written, context=True)
 def written_back(
-    estimate: Tensor, x: Tensor, source: Tensor, *args: object, known: Tensor | None = None
+    estimate: Tensor, x: Tensor, source: Tensor, *args: object, context: ReverseCall
 ) -> tuple[None, Tensor]:
     """What was copied, the mean over its copies; what it was copied over is lost."""
-    return None, mean_to(estimate, source, known).to(source.dtype)
+    return None, mean_to(estimate, source, context.known[0]).to(source.dtype)
 
 
 @register_reverse(aten.narrow.default, range="within", partial=True)
@@ -161,10 +161,10 @@ def index_select_back(estimate: Tensor, x: Tensor, dim: int, index: Tensor) -> T
     return total / count.clamp(min=1).view(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
 
 
-@register_reverse(aten.index.Tensor, range="within", partial=True)
-def index_back(estimate: Tensor, x: Tensor, indices: Sequence[Tensor | None], *, data: tuple[bool, ...] = ()) -> Tensor:
+@register_reverse(aten.index.Tensor, range="within", partial=True, context=True)
+def index_back(estimate: Tensor, x: Tensor, indices: Sequence[Tensor | None], *, context: ReverseCall) -> Tensor:
     """Every entry in its place; one that was taken several times is their mean."""
-    refuse_data_as_weights(data.count(True) <= 1)
+    refuse_data_as_weights(context.estimated.count(True) <= 1)
     places = tuple(slice(None) if i is None else i for i in indices)
     if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices) or None in indices[:1]:
         result = estimate.new_zeros(x.shape)
@@ -184,7 +184,7 @@ def roll_back(estimate: Tensor, x: Tensor, shifts: Sequence[int], dims: Sequence
 
 @register_reverse(aten.flip.default, range="within")
 def flip_back(estimate: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
-    """Flipped once more."""
+    """Flipped back."""
     return estimate.flip(list(dims))
 
 
@@ -213,13 +213,13 @@ def col2im_back(
     return aten.im2col(estimate / count.clamp(min=1), kernel_size, dilation, padding, stride)
 
 
-def expand_back(estimate: Tensor, x: Tensor, *args: object, known: Tensor | None = None, **kwargs: object) -> Tensor:
+def expand_back(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall, **kwargs: object) -> Tensor:
     """The mean over the copies that are known."""
-    return mean_to(estimate, x, known)
+    return mean_to(estimate, x, context.known[0])
 
 
 for _op in (aten.expand.default, aten.expand_as.default):
-    register_reverse(_op, expand_back, range="within")
+    register_reverse(_op, expand_back, range="within", context=True)
 
 
 @register_reverse(aten.repeat.default, range="within")

@@ -84,6 +84,24 @@ def test_calling_the_ensemble_gives_outputs_and_penalties_of_the_members() -> No
         torch.testing.assert_close(penalties[i], penalty)
 
 
+class Half(nn.Module):
+    """A layer of which only some outputs go on."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 2:5]
+
+
+def test_what_is_unknown_in_the_reverse_pass_is_so_in_every_member() -> None:
+    def half(seed: int) -> nn.Sequential:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(12, 7), nn.Tanh(), Half(), nn.Linear(3, 2)).double()
+
+    models, x = [half(i) for i in range(2)], torch.randn(2, 5, 12, dtype=torch.float64)
+    _, penalties = racecar.Ensemble(models, x[0], weights=[0.1, 0.3])(x)
+    for i, weight in enumerate([0.1, 0.3]):
+        torch.testing.assert_close(penalties[i], racecar.Racecar(models[i], x[i], weight=weight)(x[i])[1])
+
+
 def test_compiled_without_graph_breaks() -> None:
     ensemble = racecar.Ensemble([net(i) for i in range(2)], torch.zeros(2, 12).double(), weights=[0.1, 0.2])
     x = torch.randn(2, 5, 12, dtype=torch.float64)

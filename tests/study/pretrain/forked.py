@@ -17,7 +17,6 @@ from typing import Any
 
 import accelerate
 import datasets  # noqa: F401
-import racecar.study.runs
 import small_nets
 import sympy  # noqa: F401
 import torch
@@ -29,6 +28,7 @@ from processes import fork, together, wait, wait_until
 from safetensors.torch import save_file
 
 import racecar.study.commands.train
+import racecar.study.core.files
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe

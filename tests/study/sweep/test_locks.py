@@ -18,7 +18,7 @@ from racecar.study.sweep.locks import Locks
 # Without racecar itself, and so without torch: it starts in a moment.
 TAKE = """
 import os, pathlib, runpy, sys, time
-Locks = runpy.run_path(sys.argv[1], run_name="claims")["Claims"]
+Locks = runpy.run_path(sys.argv[1], run_name="claims")["Locks"]
 root, names = pathlib.Path(sys.argv[2]), sys.argv[3:]
 claims = Locks(root / "claims")
 (root / f"ready-{os.getpid()}").touch()

@@ -52,13 +52,13 @@ def html_label(text: str) -> str:
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
 
-# A pair of single backticks that a reader of Markdown pairs, too: no run of several, none behind a backslash.
-_CODE = re.compile(r"(?<![\\`])`([^`\\\n]+)`(?!`)")
+# As on the page, but for what holds a backslash: in a table it would not do to what follows it what it does in prose.
+_CODE = re.compile(r"`([^`\\\n]+)`")
 # What would start a tag, an entity or, after a link's text, its address.
 _STARTS = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)|\](?=[(\[:])")
 _SAFE = {"<": "&lt;", "&": "&amp;", "]": "\\]"}
 # What at the start of a line would make it a heading, an item of a list, a quotation, a fence or a rule.
-_BLOCK = re.compile(r"\d{1,9}(?=[.)](?:\s|$))|(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|~~~|[-_*]{3,}\s*$)")
+_BLOCK = re.compile(r"\d{1,9}(?=[.)](?:\s|$))|(?=#{1,6}(?:\s|$)|[-+*](?:\s|$)|>|~~~|[-_*][-_*\s]*$)")
 
 
 def markdown_inline(text: object) -> str:

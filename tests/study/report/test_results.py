@@ -70,7 +70,7 @@ def test_pairs_are_formed_by_seed_and_missing_seeds_stay_empty() -> None:
     metrics = {r: m for r, m in found.metrics.items() if r != Run(Variant("RR6"), "A", 1)}
     found = dataclasses.replace(found, metrics=metrics)
     assert found.difference("Std_A", "RR^6_A").mean == pytest.approx(np.mean([A[i] - B[i] for i in (0, 2, 3, 4)]))
-    rows = found.accuracy_by_seed("caption", "note").rows
+    rows = found.accuracy_tables("caption", "note")[0].block.rows
     row = next(r for r in rows if isinstance(r, Sequence) and r[0].text == "RR^6_A")
     assert row[4] is None  # seed 1, in its own column
     assert row[5].text == B[2]

@@ -151,11 +151,9 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
 
 
 def _accuracy(content: _Content) -> list[Block]:
-    results, note = content.results, content.accuracy_note
-    caption = f"{results.measured} at the last epoch."
+    results = content.results
     return [
-        Only("page", results.accuracy_by_seed(caption, note)),
-        Only("results", results.accuracy_in_lines(caption, note)),
+        *results.accuracy_tables(f"{results.measured} at the last epoch.", content.accuracy_note),
         Figure(
             partial(accuracies, content.bars),
             "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",

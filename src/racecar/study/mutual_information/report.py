@@ -9,7 +9,7 @@ from racecar.study.core.folder import Study
 from racecar.study.mutual_information import figures
 from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.results import MutualInformationResults
-from racecar.study.report import Block, Cell, Column, Figure, Group, Only, Page, Section, Table, Text, Verdicts
+from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Section, Table, Text, Verdicts
 from racecar.study.report.figures import Bar, accuracies
 from racecar.study.report.models import model_cell
 from racecar.study.report.statistics import summarise
@@ -52,17 +52,11 @@ def page(study: Study, config: MutualInformationConfig) -> Page:
 
 
 def _accuracy(results: MutualInformationResults) -> list[Block]:
-    caption, constants = "Test accuracy at the last epoch.", results.constant_records()
-    in_lines = Table.of(
-        [*map(results.accuracy_record, results.models), *constants],
-        ["model", "mean ± sd", "95 % CI", "runs by seed", "paper, mean ± sd", "final I(X;L_6), bits"],
-        caption,
-        _NOTE,
-    )
     bars = [Bar(m, results.accuracies(m), results.paper.get(m, ())) for m in results.models]
     return [
-        Only("page", results.accuracy_by_seed(caption, _NOTE, [Group("Constant answer"), *constants])),
-        Only("results", in_lines),
+        *results.accuracy_tables(
+            "Test accuracy at the last epoch.", _NOTE, {"Constant answer": results.constant_records()}
+        ),
         Figure(
             partial(accuracies, {"": bars}, results.best_constant()),
             "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's; dashed: the best "

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from racecar.study.core.folder import Study
 from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant
-from racecar.study.report.blocks import Cell, Column, Group, Table
+from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
 from racecar.study.report.claims import Verdict
 from racecar.study.report.models import model_cell
 from racecar.study.report.page import Provenance
@@ -81,8 +81,8 @@ class Results(Generic[AnyConfig]):
     def headline(self) -> str:
         """The label of the deepest racecar variant, the exact one; the paper's where the configuration has none."""
         racecars = [v.method for v in self.variants if isinstance(v.method, RR)]
-        deepest = max(racecars, key=lambda m: (not m.savings, m.depth, not m.shared), default=None)
-        return deepest.label if deepest is not None else self.paper_headline
+        by_depth = sorted(racecars, key=lambda m: (not m.savings, m.depth, not m.shared))
+        return by_depth[-1].label if by_depth else self.paper_headline
 
     @property
     def decoder(self) -> str:
@@ -106,7 +106,7 @@ class Results(Generic[AnyConfig]):
         return [number for number in numbers if number is not None]
 
     def paired(self, a: str, b: str, name: str) -> tuple[list[float], list[float]]:
-        """One number of two models, over the seeds that both have it for."""
+        """One number of two models, over the seeds for which both have it."""
         first, second = ({s: number_of(m, name) for s, m in self.of(model).items()} for model in (a, b))
         pairs = [(x, second.get(seed)) for seed, x in first.items()]
         both = [(x, y) for x, y in pairs if x is not None and y is not None]
@@ -188,6 +188,8 @@ def load_metrics(study: Study, runs: Sequence[Run]) -> dict[Run, dict[str, Any]]
 
 # --- accuracies beside the paper's ------------------------------------------------------------------------------------
 
+_PAPER = "paper, mean ± sd"
+
 
 @dataclass(frozen=True)
 class AccuracyResults(Results[AnyConfig]):
@@ -198,6 +200,7 @@ class AccuracyResults(Results[AnyConfig]):
     """
 
     digits: ClassVar[int] = 3
+    accuracy_columns: ClassVar[Sequence[str]] = ("model", "n", "mean ± sd", "95 % CI", "runs by seed", _PAPER)
 
     paper: Mapping[str, Sequence[float]]
 
@@ -255,35 +258,31 @@ class AccuracyResults(Results[AnyConfig]):
             **{f"seed {seed}": Cell(m["accuracy"], detail=marks[seed]) for seed, m in runs.items()},
         }
 
-    def accuracy_by_seed(self, caption: str, note: str, more: Sequence[Mapping[str, object] | Group] = ()) -> Table:
-        """The table for a page: a column for every seed, models under the headings of :data:`GROUPS`.
+    def accuracy_tables(
+        self, caption: str, note: str, more: Mapping[str, Sequence[Mapping[str, object]]] | None = None
+    ) -> list[Block]:
+        """The accuracy table: on the page a column for every seed, in the results file a cell for all of them.
+
+        On the page the models stand under the headings of :data:`GROUPS`.
 
         Args:
             caption: of the table.
             note: below it.
-            more: records of further rows.
+            more: records of further rows by their heading.
         """
-        columns = [
+        more = more or {}
+        by_seed = [
             Column("model"),
             Column("mean ± sd", numeric=True),
             Column("95 % CI", numeric=True),
             *(Column(f"seed {s}", numeric=True, digits=self.digits) for s in range(self.config.seeds)),
             Column(_PAPER, numeric=True),
         ]
-        records: list[Mapping[str, object] | Group] = []
-        for heading, models in self.groups.items():
-            records += [Group(heading), *map(self.accuracy_record, models)]
-        return Table.of([*records, *more], columns, caption, note)
-
-    def accuracy_in_lines(self, caption: str, note: str) -> Table:
-        """The table for a results file: a model's runs in one cell, however many seeds there are.
-
-        Args:
-            caption: of the table.
-            note: below it.
-        """
-        columns = ["model", "n", "mean ± sd", "95 % CI", "runs by seed", _PAPER]
-        return Table.of([self.accuracy_record(m) for m in self.models], columns, caption, note)
-
-
-_PAPER = "paper, mean ± sd"
+        records = {model: self.accuracy_record(model) for model in self.models}
+        groups = {heading: [records[m] for m in models] for heading, models in self.groups.items()} | dict(more)
+        page = [row for heading, rows in groups.items() for row in (Group(heading), *rows)]
+        results = [*records.values(), *(row for rows in more.values() for row in rows)]
+        return [
+            Only("page", Table.of(page, by_seed, caption, note)),
+            Only("results", Table.of(results, self.accuracy_columns, caption, note)),
+        ]

@@ -35,7 +35,6 @@ from racecar.study.classification.experiment import (
     regeneration,
 )
 from racecar.study.classification.recipe import Recipe
-from racecar.study.classification.results import compact
 from racecar.study.classification.training import Trainer
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
@@ -46,7 +45,7 @@ from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
 from racecar.study.digits.experiment import preset as digits_preset
 from racecar.study.report.markdown import markdown
-from racecar.study.report.statistics import bounds, paired_difference, summarise
+from racecar.study.report.statistics import bounds, compact, paired_difference, summarise
 
 VALIDATION = (100, 101, 102)  # the seeds on which λ is tuned by hand
 FIRST = 8  # batches whose λ are averaged at the start

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from timing import DEVICE, Step, keep_freed_memory, turns
 
 from racecar.study.classification.experiment import Experiment, experiment_of, reopen
-from racecar.study.classification.results import ClassificationResults, compact
+from racecar.study.classification.results import ClassificationResults
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_bytes, write_text
 from racecar.study.core.folder import Study
@@ -32,7 +32,7 @@ from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run
 from racecar.study.report.figures import png
 from racecar.study.report.markdown import markdown, portable
-from racecar.study.report.statistics import Summary, bounds, spread
+from racecar.study.report.statistics import Summary, bounds, compact, spread
 
 STEPS = 16  # of a turn: a multiple of every k
 AIM = 1.15  # times Std's step

@@ -22,6 +22,7 @@ from racecar.study.core.growing import remember
 from racecar.study.core.schedule import work
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
+from racecar.study.report import write_results
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.sweep.results import has_weight
 
@@ -93,7 +94,7 @@ def test_a_new_method_is_trained_and_reported(towards_start, tmp_path) -> None:
     assert "#123456" in html  # its bars and curves
     assert ">L2init_A<" in html
     assert "L2init: drawn back to where it began." in html
-    text = report.write_results(study, Digits(), again, tmp_path / "out")[0].read_text()
+    text = write_results(report.page(study, Digits(), again), tmp_path / "out")[0].read_text()
     assert "| L2init_AB | 1 |" in text
     cost = next(line for line in text.splitlines() if line.startswith("| L2init |"))
     assert "1.00×" in cost  # FLOPs of a step are Std's

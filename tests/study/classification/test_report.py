@@ -17,6 +17,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
+from racecar.study.report import write_results
 
 CONFIG = ClassificationConfig(variants=["Std", "Ort", "RR3", "Dec3"], seeds=2, width=4)
 SOURCES = {"A": "MNIST", "B": "n-MNIST made from MNIST: the original file was not at hand"}
@@ -73,7 +74,7 @@ def test_the_sources_stand_under_every_table(study) -> None:
     tables = re.findall(r'<figure class="table">.*?</figure>', html, flags=re.DOTALL)
     assert len(tables) == 3
     assert all("the original file was not at hand" in t for t in tables)
-    text = report.write_results(study, Digits(), CONFIG, study.folder / "out")[0].read_text()
+    text = write_results(report.page(study, Digits(), CONFIG), study.folder / "out")[0].read_text()
     for title in ("Accuracy", "Regenerated inputs", "Cost"):
         assert "the original file was not at hand" in text.split(f"## {title}\n")[1].split("\n## ")[0]
 
@@ -87,7 +88,7 @@ def test_a_diverged_run_is_marked_with_its_message(study) -> None:
 
 
 def test_the_results_file(study, tmp_path) -> None:
-    written = report.write_results(study, Digits(), CONFIG, tmp_path / "out")
+    written = write_results(report.page(study, Digits(), CONFIG), tmp_path / "out")
     assert [p.name for p in written] == [
         "digits-small.md",
         "digits-small-accuracy.png",
@@ -126,7 +127,7 @@ def test_a_study_without_a_finished_run_has_a_page(tmp_path) -> None:
     assert "nothing to regenerate" in html
     assert "Origin of the data not recorded" in html
     assert not json.loads((study.folder / "study.json").read_text()).get("sources")
-    report.write_results(study, Digits(), CONFIG, tmp_path / "out")
+    write_results(report.page(study, Digits(), CONFIG), tmp_path / "out")
 
 
 def test_regenerated_images_are_the_reverse_pass_of_the_kept_weights(study) -> None:

@@ -8,11 +8,11 @@ from scipy import stats
 
 from racecar.study.cifar.experiment import Cifar
 from racecar.study.classification.experiment import ClassificationConfig, open_study
-from racecar.study.classification.results import ClassificationResults, compact
+from racecar.study.classification.results import ClassificationResults
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
-from racecar.study.core.variants import Variant
 from racecar.study.digits.experiment import Digits
+from racecar.study.report.statistics import compact
 
 GAINS = {"A": 0.0, "B": -0.03, "AA": 0.01, "AB": -0.02, "AB-probe": -0.1, "AB-1pct": -0.2, "B-1pct": -0.4}
 LEVELS = {"Std": 0.95, "StdC": 0.955, "Ort": 0.94, "RR3": 0.97, "RR1": 0.96, "Dec3": 0.965, "RR13": 0.7, "RR13s": 0.6}
@@ -129,5 +129,5 @@ def test_curves_leave_out_epochs_without_an_evaluation(tmp_path) -> None:
     curve = found.curves("RR^3_A")[0]
     assert curve.epochs == [1, 3]
     assert curve.seconds == [5.0, 15.0]
-    run = found.median_run(Variant("RR3"))
+    run = found.median_run("RR^3_A")
     assert sorted(found.accuracies("RR^3_A"))[1] == found.metrics[run]["accuracy"]

@@ -1,5 +1,6 @@
 """Numbers that all studies share: means, intervals, paired differences and verdicts against closed forms."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -8,9 +9,12 @@ import pytest
 from scipy import stats
 
 from racecar.study.core.variants import Run, Variant
-from racecar.study.report.figures import Bar, accuracies, lowest, math_title, png, svg
-from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
-from racecar.study.report.results import AccuracyResults, variant_of
+from racecar.study.mutual_information.config import MutualInformationConfig
+from racecar.study.report import Verdicts
+from racecar.study.report.figures import Bar, accuracies, lowest, png, svg
+from racecar.study.report.markdown import file_stem, markdown, portable
+from racecar.study.report.models import math_title
+from racecar.study.report.results import AccuracyResults
 from racecar.study.report.statistics import interval, spread
 
 A = [0.91, 0.93, 0.92, 0.95, 0.94]
@@ -21,7 +25,7 @@ def results(values: dict[str, Sequence[float]], paper: dict[str, Sequence[float]
     runs = [Run.parse(f"{key}/seed-{seed}") for key, v in values.items() for seed in range(max(len(v), 2))]
     done = [(r, values[r.key.partition("/")[0]]) for r in runs]
     metrics = {r: {"accuracy": v[r.seed]} for r, v in done if r.seed < len(v)}
-    return AccuracyResults(runs, metrics, paper or {})
+    return AccuracyResults(MutualInformationConfig(), {}, runs, metrics, paper or {})
 
 
 def test_summary_and_difference_are_students() -> None:
@@ -64,9 +68,10 @@ def test_a_verdict_names_what_was_not_run() -> None:
 def test_pairs_are_formed_by_seed_and_missing_seeds_stay_empty() -> None:
     found = results({"Std_A": A, "RR6_A": B})
     metrics = {r: m for r, m in found.metrics.items() if r != Run(Variant("RR6"), "A", 1)}
-    found = AccuracyResults(found.runs, metrics, {})
+    found = dataclasses.replace(found, metrics=metrics)
     assert found.difference("Std_A", "RR^6_A").mean == pytest.approx(np.mean([A[i] - B[i] for i in (0, 2, 3, 4)]))
-    row = next(r for r in found.accuracy_rows(5) if isinstance(r, Sequence) and r[0].text == "RR^6_A")
+    rows = found.accuracy_tables("caption", "note")[0].block.rows
+    row = next(r for r in rows if isinstance(r, Sequence) and r[0].text == "RR^6_A")
     assert row[4] is None  # seed 1, in its own column
     assert row[5].text == B[2]
 
@@ -82,7 +87,7 @@ def test_words_for_numbers() -> None:
     assert spread(None) == spread(found.summary("none")) == "—"
     assert interval(found.summary("Std_A")) == "n = 1"
     assert markdown(["a"], [["x | y"]]) == ["| a |", "| --- |", "| x \\| y |"]
-    line = verdict_lines([found.gap("c", "w", "RR^6_A", "Std_A")])[-1]
+    line = Verdicts([found.gap("c", "w", "RR^6_A", "Std_A")]).markdown().splitlines()[-1]
     assert line.startswith("| c | w | undecided |")
 
 
@@ -94,7 +99,7 @@ def test_words_for_numbers() -> None:
     ],
 )
 def test_every_model_name_has_a_colour_and_a_formula(model) -> None:
-    bars = [Bar(model, variant_of(model).family, A, B), Bar(model, "Ort", [])]
+    bars = [Bar(model, A, B), Bar(model, [])]
     drawing = svg(accuracies({"Phase": bars}))
     assert "<svg" in drawing
     path, _, way = model.partition("_")[2].partition("-")
@@ -107,11 +112,11 @@ def test_every_model_name_has_a_colour_and_a_formula(model) -> None:
 def test_an_axis_starts_at_zero_unless_all_is_high() -> None:
     assert lowest([]) == lowest([0.1, 0.9]) == lowest([0.51, 0.95]) == 0
     assert 0.9 < lowest([0.981, 0.986, 0.9827]) < 0.981
-    cut = accuracies({"a": [Bar("Std_A", "Std", [0.98, 0.985])], "b": [Bar("Std_B", "Std", [0.2])]})
+    cut = accuracies({"a": [Bar("Std_A", [0.98, 0.985])], "b": [Bar("Std_B", [0.2])]})
     labels = [axis.get_ylabel() for axis in cut.axes]
     assert "axis starts at 0.97" in labels[0]
     assert labels[1] == "test accuracy"
-    with_constant = accuracies({"": [Bar("Std_A", "Std", [0.98, 0.985])]}, 0.9)
+    with_constant = accuracies({"": [Bar("Std_A", [0.98, 0.985])]}, 0.9)
     assert with_constant.axes[0].get_ylim()[0] == 0
     assert png(cut).startswith(b"\x89PNG")
     assert not math.isnan(len(svg(with_constant)))

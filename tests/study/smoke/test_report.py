@@ -7,6 +7,7 @@ import torch
 
 from racecar.study.commands.report import write_report
 from racecar.study.core.growing import remember
+from racecar.study.report import write_results
 from racecar.study.smoke import experiment, report
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
@@ -55,7 +56,7 @@ def test_the_page_has_tables_figures_and_what_was_not_run(study) -> None:
 
 
 def test_results_hold_the_numbers_and_their_command(study, tmp_path) -> None:
-    written = report.write_results(study, CONFIG, tmp_path)
+    written = write_results(report.page(study, CONFIG), tmp_path)
     assert sorted(p.name for p in written) == sorted(p.name for p in tmp_path.iterdir())
     text = (tmp_path / "smoke-quick.md").read_text(encoding="utf-8")
     for model in ("Std_AB1", "RR^6_AB2", "Std_B2", "RR^6_AB1-leaky"):

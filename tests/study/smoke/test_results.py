@@ -109,7 +109,7 @@ def test_a_claim_that_is_wrong_is_not_reproduced(study) -> None:
 
 
 def test_an_order_is_settled_when_it_does_not_change_any_more(results) -> None:
-    found = {s.words: s for s in results.settled()}
+    found = {s.subject: s for s in results.settled()}
     upscaling = found["phase I: L2 of the super-resolution"]
     assert (upscaling.ahead, upscaling.step, upscaling.total) == ("RR^6_A", 30, 40)
     assert upscaling.end.mean == pytest.approx(math.log(9 / 8))
@@ -126,7 +126,7 @@ def test_a_diverged_run_is_said_and_settles_nothing(study) -> None:
     try:
         results = SmokeResults.load(study, CONFIG)
         assert "Diverged: Std_A, seed 0: not finite in step 1." in results.not_run()
-        assert {s.end.n for s in results.settled() if s.words.startswith("phase I")} == {2}
+        assert {s.end.n for s in results.settled() if s.subject.startswith("phase I")} == {2}
     finally:
         points = history((11, 9.5, 9.2, 9), regeneration_error=[1.2] * 4)
         regeneration = {"error": 1.2, "correlation": 0.9, "psnr": 20.0}

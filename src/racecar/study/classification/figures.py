@@ -12,8 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from racecar.study.classification.results import Curve
-from racecar.study.report.figures import math_title
-from racecar.study.report.results import variant_of
+from racecar.study.report.models import math_title, variant_of
 
 _STYLES = ("-", "--", ":", "-.")
 _SCRATCH = "#666666"

@@ -1,39 +1,24 @@
-"""The page of a classification study: accuracy beside the paper's, curves, regenerated inputs, cost, verdicts."""
+"""The report of a classification study: accuracy beside the paper's, curves, regenerated inputs, cost, verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-
-from matplotlib.figure import Figure as MatplotlibFigure
+from dataclasses import dataclass
+from functools import partial
 
 import racecar
 from racecar.study.classification import figures
 from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.classification.regenerated import BATCH, Regenerated, regenerate, step_work
-from racecar.study.classification.results import ClassificationResults, Curve, compact, compact_spread
+from racecar.study.classification.results import ClassificationResults, Curve
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import write_bytes, write_text
 from racecar.study.core.folder import Study
-from racecar.study.report import (
-    Block,
-    Column,
-    Command,
-    Figure,
-    KeyValues,
-    Page,
-    Section,
-    Table,
-    Text,
-    Verdicts,
-)
-from racecar.study.report.claims import CONTROL
-from racecar.study.report.figures import Bar, accuracies, png, svg
-from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
-from racecar.study.report.results import model_cell, variant_of
-from racecar.study.report.statistics import interval, spread
+from racecar.study.report import Block, Column, Figure, Only, Page, Remarks, Section, Table, Text, Verdicts
+from racecar.study.report.claims import CONTROL, CONTROLS_NOTE, UNCORRECTED_NOTE
+from racecar.study.report.figures import Bar, accuracies
+from racecar.study.report.markdown import file_stem
+from racecar.study.report.models import model_cell, variant_of
+from racecar.study.report.statistics import compact, compact_spread, summarise
 
 _COST = ["variant", "seconds per epoch, median (range)", "× Std", "FLOP of a step, × Std", "paper, s", "paper, × Std"]
 _COST_NOTE = (
@@ -62,42 +47,30 @@ class _Content:
     @property
     def bars(self) -> dict[str, list[Bar]]:
         results = self.results
-        found: dict[str, list[Bar]] = {}
+        panels: dict[str, list[Bar]] = {}
         for heading, models in results.groups.items():
             # From scratch stands beside the transfer, as in the paper.
-            place = "Phase II, transfer to task B" if heading == "Task B from scratch" else heading
-            found.setdefault(place, []).extend(
-                Bar(m, variant_of(m).family, results.accuracies(m), results.paper.get(m, ())) for m in models
+            beside = heading in ("Phase II, transfer to task B", "Task B from scratch")
+            panels.setdefault("Task B" if beside else heading, []).extend(
+                Bar(m, results.accuracies(m), results.paper.get(m, ())) for m in models
             )
-        return {("Task B" if k.startswith("Phase II, transfer") else k): bars for k, bars in found.items()}
-
-    def has_curves(self) -> bool:
-        return any(c for panel in self.curves.values() for c in panel.values())
+        return panels
 
     @property
     def curves(self) -> dict[str, dict[str, list[Curve]]]:
         panels = {"Phase I, task A": "A", "Phase II, task A again": "AA", "Task B": "AB B"}
         drawn = {
             title: {
-                m: found
+                m: curves
                 for m in self.results.models
-                if m.partition("_")[2] in phases.split() and (found := self.results.curves(m))
+                if m.partition("_")[2] in phases.split() and (curves := self.results.curves(m))
             }
             for title, phases in panels.items()
         }
         return {title: models for title, models in drawn.items() if models}
 
-    @property
-    def grid(self) -> MatplotlibFigure | None:
-        if self.pictures is None:
-            return None
-        return figures.grid({r.model: p for r, p in self.pictures.pictures.items()}, self.pictures.reference)
-
-    @property
-    def grid_caption(self) -> str:
-        if self.pictures is None:
-            return self.absent
-        ranges = {r: self.pictures.range(r) for r in self.pictures.pictures}
+    def grid_caption(self, pictures: Regenerated) -> str:
+        ranges = {r: pictures.range(r) for r in pictures.pictures}
         outside = "; ".join(
             f"{r.model} (seed {r.seed}) {compact(low)} to {compact(high)}" for r, (low, high) in ranges.items()
         )
@@ -109,22 +82,11 @@ class _Content:
 
     @property
     def _decoder(self) -> str:
-        found = [v.label for v in self.results.variants if v.method.untied]
-        return f" {', '.join(found)}: left out, the weights of its decoder are not kept." if found else ""
+        decoders = [v.label for v in self.results.variants if v.method.untied]
+        return f" {', '.join(decoders)}: left out, the weights of its decoder are not kept." if decoders else ""
 
     @property
-    def regeneration_rows(self) -> list[tuple[str, str, str, int]]:
-        results = self.results
-        models = [f"{v.label}_A" for v in results.variants]
-        return [
-            (m, compact_spread(errors), compact_spread(results.regeneration(m, "correlation")), len(errors))
-            for m in models
-            for errors in [results.regeneration(m, "error")]
-        ]
-
-    @property
-    def notes(self) -> str:
-        """Of the accuracy table."""
+    def accuracy_note(self) -> str:
         results = self.results
         parts = ["95 % CI: Student's t over seeds.", results.sources]
         if results.measure == "top5":
@@ -144,7 +106,7 @@ class _Content:
 def _gather(study: Study, experiment: Experiment, config: ClassificationConfig) -> _Content:
     results = ClassificationResults.load(study, experiment, config)
     variants = sorted((v for v in results.variants if not v.method.untied), key=lambda v: v.method.place)
-    runs = [run for v in variants if (run := results.median_run(v)) is not None]
+    runs = [run for v in variants if (run := results.median_run(f"{v.label}_A")) is not None]
     pictures, absent, work = None, "No run of phase I is finished: nothing to regenerate.", {}
     if runs:
         try:
@@ -159,190 +121,91 @@ def _gather(study: Study, experiment: Experiment, config: ClassificationConfig) 
 def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
     content = _gather(study, experiment, config)
-    results, about = content.results, study.about()
-    setting = f" ({about['setting']})" if about.get("setting") else ""
-    subtitle = f"{results.sources} {len(results.metrics)} networks trained in {about['seconds']:.0f} s."
-    verdicts = results.verdicts()
-    missing = results.not_run()
-    summary: list[Block] = [Verdicts(verdicts)]
-    if any(v.where == CONTROL for v in verdicts):
-        summary.append(
-            Text(
-                f"Where it says **{CONTROL}**, the claim is this study's question; **reproduced** means that it holds. "
-                "Every interval is for one comparison, without a correction for their number."
-            )
-        )
+    results = content.results
+    provenance = results.provenance(results.sources, "networks", results.all_seeds)
     return Page(
-        f"{experiment.title}{setting}",
-        subtitle,
+        experiment.title,
+        f"{results.sources} {provenance.amount} trained in {results.about['seconds']:.0f} s.",
         [
             Section("Accuracy", _accuracy(content), lead=f"{results.constants.TABLES} of the paper, run by run."),
-            Section("Training curves", _curves(content)),
+            Section(
+                "Training curves",
+                [_curves(content)],
+                lead="Thin lines are runs, thick ones their mean; grey: from scratch. The clock starts with each phase "
+                "and leaves evaluation out; it carries the load that the machine had at the time.",
+            ),
             Section("Regenerated inputs", _regenerated(content)),
             Section("Cost", [_cost(content)]),
-            Section("What was not run", [Text("\n\n".join(missing) or "Everything of this configuration was run.")]),
-            Section(
-                "How it was run",
-                [
-                    Command(about["command"]),
-                    KeyValues(asdict(config), "Configuration", open=True),
-                    KeyValues(about["environment"], "Environment"),
-                ],
-            ),
+            Section("Not run", [Remarks(results.not_run(), "Everything of this configuration was run.")]),
         ],
-        summary_blocks=summary,
-        command=about["command"],
+        summary_blocks=[
+            Verdicts(results.verdicts()),
+            Text(CONTROLS_NOTE),
+            Only("page", Text(UNCORRECTED_NOTE)),
+        ],
+        command=provenance.command,
+        setting=results.setting,
+        provenance=provenance,
+        name=file_stem(experiment.name, results.setting),
     )
 
 
 def _accuracy(content: _Content) -> list[Block]:
     results = content.results
-    seeds = results.config.seeds
-    caption = (
-        f"**{results.constants.BARS}**: bars are mean and standard deviation of this study, dots its runs; diamonds "
-        f"the paper's. {results.sources}"
-    )
     return [
-        Table(
-            results.accuracy_columns(seeds),
-            results.accuracy_rows(seeds),
-            f"{results.measured} at the last epoch.",
-            content.notes,
+        *results.accuracy_tables(f"{results.measured} at the last epoch.", content.accuracy_note),
+        Figure(
+            partial(accuracies, content.bars),
+            "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",
+            "Bar charts of test accuracy per model",
+            name="accuracy",
+            lead=f"**{results.constants.BARS}**.",
         ),
-        Figure(svg(accuracies(content.bars)), caption, "Bar charts of test accuracy per model"),
     ]
 
 
-def _curves(content: _Content) -> list[Block]:
-    if not content.has_curves():
-        return [Text("No run is finished.")]
-    caption = (
-        f"**{content.results.constants.CURVES}**: test accuracy in training, above against epochs, below against "
-        "seconds; thin lines are runs, thick ones their mean; grey: from scratch. The clock starts with each phase and "
-        "leaves evaluation out; it carries the load that the machine had at the time."
+def _curves(content: _Content) -> Block:
+    if not content.curves:
+        return Only("page", Text("No run is finished."))
+    return Figure(
+        partial(figures.curves, content.curves),
+        "Test accuracy against epochs (above) and seconds (below)",
+        "Test accuracy during training, per phase",
+        name="curves",
+        lead=f"**{content.results.constants.CURVES}**.",
     )
-    return [Figure(svg(figures.curves(content.curves)), caption, "Test accuracy during training, per phase")]
 
 
 def _regenerated(content: _Content) -> list[Block]:
-    grid = content.grid
-    picture: Block = Text(content.grid_caption)
-    if grid is not None:
-        where = content.results.constants.REGENERATION
-        title = "" if where == CONTROL else f"**{where.partition(',')[0]}**. "
-        picture = Figure(svg(grid), f"{title}{content.grid_caption}", "Regenerated test images per model")
-    rows: list[Sequence[object]] = [
-        [model_cell(model), *((error, correlation, n) if n else (None, None, 0))]
-        for model, error, correlation, n in content.regeneration_rows
-    ]
-    columns = [Column("model"), *(Column(t, numeric=True) for t in ("error, mean ± sd", "correlation, mean ± sd", "n"))]
-    note = f"{_error_note(content)} {content.results.sources}"
-    return [picture, Table(columns, rows, "How much of the input the reverse pass brings back after phase I.", note)]
+    results, pictures = content.results, content.pictures
+    shown: Block = Only("page", Text(content.absent))
+    if pictures is not None:
+        where = results.constants.REGENERATION
+        shown = Figure(
+            partial(figures.grid, {r.model: p for r, p in pictures.pictures.items()}, pictures.reference),
+            content.grid_caption(pictures),
+            "Regenerated test images per model",
+            name="regenerated",
+            dpi=70,  # noise does not compress
+            lead="" if where == CONTROL else f"**{where.partition(',')[0]}**.",
+        )
+    columns = [Column("model"), *(Column(t, numeric=True) for t in ("error", "correlation", "n"))]
+    rows = []
+    for model in (f"{v.label}_A" for v in results.variants):
+        error, correlation = (summarise(results.regeneration(model, n)) for n in ("error", "correlation"))
+        rows.append([model_cell(model), compact_spread(error), compact_spread(correlation), error.n])
+    caption = "How much of the input the reverse pass brings back after phase I, mean ± standard deviation over seeds."
+    return [shown, Table(columns, rows, caption, f"{_ERROR_NOTE.format(count=content.samples)} {results.sources}")]
 
 
 def _cost(content: _Content) -> Table:
     results = content.results
     columns = [Column(title, numeric=i > 0) for i, title in enumerate(_COST)]
-    rows = [[model_cell(row[0]), *(None if c == "not run" else c for c in row[1:])] for row in _cost_rows(content)]
-    note = f"{_cost_note(results)} {results.sources}"
-    return Table(columns, rows, f"Seconds per epoch, beside those of {results.constants.CURVES}.", note)
-
-
-def _error_note(content: _Content) -> str:
-    return _ERROR_NOTE.format(count=content.samples)
-
-
-def _cost_note(results: ClassificationResults) -> str:
-    return _COST_NOTE.format(
+    rows = [[model_cell(str(variant)), *cells] for variant, *cells in results.cost_rows(content.work)]
+    note = _COST_NOTE.format(
         match=results.config.compute_match,
         unit=getattr(results.constants, "UNIT", "epoch"),
         speed=getattr(results.constants, "SPEED", "cost"),
     )
-
-
-def _cost_rows(content: _Content) -> list[list[str]]:
-    return content.results.cost_rows(content.work)
-
-
-# --- for a repository -------------------------------------------------------------------------------------------------
-
-
-def write_results(study: Study, experiment: Experiment, config: ClassificationConfig, folder: Path) -> list[Path]:
-    """The numbers as Markdown and the figures as PNG, with the command, hardware and versions they come from."""
-    content = _gather(study, experiment, config)
-    about = study.about()
-    stem = file_stem(experiment.name, str(about.get("setting", "")))
-    drawn = {
-        "accuracy": (
-            accuracies(content.bars),
-            "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",
-        )
-    }
-    if content.has_curves():
-        drawn["curves"] = (figures.curves(content.curves), "Test accuracy against epochs (above) and seconds (below)")
-    if (grid := content.grid) is not None:
-        drawn["regenerated"] = (grid, content.grid_caption)
-    written = [folder / f"{stem}.md"]
-    links = []
-    for name, (figure, words) in drawn.items():
-        path = folder / f"{stem}-{name}.png"
-        write_bytes(path, png(figure, 70 if name == "regenerated" else 110))  # noise does not compress
-        written.append(path)
-        links += [f"![{name}]({path.name})", "", words, ""]
-    write_text(written[0], "\n".join([*_lines(content, experiment, str(about["command"])), *links]).rstrip() + "\n")
-    return written
-
-
-def _lines(content: _Content, experiment: Experiment, command: str) -> list[str]:
-    results, about = content.results, content.results.about
-    environment = about["environment"]
-    setting = f", {about['setting']}" if about.get("setting") else ""
-    accelerator = environment.get("accelerator", "none")
-    hardware = environment["processor"] + (f", {accelerator}" if accelerator != "none" else "")
-    rows: list[list[object]] = []
-    for model in results.models:
-        ours, theirs = results.summary(model), spread(results.paper_summary(model), results.digits)
-        if not ours.n:
-            rows.append([model, "not run", "", "", "", theirs])
-            continue
-        runs = " ".join(
-            f"{m['accuracy']:.4f}" + (" (diverged)" if m.get("diverged") else "") for m in results.of(model).values()
-        )
-        rows.append([model, ours.n, spread(ours, 4), interval(ours, 4), runs, theirs])
-    regenerated = [[m, e, r, n] if n else [m, "not run", "", 0] for m, e, r, n in content.regeneration_rows]
-    missing = results.not_run()
-    tables = (
-        ("Accuracy", ["model", "n", "mean ± sd", "95 % CI", "runs by seed", "paper, mean ± sd"], rows, content.notes),
-        (
-            "Regenerated inputs",
-            ["model", "error", "correlation", "n"],
-            regenerated,
-            f"{_error_note(content)} {results.sources}",
-        ),
-        (
-            "Cost",
-            _COST,
-            _cost_rows(content),
-            f"{_cost_note(results)} {results.sources}",
-        ),
-    )
-    lines = [
-        f"# {experiment.title}{setting}",
-        "",
-        f"`{portable(command)}`",
-        "",
-        f"{results.sources} {hardware}, torch {environment['torch']}, Python {environment['python']}, revision "
-        f"{environment['revision']}; {len(results.metrics)} networks in {about['seconds']:.0f} s. n = "
-        f"{results.config.seeds} seeds (0 to {results.config.seeds - 1}).",
-        "",
-        "## Verdicts",
-        "",
-        *verdict_lines(results.verdicts()),
-        "",
-        f'Where it says "{CONTROL}", reproduced means that the statement holds here.',
-        "",
-    ]
-    for title, header, body, note in tables:
-        lines += [f"## {title}", "", *markdown(header, body), "", note, ""]
-    lines += ["## Not run", "", *([f"- {m}" for m in missing] or ["Everything of this configuration was run."]), ""]
-    return [*lines, "## Figures", ""]
+    caption = f"Seconds per epoch, beside those of {results.constants.CURVES}."
+    return Table(columns, rows, caption, f"{note} {results.sources}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,50 +25,54 @@ def parser(words: Sequence[str]) -> ArgumentParser:
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Write them."""
+    from racecar.study.report import write, write_results
+
     for name in options.runs:
         for folder in _studies(Path(name)):
-            print(f"report: {write_report(folder)}")
+            page = page_of(folder)
+            print(f"report: {write(page, folder / 'report.html')}")
             if options.results is not None:
-                for path in _reporter(folder)[1](Path(options.results)):
+                for path in write_results(page, Path(options.results)):
                     print(f"results: {path}")
     return 0
 
 
 def write_report(folder: Path) -> Path:
-    """The page of one study, whichever it is."""
+    """Write report.html into a study's folder, whichever study it is."""
     from racecar.study.report import write
 
-    return write(_reporter(folder)[0](), folder / "report.html")
+    return write(page_of(folder), folder / "report.html")
 
 
-def _reporter(folder: Path) -> tuple[Callable[[], Page], Callable[[Path], list[Path]]]:
-    """What makes the page of a study, and what writes its results into a folder."""
+def page_of(folder: Path) -> Page:
+    """The report of the study in a folder, whichever it is.
+
+    Raises:
+        StudyError: this version has no such study.
+    """
     # Imported here: training processes import the commands and need neither matplotlib nor scipy.
     name = read_json(folder / "study.json").get("experiment")
     if name == "mutual-information":
         from racecar.study.mutual_information import experiment, report
 
-        opened = experiment.reopen(folder)
-        return partial(report.page, *opened), partial(report.write_results, *opened)
+        return report.page(*experiment.reopen(folder))
     if name == "smoke":
         from racecar.study.smoke import experiment as smoke
         from racecar.study.smoke import report as smoke_report
 
-        kept = smoke.reopen(folder)
-        return partial(smoke_report.page, *kept), partial(smoke_report.write_results, *kept)
+        return smoke_report.page(*smoke.reopen(folder))
     if name == "stylize":
         from racecar.study.stylize import experiment as stylize
         from racecar.study.stylize import report as stylize_report
 
-        done = stylize.reopen(folder)
-        return partial(stylize_report.page, *done), partial(stylize_report.write_results, *done)
+        return stylize_report.page(*stylize.reopen(folder))
     if name in ("digits", "cifar", "vgg"):
         from racecar.study.classification.experiment import experiment_of, reopen
-        from racecar.study.classification.report import page, write_results
+        from racecar.study.classification.report import page
 
         which = experiment_of(name)
         study, config = reopen(folder, which)
-        return partial(page, study, which, config), partial(write_results, study, which, config)
+        return page(study, which, config)
     raise StudyError(f"{folder} holds the study {name!r}, which this version cannot report")
 
 

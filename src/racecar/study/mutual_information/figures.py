@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
-from racecar.study.report.figures import math_title
+from racecar.study.report.models import math_title
 
 # The paper's colours: black for the first epoch, yellow for the last.
 EPOCHS = LinearSegmentedColormap.from_list("epochs", ["#000000", "#5b1a4a", "#c1443c", "#f59a23", "#ffe94a"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,41 +14,56 @@ from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.data import constant_predictor
 from racecar.study.mutual_information.experiment import runs_of
 from racecar.study.mutual_information.figures import Panel
-from racecar.study.report import Verdict
+from racecar.study.report import Outcome, Verdict
 from racecar.study.report.results import AccuracyResults, load_metrics
-from racecar.study.report.statistics import outcome, paired_difference
+from racecar.study.report.statistics import bounds, outcome, paired_difference, spread, summarise
 
 
 @dataclass(frozen=True)
-class MutualInformationResults(AccuracyResults):
-    """Everything the tables and figures of one study show.
+class MutualInformationResults(AccuracyResults[MutualInformationConfig]):
+    """Everything the tables and figures of one 12-bit study show."""
 
-    Attributes:
-        config: of the study.
-    """
-
-    config: MutualInformationConfig
+    accuracy_columns: ClassVar[Sequence[str]] = (
+        *("model", "mean ± sd", "95 % CI", "runs by seed", "paper, mean ± sd"),
+        "final I(X;L_6), bits",
+    )
 
     @classmethod
     def load(cls, study: Study, config: MutualInformationConfig) -> MutualInformationResults:
         """Read the finished runs of a configuration."""
         runs = runs_of(config)
-        return cls(runs, load_metrics(study, runs), paper.ACCURACY, config)
+        return cls(config, study.about(), runs, load_metrics(study, runs), paper.ACCURACY)
 
     def information(self, model: str, layer: int = -1) -> list[float]:
         """Final I(X;L) of a layer in bits, by seed."""
         return [m["history"][-1]["information"][layer][0] for m in self.of(model).values()]
 
     def panel(self, model: str) -> Panel | None:
-        """The plane of the median run by accuracy: one run, as in the paper, and no lucky one."""
-        runs = sorted((m["accuracy"], r) for r, m in self.metrics.items() if r.model == model)
-        if not runs:
+        """The plane of a model's median run by accuracy: one run, as in the paper, and no lucky one."""
+        run = self.median_run(model)
+        if run is None:
             return None
-        accuracy, run = runs[(len(runs) - 1) // 2]
-        history = self.metrics[run]["history"]
-        return Panel(
-            model, [p["epoch"] for p in history], np.array([p["information"] for p in history]), float(accuracy)
+        metrics = self.metrics[run]
+        epochs = [p["epoch"] for p in metrics["history"]]
+        information = np.array([p["information"] for p in metrics["history"]])
+        return Panel(model, epochs, information, float(metrics["accuracy"]))
+
+    def accuracy_record(self, model: str) -> dict[str, object]:
+        """A model's row of the accuracy tables, with the information that its output holds on the input."""
+        record = super().accuracy_record(model)
+        if self.of(model):
+            record["final I(X;L_6), bits"] = spread(summarise(self.information(model)))
+        return record
+
+    def constant_records(self) -> list[dict[str, object]]:
+        """Rows of the accuracy tables for the two constant answers."""
+        empty: dict[str, object] = dict.fromkeys(
+            [*self.accuracy_columns, *(f"seed {s}" for s in range(self.config.seeds))], ""
         )
+        return [
+            empty | {"model": f"always y = {y}", "mean ± sd": f"{constant_predictor(self.config.protocol, y):.4f}"}
+            for y in (0, 1)
+        ]
 
     def best_constant(self) -> float:
         """The better of the two constant answers on the test set."""
@@ -78,20 +95,18 @@ class MutualInformationResults(AccuracyResults):
             f"{stuck} of {len(values)} Std_AB runs give a constant answer ({constants[0]:.3f} or {constants[1]:.3f}); "
             f"accuracies {', '.join(f'{v:.3f}' for v in values)}"
         )
-        found = "reproduced" if stuck == len(values) else "not reproduced" if stuck == 0 else "undecided"
-        return Verdict(claim, where, found, evidence)  # type: ignore[arg-type]
+        said: Outcome = "reproduced" if stuck == len(values) else "not reproduced" if stuck == 0 else "undecided"
+        return Verdict(claim, where, said, evidence)
 
     def _more_information(self) -> Verdict:
-        claim, where = (
-            "After phase I the output layer of RR^6 holds more information on the input than Std's",
-            "Figure 2",
-        )
+        claim = "After phase I the output layer of RR^6 holds more information on the input than Std's"
+        where = "Figure 2"
         ours, other = self.information("RR^6_A"), self.information("Std_A")
         if not ours or len(ours) != len(other):
             return Verdict(claim, where, "not run", "RR^6_A or Std_A was not run")
-        found = paired_difference(ours, other)
+        gain = paired_difference(ours, other)
         evidence = (
-            f"I(X;L_6): {np.mean(ours):.2f} against {np.mean(other):.2f} bits, difference {found.mean:+.2f}, "
-            f"95 % CI [{found.low:+.2f}, {found.high:+.2f}], n = {found.n}"
+            f"I(X;L_6): {np.mean(ours):.2f} against {np.mean(other):.2f} bits, difference {gain.mean:+.2f}, "
+            f"{bounds(gain, 2, '+')}, n = {gain.n}"
         )
-        return Verdict(claim, where, outcome(found), evidence)
+        return Verdict(claim, where, outcome(gain), evidence)

@@ -1,6 +1,6 @@
-"""The report of the study: one self-contained HTML file."""
+"""The report of a study: one self-contained HTML file, and the same for a repository in Markdown."""
 
-from racecar.study.report.page import (
+from racecar.study.report.blocks import (
     Block,
     Cell,
     Column,
@@ -8,15 +8,14 @@ from racecar.study.report.page import (
     Figure,
     Group,
     KeyValues,
-    Outcome,
-    Page,
-    Section,
+    Only,
+    Remarks,
     Table,
     Text,
-    Verdict,
     Verdicts,
-    write,
 )
+from racecar.study.report.claims import Outcome, Verdict
+from racecar.study.report.page import Page, Provenance, Section, write, write_results
 
 __all__ = [
     "Block",
@@ -26,12 +25,16 @@ __all__ = [
     "Figure",
     "Group",
     "KeyValues",
+    "Only",
     "Outcome",
     "Page",
+    "Provenance",
+    "Remarks",
     "Section",
     "Table",
     "Text",
     "Verdict",
     "Verdicts",
     "write",
+    "write_results",
 ]

@@ -1,35 +1,54 @@
-"""What a study judges: claims of the paper and controls of its own, and the headings that models stand under."""
+"""What a study judges: claims of the paper and controls of its own, and what became of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Outcome = Literal["reproduced", "not reproduced", "undecided", "not run"]
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 CONTROL = "control, not in the paper"
-
-
-GROUPS = {
-    "Common start": ("A-start",),
-    "Phase I, task A": ("A",),
-    "Phase II, task A again": ("AA",),
-    "Phase II, transfer to task B": ("AB",),
-    "Task B from scratch": ("B",),
-    "A new last layer on frozen features, task B": ("AB-probe",),
-    "Task B with 1 % of its labels": ("AB-1pct", "B-1pct"),
-    "Task B with 10 % of its labels": ("AB-10pct", "B-10pct"),
-}
+CONTROLS_NOTE = f'Where it says "{CONTROL}", reproduced means that the statement holds here.'
+UNCORRECTED_NOTE = "Every interval is for one comparison, without a correction for their number."
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Words that hold if one model's accuracy is above another's.
+    """A statement that one model is better than another.
 
     Attributes:
-        words: the claim in one sentence.
+        statement: the claim in one sentence.
         where: its place in the paper, or :data:`CONTROL`.
         better, worse: models in the paper's naming.
     """
 
-    words: str
+    statement: str
     where: str
     better: str
     worse: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, where it is made, and what became of it.
+
+    Args:
+        claim: The claim in one sentence.
+        where: Its place, such as "Section 4".
+        outcome: "reproduced", "not reproduced", "undecided" or "not run".
+        evidence: The numbers that decide it, or why they are missing.
+
+    Raises:
+        ValueError: The outcome is none of these.
+    """
+
+    claim: str
+    where: str
+    outcome: Outcome
+    evidence: str
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            allowed = ", ".join(map(repr, OUTCOMES))
+            raise ValueError(f"unknown outcome {self.outcome!r} of {self.claim!r}; allowed: {allowed}")

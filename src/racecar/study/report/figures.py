@@ -1,4 +1,4 @@
-"""Drawing that every study shares: colours of the variants, formulas for models, accuracy bars, SVG and PNG."""
+"""Drawing that every study shares: bars of accuracy, and a figure as SVG, PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from racecar.study.core.methods import named
+from racecar.study.report.models import PAPER, color_of, math_title
 
-PAPER = "#b03060"
-_WAYS = {"1pct": "1 %", "10pct": "10 %"}
 _PER_ROW = 22  # bars
 
 
@@ -30,27 +28,13 @@ class Bar:
 
     Attributes:
         model: e.g. ``"RR^6_A"``.
-        family: of its method, which has the colour.
         ours: this study's runs; none: an empty place that says "not run".
         theirs: the paper's runs.
     """
 
     model: str
-    family: str
     ours: Sequence[float]
     theirs: Sequence[float] = ()
-
-
-def math_title(model: str) -> str:
-    """``RR^6_AB`` or ``RR^6`` as a formula for matplotlib; a way (``AB-probe``) follows it as words."""
-    name, _, phase = model.partition("_")
-    name, _, savings = name.partition("-")
-    base, _, depth = name.partition("^")
-    path, _, way = phase.partition("-")
-    power = f"^{{{depth}}}" if depth else ""
-    subscript = f"_{{{path}}}" if path else ""
-    words = [w for w in (savings.replace("-", ", "), _WAYS.get(way, way)) if w]
-    return " ".join([rf"$\mathrm{{{base}}}{power}{subscript}$", *words])
 
 
 def accuracies(groups: Mapping[str, Sequence[Bar]], constant: float | None = None) -> Figure:
@@ -84,8 +68,8 @@ def accuracies(groups: Mapping[str, Sequence[Bar]], constant: float | None = Non
     if any(len(b.theirs) for bars in groups.values() for b in bars):
         handles = [Line2D([], [], marker="D", linestyle="", color=PAPER, label="paper, mean ± sd")]
     if constant is not None:
-        words = f"best constant answer, {constant:.3f}"
-        handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1, label=words))
+        label = f"best constant answer, {constant:.3f}"
+        handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1, label=label))
     if handles:
         figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
@@ -96,7 +80,7 @@ def _bars(axis: Axes, bars: Sequence[Bar], constant: float | None) -> None:
     for i, bar in enumerate(bars):
         if len(bar.ours):
             mean, sd = float(np.mean(bar.ours)), float(np.std(bar.ours, ddof=1)) if len(bar.ours) > 1 else 0.0
-            axis.bar(i, mean, 0.62, color=named(bar.family).color, yerr=sd, capsize=3, ecolor="#444444", zorder=2)
+            axis.bar(i, mean, 0.62, color=color_of(bar.model), yerr=sd, capsize=3, ecolor="#444444", zorder=2)
             offsets = np.linspace(-0.18, 0.18, len(bar.ours)) if len(bar.ours) > 1 else np.zeros(1)
             axis.scatter(i + offsets, bar.ours, s=12, color="white", edgecolors="black", linewidths=0.7, zorder=3)
         else:
@@ -118,7 +102,7 @@ def _bars(axis: Axes, bars: Sequence[Bar], constant: float | None) -> None:
 
 
 def lowest(values: Sequence[float]) -> float:
-    """Where an axis of accuracies may start: 0, or below them all if they lie close together and high."""
+    """Where an axis may start that shows these accuracies: 0, or below them all if they lie close and high."""
     if not values or min(values) < 0.5 or max(values) - min(values) > 0.4:
         return 0.0
     span = max(max(values) - min(values), 0.01)
@@ -127,7 +111,7 @@ def lowest(values: Sequence[float]) -> float:
 
 
 def svg(figure: Figure) -> str:
-    """For the report: text, scales to any width."""
+    """A figure as an SVG document, which scales to any width; closes the figure."""
     buffer = io.StringIO()
     # A fixed salt and no date: the same data gives the same file.
     with plt.rc_context({"svg.hashsalt": "racecar"}):
@@ -137,20 +121,24 @@ def svg(figure: Figure) -> str:
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """For the repository, in 256 colours: a thirtieth of the SVG's size."""
-    buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    plt.close(figure)
-    with Image.open(buffer) as picture:
-        picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    return small.getvalue()
+    """A figure as PNG in 256 colours, a thirtieth of the SVG's size; closes the figure."""
+    return _saved(_pixels(figure, dpi).quantize(256, dither=Image.Dither.NONE), "png")
 
 
 def jpeg(figure: Figure, dpi: int = 110) -> bytes:
-    """For the repository, where most of a figure is photographs."""
-    buffer, small = io.BytesIO(), io.BytesIO()
+    """A figure as JPEG, for one that is photographs for the most part; closes the figure."""
+    return _saved(_pixels(figure, dpi), "jpeg", quality=88)
+
+
+def _pixels(figure: Figure, dpi: int) -> Image.Image:
+    buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     plt.close(figure)
     with Image.open(buffer) as picture:
-        picture.convert("RGB").save(small, "jpeg", quality=88, optimize=True)
-    return small.getvalue()
+        return picture.convert("RGB")
+
+
+def _saved(picture: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, optimize=True, **options)
+    return buffer.getvalue()

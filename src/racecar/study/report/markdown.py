@@ -6,30 +6,35 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from racecar.study.report.page import Verdict
+from racecar.study.report.escaping import markdown_cell
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A table's lines."""
-    lines = [list(header), ["---"] * len(header), *rows]
-    return ["| " + " | ".join(str(c).replace("|", "\\|").replace("\n", " ") for c in line) + " |" for line in lines]
+def markdown(header: Sequence[object], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table; every cell is shown as it is written.
 
-
-def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """Verdicts as a Markdown table."""
-    header = ["claim of the paper", "where", "verdict", "evidence"]
-    return markdown(header, [[v.claim, v.where, v.outcome, v.evidence] for v in verdicts])
+    Args:
+        header: titles of the columns.
+        rows: as many cells each.
+    """
+    body = [[markdown_cell(cell) for cell in row] for row in (header, *rows)]
+    lines = [body[0], ["---"] * len(header), *body[1:]]
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def file_stem(name: str, setting: str) -> str:
-    """``cifar-strong-small`` of "strong recipe, small preset"; the paper's recipe goes without saying."""
-    found = {kind: word for word, kind in re.findall(r"(\w+) (recipe|preset)", setting)}
-    recipe = "" if found.get("recipe", "paper") == "paper" else found["recipe"]
-    return "-".join(part for part in (name, recipe, found.get("preset", "")) if part)
+    """The name of a study's results file: ``cifar-strong-small`` of "strong recipe, small preset".
+
+    Args:
+        name: of the study.
+        setting: what it was run as; the paper's recipe goes without saying.
+    """
+    chosen = {kind: word for word, kind in re.findall(r"(\w+) (recipe|preset)", setting)}
+    recipe = "" if chosen.get("recipe", "paper") == "paper" else chosen["recipe"]
+    return "-".join(part for part in (name, recipe, chosen.get("preset", "")) if part)
 
 
 def portable(command: str) -> str:
-    """The command without the machine's folders: what follows --data, --out and such options in capitals."""
+    """A command without the machine's folders: what follows --data, --out and such options in capitals."""
     try:
         words = shlex.split(command)
     except ValueError:

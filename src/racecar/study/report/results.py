@@ -1,126 +1,288 @@
-"""From finished runs to numbers and table rows: what the results of every study share."""
+"""The finished runs of a study, and what every study asks of them: numbers by model and seed, verdicts, records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from racecar.study.core.folder import Study
+from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant
-from racecar.study.report import Cell, Column, Group, Verdict
-from racecar.study.report.claims import GROUPS
+from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
+from racecar.study.report.claims import Verdict
+from racecar.study.report.models import model_cell
+from racecar.study.report.page import Provenance
 from racecar.study.report.statistics import Summary, bounds, interval, outcome, paired_difference, spread, summarise
+
+GROUPS = {
+    "Common start": ("A-start",),
+    "Phase I, task A": ("A",),
+    "Phase II, task A again": ("AA",),
+    "Phase II, transfer to task B": ("AB",),
+    "Task B from scratch": ("B",),
+    "A new last layer on frozen features, task B": ("AB-probe",),
+    "Task B with 1 % of its labels": ("AB-1pct", "B-1pct"),
+    "Task B with 10 % of its labels": ("AB-10pct", "B-10pct"),
+}
+
+
+class Config(Protocol):
+    """A study's configuration (a frozen dataclass), as far as its results need it."""
+
+    @property
+    def variants(self) -> list[str]:
+        """Names, see :class:`racecar.study.core.variants.Variant`."""
+
+    @property
+    def seeds(self) -> int:
+        """How many, counted from 0."""
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 @dataclass(frozen=True)
-class AccuracyResults:
-    """Numbers of one study.
+class Results(Generic[AnyConfig]):
+    """The runs of one study.
 
     Attributes:
-        runs: of the configuration.
+        config: of the study.
+        about: the content of study.json.
+        runs: of the configuration, in its order of phases and variants.
         metrics: per finished run, the content of its run.json.
-        paper: per model, the accuracies of the paper's runs.
     """
 
-    digits: ClassVar[int] = 3
+    median_of: ClassVar[str] = "accuracy"  # the number that decides which run of a model is shown
+    source: ClassVar[str] = "Task {}: {}."
+    unknown_source: ClassVar[str] = "Origin of the data not recorded."
 
+    config: AnyConfig
+    about: Mapping[str, Any]
     runs: Sequence[Run]
     metrics: Mapping[Run, Mapping[str, Any]]
-    paper: Mapping[str, Sequence[float]]
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Variants of the configuration, each once."""
+        return list(dict.fromkeys(Variant.parse(v) for v in self.config.variants))
 
     @property
     def models(self) -> list[str]:
-        """Models of the configuration in the paper's naming, in its order of variants and phases."""
+        """Models to show, in the paper's naming."""
         return list(dict.fromkeys(r.model for r in self.runs))
 
     @property
-    def groups(self) -> dict[str, list[str]]:
-        """Models by heading, headings without models left out."""
-        found = {h: [m for p in phases for m in self.models if m.endswith(f"_{p}")] for h, phases in GROUPS.items()}
-        return {heading: models for heading, models in found.items() if models}
+    def paper_headline(self) -> str:
+        """The label of the paper's deepest racecar variant in this study."""
+        return "RR^6"
+
+    @property
+    def headline(self) -> str:
+        """The label of the deepest racecar variant, the exact one; the paper's where the configuration has none."""
+        racecars = [v.method for v in self.variants if isinstance(v.method, RR)]
+        by_depth = sorted(racecars, key=lambda m: (not m.savings, m.depth, not m.shared))
+        return by_depth[-1].label if by_depth else self.paper_headline
+
+    @property
+    def decoder(self) -> str:
+        """The label of the deepest untied decoder; the one beside :attr:`headline` where there is none."""
+        decoders = [v.method for v in self.variants if v.method.untied]
+        deepest = max(decoders, key=lambda m: m.depth, default=None)
+        return deepest.label if deepest is not None else f"Dec^{self.headline.partition('^')[2]}"
+
+    # --- queries ------------------------------------------------------------------------------------------------------
 
     def of(self, model: str) -> dict[int, Mapping[str, Any]]:
         """Metrics of a model's finished runs by seed, in order."""
         return {r.seed: m for r, m in sorted(self.metrics.items(), key=lambda item: item[0]) if r.model == model}
 
+    def values(self, model: str, name: str) -> list[float]:
+        """One number of every finished run of a model, by seed; ``"regeneration.error"`` for one within another.
+
+        Runs that have no such number are left out.
+        """
+        numbers = (number_of(metrics, name) for metrics in self.of(model).values())
+        return [number for number in numbers if number is not None]
+
+    def paired(self, a: str, b: str, name: str) -> tuple[list[float], list[float]]:
+        """One number of two models, over the seeds for which both have it."""
+        first, second = ({s: number_of(m, name) for s, m in self.of(model).items()} for model in (a, b))
+        pairs = [(x, second.get(seed)) for seed, x in first.items()]
+        both = [(x, y) for x, y in pairs if x is not None and y is not None]
+        return [x for x, _ in both], [y for _, y in both]
+
+    def median_run(self, model: str) -> Run | None:
+        """The finished run of a model with the (lower) median of :attr:`median_of`: one run, and no lucky one."""
+        runs = sorted((m[self.median_of], r) for r, m in self.metrics.items() if r.model == model)
+        return runs[(len(runs) - 1) // 2][1] if runs else None
+
+    @property
+    def diverged(self) -> dict[Run, str]:
+        """Messages of the runs that ended early because a loss was no finite number."""
+        return {r: str(m["diverged"]) for r, m in sorted(self.metrics.items(), key=lambda i: i[0]) if m.get("diverged")}
+
+    # --- in sentences -------------------------------------------------------------------------------------------------
+
+    @property
+    def sources(self) -> str:
+        """Where the data comes from, for every table."""
+        given = self.about.get("sources", {})
+        return " ".join(self.source.format(name, text) for name, text in given.items()) or self.unknown_source
+
+    @property
+    def setting(self) -> str:
+        """What the study was run as, such as "paper recipe, small preset"."""
+        return str(self.about.get("setting", ""))
+
+    @property
+    def all_seeds(self) -> str:
+        """How many seeds, in a sentence."""
+        return f"n = {self.config.seeds} seeds (0 to {self.config.seeds - 1})."
+
+    def provenance(self, sources: str, made: str, seeds: str) -> Provenance:
+        """Where the numbers come from.
+
+        Args:
+            sources: the data, in sentences.
+            made: what a finished run is, such as "networks".
+            seeds: which seeds, in a sentence.
+        """
+        config: dict[str, Any] = asdict(self.config)  # type: ignore[call-overload]
+        return Provenance(self.about, config, sources, f"{len(self.metrics)} {made}", seeds)
+
+    def missing(self, *models: str) -> str:
+        """What a verdict on these models waits for."""
+        absent = [m for m in models if not self.of(m)]
+        return f"{' and '.join(absent)} not run" if absent else f"no seed has all of {', '.join(models)}"
+
+    def unfinished(self) -> list[str]:
+        """A sentence for every number of finished seeds that is too low, with the models that have so many."""
+        wanted = self.config.seeds
+        planned = list(dict.fromkeys(r.model for r in self.runs))
+        counts = {count: [m for m in planned if len(self.of(m)) == count] for count in range(wanted)}
+        return [f"{', '.join(m)}: {count} of {wanted} seeds finished." for count, m in counts.items() if m]
+
+    def not_judged(self) -> list[str]:
+        """A sentence for every verdict that waits for runs."""
+        return [f"Not judged: {v.claim} ({v.evidence})." for v in self.verdicts() if v.outcome == "not run"]
+
+    def verdicts(self) -> list[Verdict]:
+        """The paper's claims, then controls that it does not have."""
+        return []
+
+
+def number_of(metrics: Mapping[str, Any], name: str) -> float | None:
+    """A number of a run by its name, with a dot for one within another; None where the run has none."""
+    value: Any = metrics
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)
+
+
+def load_metrics(study: Study, runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
+    """The content of run.json of those runs that are finished."""
+    contents = {r: study.metrics(r) for r in runs}
+    return {r: m for r, m in contents.items() if m is not None}
+
+
+# --- accuracies beside the paper's ------------------------------------------------------------------------------------
+
+_PAPER = "paper, mean ± sd"
+
+
+@dataclass(frozen=True)
+class AccuracyResults(Results[AnyConfig]):
+    """The runs of a study that is judged by test accuracy.
+
+    Attributes:
+        paper: per model, the accuracies of the paper's runs.
+    """
+
+    digits: ClassVar[int] = 3
+    accuracy_columns: ClassVar[Sequence[str]] = ("model", "n", "mean ± sd", "95 % CI", "runs by seed", _PAPER)
+
+    paper: Mapping[str, Sequence[float]]
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Models under the headings of :data:`GROUPS`; headings without models are left out."""
+        models = {h: [m for p in phases for m in self.models if m.endswith(f"_{p}")] for h, phases in GROUPS.items()}
+        return {heading: named for heading, named in models.items() if named}
+
     def accuracies(self, model: str) -> list[float]:
-        """Test accuracy at the last epoch, by seed."""
-        return [float(m["accuracy"]) for m in self.of(model).values()]
+        """Test accuracy of a model at the last epoch, by seed."""
+        return self.values(model, "accuracy")
 
     def summary(self, model: str) -> Summary:
         """n, mean, deviation and interval of a model's accuracy."""
         return summarise(self.accuracies(model))
 
     def paper_summary(self, model: str) -> Summary | None:
-        """The same of the paper's runs."""
+        """n, mean, deviation and interval of the paper's runs of a model; None where it has none."""
         return summarise(self.paper[model]) if model in self.paper else None
 
     def difference(self, a: str, b: str) -> Summary:
-        """Paired by seed: accuracy of ``a`` minus that of ``b``."""
-        ours, other = self.of(a), self.of(b)
-        seeds = sorted(ours.keys() & other.keys())
-        return paired_difference([ours[s]["accuracy"] for s in seeds], [other[s]["accuracy"] for s in seeds])
+        """Accuracy of model ``a`` minus that of ``b``, paired by seed."""
+        return paired_difference(*self.paired(a, b, "accuracy"))
 
     def gap(self, claim: str, where: str, better: str, worse: str) -> Verdict:
-        """What the paired difference says of a claim that one model is better than another."""
-        found, d = self.difference(better, worse), self.digits
-        if found.n == 0:
+        """What the paired difference of accuracies says of a claim that one model is better than another."""
+        gain, d = self.difference(better, worse), self.digits
+        if gain.n == 0:
             return Verdict(claim, where, "not run", self.missing(better, worse))
-        evidence = f"{better} − {worse} = {found.mean:+.{d}f}, paired by seed, {bounds(found, d, '+')}, n = {found.n}"
+        evidence = f"{better} − {worse} = {gain.mean:+.{d}f}, paired by seed, {bounds(gain, d, '+')}, n = {gain.n}"
         theirs = [self.paper_summary(m) for m in (better, worse)]
         if theirs[0] is not None and theirs[1] is not None:
             evidence += f"; the paper has {theirs[0].mean - theirs[1].mean:+.{d}f}"
-        return Verdict(claim, where, outcome(found), evidence)
+        return Verdict(claim, where, outcome(gain), evidence)
 
-    def missing(self, *models: str) -> str:
-        """Words on what a verdict waits for."""
-        absent = [m for m in models if not self.of(m)]
-        return f"{' and '.join(absent)} not run" if absent else f"no seed has all of {', '.join(models)}"
+    # --- the accuracy table, on the page and in the results file ------------------------------------------------------
 
-    # --- table rows ---------------------------------------------------------------------------------------------------
+    def accuracy_record(self, model: str) -> dict[str, object]:
+        """A model's row of the accuracy tables, by their columns; what was not run is left out."""
+        runs, ours = self.of(model), self.summary(model)
+        record: dict[str, object] = {"model": model_cell(model), _PAPER: spread(self.paper_summary(model), self.digits)}
+        if not runs:
+            return record
+        marks = {seed: "diverged" if m.get("diverged") else "" for seed, m in runs.items()}
+        in_a_line = [
+            f"{m['accuracy']:.{self.digits}f}" + (f" ({marks[seed]})" if marks[seed] else "")
+            for seed, m in runs.items()
+        ]
+        return record | {
+            "n": ours.n,
+            "mean ± sd": Cell(spread(ours, self.digits), emphasis=True, bar=ours.mean),
+            "95 % CI": interval(ours, self.digits),
+            "runs by seed": " ".join(in_a_line),
+            **{f"seed {seed}": Cell(m["accuracy"], detail=marks[seed]) for seed, m in runs.items()},
+        }
 
-    def accuracy_columns(self, seeds: int) -> list[Column]:
-        """Of the accuracy table."""
-        return [
+    def accuracy_tables(
+        self, caption: str, note: str, more: Mapping[str, Sequence[Mapping[str, object]]] | None = None
+    ) -> list[Block]:
+        """The accuracy table: on the page a column for every seed, in the results file a cell for all of them.
+
+        On the page the models stand under the headings of :data:`GROUPS`.
+
+        Args:
+            caption: of the table.
+            note: below it.
+            more: records of further rows by their heading.
+        """
+        more = more or {}
+        by_seed = [
             Column("model"),
             Column("mean ± sd", numeric=True),
             Column("95 % CI", numeric=True),
-            *(Column(f"seed {s}", numeric=True, digits=self.digits) for s in range(seeds)),
-            Column("paper, mean ± sd", numeric=True),
+            *(Column(f"seed {s}", numeric=True, digits=self.digits) for s in range(self.config.seeds)),
+            Column(_PAPER, numeric=True),
         ]
-
-    def accuracy_rows(self, seeds: int) -> list[Group | Sequence[object]]:
-        """Every model's runs under the headings of :data:`GROUPS`."""
-        rows: list[Group | Sequence[object]] = []
-        for heading, models in self.groups.items():
-            rows += [Group(heading), *(self._accuracy_row(m, seeds) for m in models)]
-        return rows
-
-    def _accuracy_row(self, model: str, seeds: int) -> Sequence[object]:
-        runs, ours = self.of(model), self.summary(model)
-        cells: list[object] = [
-            Cell(runs[s]["accuracy"], detail="diverged" if runs[s].get("diverged") else "") if s in runs else None
-            for s in range(seeds)
+        records = {model: self.accuracy_record(model) for model in self.models}
+        groups = {heading: [records[m] for m in models] for heading, models in self.groups.items()} | dict(more)
+        page = [row for heading, rows in groups.items() for row in (Group(heading), *rows)]
+        results = [*records.values(), *(row for rows in more.values() for row in rows)]
+        return [
+            Only("page", Table.of(page, by_seed, caption, note)),
+            Only("results", Table.of(results, self.accuracy_columns, caption, note)),
         ]
-        theirs = spread(self.paper_summary(model), self.digits)
-        if not runs:
-            return [model_cell(model), None, None, *cells, theirs]
-        mean = Cell(spread(ours, self.digits), emphasis=True, bar=ours.mean)
-        return [model_cell(model), mean, interval(ours, self.digits), *cells, theirs]
-
-
-def load_metrics(study: Study, runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
-    """The metrics of those runs that are finished."""
-    found = {r: study.metrics(r) for r in runs}
-    return {r: m for r, m in found.items() if m is not None}
-
-
-def variant_of(model: str) -> Variant:
-    """The variant of a model's name, e.g. of ``"RR^6_AB"``."""
-    return Variant.parse(model.partition("_")[0])
-
-
-def model_cell(model: str) -> Cell:
-    """A model's name with its colour."""
-    return Cell(model, variant=variant_of(model).method.shade)

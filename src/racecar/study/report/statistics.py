@@ -1,4 +1,4 @@
-"""What the tables report of several runs: n, mean, standard deviation, confidence interval, paired differences."""
+"""What tables and verdicts say of several runs: n, mean, deviation, confidence interval, paired differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from racecar.study.report.page import Outcome
+from racecar.study.report.claims import Outcome
+
+_ONE_RUN = "one run has no CI"
 
 
 @dataclass(frozen=True)
@@ -53,26 +55,70 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Summary:
     return summarise([x - y for x, y in zip(a, b, strict=True)])
 
 
+def paired_log_ratio(a: Sequence[float], b: Sequence[float]) -> Summary:
+    """Summary of log(a_i / b_i) over the seeds both have: for what spans orders of magnitude.
+
+    Raises:
+        ValueError: different lengths.
+    """
+    return paired_difference(*(np.log(np.maximum(values, 1e-12)).tolist() for values in (a, b)))
+
+
 def outcome(difference: Summary) -> Outcome:
     """What an interval says of a claim that the difference is positive; NaN for a single run decides nothing."""
     return "reproduced" if difference.low > 0 else "not reproduced" if difference.high < 0 else "undecided"
 
 
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
 def spread(summary: Summary | None, digits: int = 3) -> str:
-    """``mean ± sd``; a dash for nothing."""
+    """``mean ± sd`` with so many decimals; a dash for no run."""
     if summary is None or not summary.n:
         return "—"
     deviation = "" if math.isnan(summary.sd) else f" ± {summary.sd:.{digits}f}"
     return f"{summary.mean:.{digits}f}{deviation}"
 
 
+def spread_at_scale(summary: Summary, figures: int = 3) -> str:
+    """``mean ± sd`` with so many significant figures of the mean and two of the deviation, whatever their size."""
+    return f"{summary.mean:.{figures}g}" + (f" ± {summary.sd:.2g}" if summary.n > 1 else "")
+
+
 def interval(summary: Summary, digits: int = 3) -> str:
-    """``low – high``, or that one run has none."""
+    """The confidence interval for a table, ``low – high``; for one run that there is only one."""
     return f"{summary.low:.{digits}f} – {summary.high:.{digits}f}" if summary.n > 1 else f"n = {summary.n}"
 
 
 def bounds(summary: Summary, digits: int = 3, sign: str = "") -> str:
-    """The same in a sentence."""
+    """The confidence interval for a sentence, ``95 % CI [low, high]``, or that one run has none."""
     if summary.n < 2:
-        return "one run has no CI"
+        return _ONE_RUN
     return f"95 % CI [{summary.low:{sign}.{digits}f}, {summary.high:{sign}.{digits}f}]"
+
+
+def factor(log: float) -> str:
+    """The number whose logarithm is given, as a factor: ``×3``."""
+    return f"×{math.exp(log):.3g}" if log < 300 else "overflow"
+
+
+def factor_bounds(logs: Summary) -> str:
+    """The confidence interval of logarithms for a sentence, as factors."""
+    return f"95 % CI [{factor(logs.low)}, {factor(logs.high)}]" if logs.n > 1 else _ONE_RUN
+
+
+def compact(value: float) -> str:
+    """A number with three significant figures at any size; what overflowed says so."""
+    return "overflow" if not math.isfinite(value) or abs(value) >= 1e29 else f"{value:.3g}"
+
+
+def compact_spread(summary: Summary) -> str | None:
+    """``mean ± sd`` by :func:`compact`; None for no run."""
+    if not summary.n:
+        return None
+    return compact(summary.mean) + (f" ± {compact(summary.sd)}" if summary.n > 1 else "")
+
+
+def compact_bounds(summary: Summary) -> str:
+    """The confidence interval for a sentence by :func:`compact`."""
+    return f"95 % CI [{compact(summary.low)}, {compact(summary.high)}]" if summary.n > 1 else _ONE_RUN

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from racecar.study.report.figures import PAPER, math_title
-from racecar.study.report.results import variant_of
+from racecar.study.report.models import PAPER, color_of, math_title, variant_of
 from racecar.study.smoke import paper
 from racecar.study.smoke.results import SmokeResults
 
@@ -26,9 +25,9 @@ _PANELS = {
 }
 
 
-def color_of(model: str) -> str:
+def _color(model: str) -> str:
     """The variant's; from scratch as in Figure 18."""
-    return SCRATCH if "_B" in model else variant_of(model).method.color
+    return SCRATCH if "_B" in model else color_of(model)
 
 
 def strips(rows: Mapping[str, Tensor], count: int = 10) -> Figure:
@@ -125,7 +124,7 @@ def _bars(axis: Axes, models: Mapping[str, Sequence[tuple[float, bool]]], consta
             place = axis.get_xaxis_transform()
             axis.text(i, 0.04, "not run", rotation=90, ha="center", fontsize=8, color="#777777", transform=place)
             continue
-        axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=color_of(model), zorder=2)
+        axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=_color(model), zorder=2)
         offsets = np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else np.zeros(1)
         for x, (value, collapsed) in zip(i + offsets, runs, strict=True):
             if collapsed:
@@ -148,10 +147,10 @@ def curves_a(results: SmokeResults) -> Figure:
     """Phase I against steps: PSNR of the super-resolution, its L2, error of the regenerated low resolution."""
     figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.5), layout="constrained")
     names = {"psnr": "PSNR, dB", "l2": "L2", "regeneration_error": "error of the regenerated input"}
-    for axis, (name, words) in zip(axes, names.items(), strict=True):
+    for axis, (name, label) in zip(axes, names.items(), strict=True):
         for model in results.of_task("A"):
             _curve(axis, model, [m["history"] for m in results.of(model).values()], name)
-        axis.set_ylabel(words)
+        axis.set_ylabel(label)
         if name != "psnr":
             axis.set_yscale("log")
         if name == "regeneration_error":
@@ -181,13 +180,13 @@ def curves_b(results: SmokeResults) -> Figure:
 
 
 def _curve(axis: Axes, model: str, histories: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
-    color, style = color_of(model), variant_of(model).method.line
+    color, style = _color(model), variant_of(model).method.line
     for history in histories:
         axis.plot([p["step"] for p in history], [p[name] for p in history], color=color, linewidth=0.6, alpha=0.5)
     steps = sorted(set.intersection(*({p["step"] for p in h} for h in histories))) if histories else []
     if steps:
-        found = [[next(p[name] for p in h if p["step"] == s) for h in histories] for s in steps]
-        axis.plot(steps, np.median(found, 1), style, color=color, linewidth=2, label=math_title(model))
+        values = [[next(p[name] for p in h if p["step"] == s) for h in histories] for s in steps]
+        axis.plot(steps, np.median(values, 1), style, color=color, linewidth=2, label=math_title(model))
     axis.set_xlabel("step")
     axis.grid(color="#e4e4e4", linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
@@ -205,7 +204,7 @@ def _show(axis: Axes, picture: Tensor, colors: str = "gray", top: float = 1.0) -
 
 
 def _grid(lines: Sequence[tuple[str, Sequence[tuple[Tensor | None, str, float, str]]]]) -> Figure:
-    """Rows of (picture, colours, highest value, words), each with its title on the left."""
+    """Rows of (picture, colours, highest value, label), each with its title on the left."""
     columns = len(lines[0][1])
     first = next(p for p, *_ in lines[0][1] if p is not None)
     aspect = first.shape[-2] / first.shape[-1]
@@ -215,13 +214,13 @@ def _grid(lines: Sequence[tuple[str, Sequence[tuple[Tensor | None, str, float, s
         len(lines), columns, figsize=(margin + wide * columns, wide * aspect * len(lines) + 0.1), squeeze=False
     )
     for line, (title, cells) in zip(axes, lines, strict=True):
-        for axis, (picture, colors, top, words) in zip(line, cells, strict=True):
+        for axis, (picture, colors, top, label) in zip(line, cells, strict=True):
             if picture is None:
                 axis.set_axis_off()
                 continue
             _show(axis, picture, colors, top)
-            if words:
-                axis.text(0.03, 0.97, words, color="white", fontsize=7, va="top", transform=axis.transAxes)
+            if label:
+                axis.text(0.03, 0.97, label, color="white", fontsize=7, va="top", transform=axis.transAxes)
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     width = figure.get_size_inches()[0]
     figure.subplots_adjust(left=margin / width, right=0.998, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04)

@@ -1,9 +1,9 @@
-"""The page of the stylization study, and the same for a repository: contact sheets of Figures 10 to 13, numbers."""
+"""The report of the stylization study: contact sheets of Figures 10 to 13, what they show in numbers, verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,20 +11,17 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from torch import Tensor
 
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import write_bytes, write_text
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import Run
-from racecar.study.report import Block, Column, Command, Figure, KeyValues, Page, Section, Table, Text, Verdicts
-from racecar.study.report.claims import CONTROL
-from racecar.study.report.figures import jpeg, math_title, svg
-from racecar.study.report.markdown import file_stem, markdown, portable, verdict_lines
+from racecar.study.report import Block, Column, Figure, Only, Page, Remarks, Section, Table, Text, Verdicts
+from racecar.study.report.claims import CONTROLS_NOTE, UNCORRECTED_NOTE
+from racecar.study.report.markdown import file_stem
+from racecar.study.report.models import math_title
 from racecar.study.stylize import experiment
 from racecar.study.stylize.comparisons import COMPARISONS, pairs
 from racecar.study.stylize.experiment import StylizeConfig
 from racecar.study.stylize.pictures import read_picture
-from racecar.study.stylize.results import StylizeResults, pictures_of
+from racecar.study.stylize.results import StylizeResults
 
-TITLE = "Stylization: what VGG's features see"
 _CAPTIONS = {
     "shapes": "**Figure 11**: two shapes in the same colours, L_style alone, from the content picture.",
     "building": "**Figure 10, left**: buildings in the style of a Van Gogh.",
@@ -43,110 +40,51 @@ _NOTE = (
 def page(study: Study, config: StylizeConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
     results = StylizeResults.load(study, config)
-    about = results.about
-    setting = f" ({about['setting']})" if about.get("setting") else ""
-    sheets: list[Block] = []
-    for comparison, figure in _sheets(study, results).items():
-        sheets.append(Figure(svg(figure), _CAPTIONS[comparison], f"Contact sheet: {comparison}"))
-    columns = [Column(t, numeric=i > 1) for i, t in enumerate(_header(results))]
+    provenance = results.provenance(results.sources, "runs", results.all_seeds)
     return Page(
-        f"{TITLE}{setting}",
-        f"{results.sources} {len(results.metrics)} runs in {about['seconds']:.0f} s.",
+        "Stylization: what VGG's features see",
+        f"{results.sources} {provenance.amount} in {results.about['seconds']:.0f} s.",
         [
-            Section("Pictures", sheets or [Text("No run is finished.")]),
-            Section("Numbers", [Table(columns, results.rows(), "What the pictures show, in numbers.", _note(results))]),
-            Section("What was not run", [Text("\n\n".join(results.not_run()))]),
-            Section(
-                "How it was run",
-                [
-                    Command(about["command"]),
-                    KeyValues(asdict(config), "Configuration", open=True),
-                    KeyValues(about["environment"], "Environment"),
-                ],
-            ),
+            Section("Pictures", _sheets(study, results) or [Only("page", Text("No run is finished."))]),
+            Section("Numbers", [_numbers(results)]),
+            Section("Not run", [Remarks(results.not_run())]),
         ],
-        summary_blocks=[
-            Verdicts(results.verdicts()),
-            Text(
-                f"Where it says **{CONTROL}**, the claim is this study's question; **reproduced** means that it holds. "
-                "Every interval is for one comparison, without a correction for their number."
-            ),
-        ],
-        command=about["command"],
+        summary_blocks=[Verdicts(results.verdicts()), Text(f"{CONTROLS_NOTE} {UNCORRECTED_NOTE}")],
+        command=provenance.command,
+        setting=results.setting,
+        provenance=provenance,
+        name=file_stem(experiment.NAME, results.setting),
     )
 
 
-def write_results(study: Study, config: StylizeConfig, folder: Path) -> list[Path]:
-    """The numbers as Markdown and the contact sheets as JPEG, with command, hardware and versions."""
-    results = StylizeResults.load(study, config)
-    about = results.about
-    environment, setting = about["environment"], str(about.get("setting", ""))
-    accelerator = environment.get("accelerator", "none")
-    hardware = environment["processor"] + (f", {accelerator}" if accelerator != "none" else "")
-    stem = file_stem(experiment.NAME, setting)
-    lines = [
-        f"# {TITLE}{f', {setting}' if setting else ''}",
-        "",
-        f"`{portable(about['command'])}`",
-        "",
-        f"{results.sources} {hardware}, torch {environment['torch']}, Python {environment['python']}, revision "
-        f"{', '.join(about.get('revisions') or [environment['revision']])}; {len(results.metrics)} runs in "
-        f"{about['seconds']:.0f} s. n = {config.seeds} seeds (0 to {config.seeds - 1}).",
-        "",
-        "## Verdicts",
-        "",
-        *verdict_lines(results.verdicts()),
-        "",
-        f'Where it says "{CONTROL}", reproduced means that the statement holds here. Every interval is for one '
-        "comparison, without a correction for their number.",
-        "",
-        "## Numbers",
-        "",
-        *markdown(_header(results), results.rows()),
-        "",
-        _note(results),
-        "",
-        "## Not run",
-        "",
-        *(f"- {m}" for m in results.not_run()),
-        "",
-        "## Pictures",
-        "",
-    ]
-    written = [folder / f"{stem}.md"]
-    for comparison, figure in _sheets(study, results).items():
-        path = folder / f"{stem}-{comparison}.jpg"
-        write_bytes(path, jpeg(figure, 100))
-        written.append(path)
-        lines += [_CAPTIONS[comparison], "", f"![{comparison}]({path.name})", ""]
-    write_text(written[0], "\n".join(lines).rstrip() + "\n")
-    return written
-
-
-def _header(results: StylizeResults) -> list[str]:
-    rr = results.headline.label
-    return ["comparison", "number", *(v.label for v in results.variants), f"{rr} against Std, 95 % CI"]
-
-
-def _note(results: StylizeResults) -> str:
+def _numbers(results: StylizeResults) -> Table:
+    titles = ["comparison", "number", *(v.label for v in results.variants), f"{results.headline} against Std, 95 % CI"]
+    columns = [Column(title, numeric=i > 1) for i, title in enumerate(titles)]
     judge = f" Judge: {results.about['judge']}." if results.about.get("judge") else ""
-    return f"{_NOTE}{judge} {results.sources}"
+    note = f"{_NOTE}{judge} {results.sources}"
+    return Table(columns, results.rows(), "What the pictures show, in numbers.", note)
 
 
-def _sheets(study: Study, results: StylizeResults) -> dict[str, MatplotlibFigure]:
+def _sheets(study: Study, results: StylizeResults) -> list[Block]:
     """A contact sheet per comparison that has runs."""
-    found = {}
+    sheets: list[Block] = []
     for comparison in COMPARISONS:
-        if runs := pictures_of(results, comparison):
-            try:
-                found[comparison] = _sheet(study, results, comparison, runs)
-            except StudyError:  # the pictures are gone: numbers are still there
-                continue
-    return found
+        try:
+            lines = _lines(study, results, comparison)
+        except StudyError:  # the pictures are gone: numbers are still there
+            continue
+        if lines:
+            draw = partial(contact_sheet, lines)
+            label = f"Contact sheet: {comparison}"
+            sheets.append(Figure(draw, _CAPTIONS[comparison], label, comparison, dpi=100, format="jpeg"))
+    return sheets
 
 
-def _sheet(study: Study, results: StylizeResults, comparison: str, runs: Sequence[Run]) -> MatplotlibFigure:
-    config, about = results.config, results.about
+def _lines(study: Study, results: StylizeResults, comparison: str) -> list[list[tuple[str, Tensor]]]:
+    """Titled pictures of a comparison, a line for each of its contents; none where no run is finished."""
+    runs, config, about = results.runs_of(comparison), results.config, results.about
+    if not runs:
+        return []
     folder = Path(about["pictures"]) if about.get("pictures") else None
     lines: list[list[tuple[str, Tensor]]] = []
     for pair in pairs(comparison, folder, config.size, config.factor):
@@ -157,7 +95,7 @@ def _sheet(study: Study, results: StylizeResults, comparison: str, runs: Sequenc
             title = f"{math_title(run.variant.label + '_A')}, seed {run.seed}"
             line.append((title, read_picture(study.path(run) / f"{pair.name}.png")))
         lines.append(line)
-    return contact_sheet(lines)
+    return lines
 
 
 def contact_sheet(lines: Sequence[Sequence[tuple[str, Tensor]]], width: float = 1.5) -> MatplotlibFigure:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import Run, Variant
-from racecar.study.report import Outcome, Verdict
+from racecar.study.core.variants import Run
+from racecar.study.report import Verdict
 from racecar.study.report.claims import CONTROL
-from racecar.study.report.results import load_metrics
-from racecar.study.report.statistics import Summary, bounds, outcome, paired_difference, spread, summarise
+from racecar.study.report.results import Results, load_metrics, number_of
+from racecar.study.report.statistics import (
+    Summary,
+    bounds,
+    factor,
+    factor_bounds,
+    outcome,
+    paired_difference,
+    paired_log_ratio,
+    spread,
+    spread_at_scale,
+    summarise,
+)
 from racecar.study.stylize import paper
 from racecar.study.stylize.experiment import StylizeConfig
 
@@ -24,14 +34,14 @@ class Number:
 
     Attributes:
         comparison, key: where it stands.
-        words: what it is.
+        title: what it is.
         better: the sign of what speaks for a network.
         ratio: compared by logarithms: it spans orders of magnitude.
     """
 
     comparison: str
     key: str
-    words: str
+    title: str
     better: int
     ratio: bool = False
 
@@ -55,64 +65,51 @@ NUMBERS = (
 
 
 @dataclass(frozen=True)
-class StylizeResults:
-    """Numbers of one study.
+class StylizeResults(Results[StylizeConfig]):
+    """Everything the tables and contact sheets of one stylization study show: a run's way is its comparison."""
 
-    Attributes:
-        config: of the study.
-        metrics: per finished run, the content of its run.json.
-        about: the content of study.json.
-    """
-
-    config: StylizeConfig
-    metrics: Mapping[Run, Mapping[str, Any]]
-    about: Mapping[str, Any]
+    source: ClassVar[str] = "{}: {}."
+    unknown_source: ClassVar[str] = "Origin not recorded."
 
     @classmethod
     def load(cls, study: Study, config: StylizeConfig) -> StylizeResults:
         """Read the finished runs of a configuration."""
-        return cls(config, load_metrics(study, config.runs()), study.about())
+        runs = config.runs()
+        return cls(config, study.about(), runs, load_metrics(study, runs))
 
     @property
-    def variants(self) -> list[Variant]:
-        """Of the configuration, each once."""
-        return list(dict.fromkeys(Variant.parse(v) for v in self.config.variants))
+    def paper_headline(self) -> str:
+        """The label of the paper's racecar variant in this study."""
+        return "RR^16"
 
-    @property
-    def headline(self) -> Variant:
-        """The deepest racecar variant; the paper's where there is none."""
-        found = [v for v in self.variants if v.family == "RR"]
-        return max(found, key=lambda v: v.depth) if found else Variant("RR16")
+    def runs_of(self, comparison: str) -> list[Run]:
+        """Finished runs of a comparison, variant by variant."""
+        order = {v: i for i, v in enumerate(self.variants)}
+        return sorted((r for r in self.metrics if r.way == comparison), key=lambda r: (order[r.variant], r.seed))
 
-    @property
-    def sources(self) -> str:
-        """Which networks and pictures, for every table."""
-        return " ".join(f"{k}: {v}." for k, v in self.about.get("sources", {}).items()) or "Origin not recorded."
-
-    def values(self, variant: Variant, number: Number) -> dict[int, float]:
-        """One number by seed, mean over the pictures of a run; runs without it are left out."""
-        found = {}
-        for run, metrics in sorted(self.metrics.items(), key=lambda i: i[0]):
-            if run.variant == variant and run.way == number.comparison:
-                value = _value(metrics, number)
-                if value is not None:
-                    found[run.seed] = value
-        return found
+    def measured(self, variant: str, number: Number) -> dict[int, float]:
+        """One number of a variant by seed, mean over the pictures of a run; runs without it are left out."""
+        values = {s: _value(m, number) for s, m in self.of(f"{variant}_A-{number.comparison}").items()}
+        return {seed: value for seed, value in values.items() if value is not None}
 
     def difference(self, number: Number) -> Summary:
-        """Paired by seed: RR minus Std, turned so that positive speaks for RR; of logarithms if ``ratio``."""
-        ours, theirs = self.values(self.headline, number), self.values(Variant("Std"), number)
+        """The racecar variant minus Std, paired by seed; of logarithms if the number is a ``ratio``.
+
+        Turned so that positive speaks for the racecar variant.
+        """
+        ours, theirs = self.measured(self.headline, number), self.measured("Std", number)
         seeds = sorted(ours.keys() & theirs.keys())
-        scale: Callable[[float], float] = (lambda v: math.log(max(v, 1e-12))) if number.ratio else float
-        sign = number.better or 1
-        return paired_difference(*([sign * scale(side[s]) for s in seeds] for side in (ours, theirs)))
+        sides = [[side[s] for s in seeds] for side in (ours, theirs)]
+        if number.better < 0:
+            sides.reverse()
+        return (paired_log_ratio if number.ratio else paired_difference)(*sides)
 
     # --- verdicts -----------------------------------------------------------------------------------------------------
 
     def verdicts(self) -> list[Verdict]:
         """The paper's claims, then what an independent network says."""
-        rr = self.headline.label
-        found = [
+        rr = self.headline
+        verdicts = [
             self._verdict(f"{rr} keeps a shape that Std changes (style loss alone)", paper.SHAPES, "shapes", "iou"),
             self._verdict("Std introduces streaks around the outline", paper.SHAPES, "shapes", "streaks"),
             self._by_eye("Std mixes style and content: a star within the building", paper.BUILDING, "building"),
@@ -127,32 +124,31 @@ class StylizeResults:
             ),
         ]
         if any("judge" in m or "judge_style" in m for m in self.metrics.values()):
-            for comparison, key, words in (
-                ("detail", "judge", f"{rr} is closer to the high resolution in an independent network"),
-                ("building", "judge_style", f"{rr}'s buildings are closer to the style in an independent network"),
-                ("building", "judge_content", f"{rr}'s buildings are closer to the content in an independent network"),
-                ("horse", "judge_style", f"{rr}'s horse is closer to the style in an independent network"),
-                ("horse", "judge_content", f"{rr}'s horse is closer to the content in an independent network"),
-            ):
-                found.append(self._verdict(words, CONTROL, comparison, key))
-        return found
+            judged = {
+                ("detail", "judge"): f"{rr} is closer to the high resolution",
+                ("building", "judge_style"): f"{rr}'s buildings are closer to the style",
+                ("building", "judge_content"): f"{rr}'s buildings are closer to the content",
+                ("horse", "judge_style"): f"{rr}'s horse is closer to the style",
+                ("horse", "judge_content"): f"{rr}'s horse is closer to the content",
+            }
+            verdicts += [
+                self._verdict(f"{claim} in an independent network", CONTROL, *where) for where, claim in judged.items()
+            ]
+        return verdicts
 
     def _verdict(self, claim: str, where: str, comparison: str, key: str) -> Verdict:
         number = next(n for n in NUMBERS if (n.comparison, n.key) == (comparison, key))
-        found = self.difference(number)
-        if not found.n:
-            return Verdict(claim, where, "not run", f"no seed has {number.words} of both networks")
-        rr, std = (summarise([*self.values(v, number).values()]) for v in (self.headline, Variant("Std")))
-        both = f"{number.words}: {self.headline.label} {_spread(rr, number)}, Std {_spread(std, number)}"
-        said: Outcome = outcome(found)
+        rr, gain = self.headline, self.difference(number)
+        if not gain.n:
+            return Verdict(claim, where, "not run", f"no seed has {number.title} of both networks")
+        ours, theirs = (_spread(summarise([*self.measured(v, number).values()]), number) for v in (rr, "Std"))
         if number.ratio:
-            low, high = (f"×{math.exp(v):.3g}" for v in (found.low, found.high)) if found.n > 1 else ("", "")
-            limits = f", 95 % CI [{low}, {high}]" if found.n > 1 else ", one run has no CI"
-            effect = f"Std over {self.headline.label} ×{math.exp(found.mean):.3g}{limits}"
+            effect = f"Std over {rr} {factor(gain.mean)}, {factor_bounds(gain)}"
         else:
-            first, second = (self.headline.label, "Std") if number.better > 0 else ("Std", self.headline.label)
-            effect = f"{first} − {second} = {found.mean:+.3g}, {bounds(found, 3, '+')}"
-        return Verdict(claim, where, said, f"{both}; {effect}, paired by seed, n = {found.n}")
+            first, second = (rr, "Std") if number.better > 0 else ("Std", rr)
+            effect = f"{first} − {second} = {gain.mean:+.3g}, {bounds(gain, 3, '+')}"
+        evidence = f"{number.title}: {rr} {ours}, Std {theirs}; {effect}, paired by seed, n = {gain.n}"
+        return Verdict(claim, where, outcome(gain), evidence)
 
     def _by_eye(self, claim: str, where: str, comparison: str) -> Verdict:
         if not any(r.way == comparison for r in self.metrics):
@@ -163,27 +159,22 @@ class StylizeResults:
 
     def rows(self) -> list[list[str]]:
         """Comparison, number, a cell per variant, difference of RR and Std with its interval."""
-        found = []
+        rows = []
         for number in NUMBERS:
-            each = [[*self.values(v, number).values()] for v in self.variants]
-            if not any(each):
-                continue
-            cells = [_spread(summarise(v), number) if v else "not run" for v in each]
-            found.append([number.comparison, number.words, *cells, self._effect(number)])
-        return found
+            each = [[*self.measured(v.label, number).values()] for v in self.variants]
+            if any(each):
+                cells = [_spread(summarise(v), number) if v else "not run" for v in each]
+                rows.append([number.comparison, number.title, *cells, self._effect(number)])
+        return rows
 
     def _effect(self, number: Number) -> str:
-        found = self.difference(number)
-        if not found.n or number.key.startswith("low"):
+        gain = self.difference(number)
+        if not gain.n or number.key.startswith("low"):
             return "—"
         sign = number.better or 1
-        low, high = sorted((sign * found.low, sign * found.high)) if found.n > 1 else (math.nan, math.nan)
-        mean = sign * found.mean
-        if number.ratio:
-            limits = f" [×{math.exp(low):.3g}, ×{math.exp(high):.3g}]" if found.n > 1 else ""
-            return f"×{math.exp(mean):.3g}{limits}, n = {found.n}"
-        limits = f" [{low:+.3g}, {high:+.3g}]" if found.n > 1 else ""
-        return f"{mean:+.3g}{limits}, n = {found.n}"
+        values = [sign * gain.mean, *sorted((sign * gain.low, sign * gain.high))]
+        mean, low, high = (factor(v) if number.ratio else f"{v:+.3g}" for v in values)
+        return mean + (f" [{low}, {high}]" if gain.n > 1 else "") + f", n = {gain.n}"
 
     def not_run(self) -> list[str]:
         """What is missing, in sentences."""
@@ -196,24 +187,14 @@ class StylizeResults:
         if not self.about.get("judge"):
             lines.append("No independent network was given (--judge): errors against the reference are in pixels only.")
         lines.append("LPIPS with its learnt weights: they have to be downloaded.")
-        lines += [f"Not judged: {v.claim} ({v.evidence})." for v in self.verdicts() if v.outcome == "not run"]
-        return lines
+        return lines + self.not_judged()
 
 
 def _value(metrics: Mapping[str, Any], number: Number) -> float | None:
     if number.key == "left":
-        shares = [p["style"][1] / max(p["style"][0], 1e-12) for p in metrics["pictures"]]
-        return fmean(shares)
-    return float(metrics[number.key]) if number.key in metrics else None
+        return fmean(p["style"][1] / max(p["style"][0], 1e-12) for p in metrics["pictures"])
+    return number_of(metrics, number.key)
 
 
-def _spread(found: Summary, number: Number) -> str:
-    if number.ratio:
-        return f"{found.mean:.3g}" + (f" ± {found.sd:.2g}" if found.n > 1 else "")
-    return spread(found)
-
-
-def pictures_of(results: StylizeResults, comparison: str) -> Sequence[Run]:
-    """Finished runs of a comparison, variant by variant."""
-    order = {v: i for i, v in enumerate(results.variants)}
-    return sorted((r for r in results.metrics if r.way == comparison), key=lambda r: (order[r.variant], r.seed))
+def _spread(summary: Summary, number: Number) -> str:
+    return spread_at_scale(summary) if number.ratio else spread(summary)

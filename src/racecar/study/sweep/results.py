@@ -221,13 +221,13 @@ class SweepResults:
         # Imported here: training processes need no matplotlib.
         import matplotlib.pyplot as plt
 
-        from racecar.study.report import figures
+        from racecar.study.report import figures, models
 
         figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
         places = range(len(self.weights))
         for variant in self.variants:
             kind = Variant(variant)
-            style: dict[str, Any] = {"color": kind.method.color, "label": figures.math_title(kind.label)}
+            style: dict[str, Any] = {"color": kind.method.color, "label": models.math_title(kind.label)}
             if has_weight(variant):
                 found = [self.summary(w, variant, self.criterion) for w in self.weights]
                 spreads = [0.0 if math.isnan(s.sd) else s.sd for s in found]

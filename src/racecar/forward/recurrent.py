@@ -9,7 +9,8 @@ with both directions. What these operations are in the reverse pass stands in :m
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -17,7 +18,17 @@ from torch import fx
 from racecar.errors import ExportError
 from racecar.forward.graph import ForwardGraph, symbolic
 from racecar.rules.creators import ZEROS
-from racecar.rules.recurrent import CELLS, KERNELS, gru_layer, lstm_layer, lstm_layer_and_cell, rnn_layer, rnn_output
+from racecar.rules.recurrent import (
+    CELLS,
+    KERNELS,
+    Kind,
+    LayerCall,
+    gru_layer,
+    lstm_layer,
+    lstm_layer_and_cell,
+    rnn_layer,
+    rnn_output,
+)
 
 aten = torch.ops.aten
 
@@ -35,6 +46,40 @@ def one_operation_per_layer(forward: ForwardGraph) -> None:
             _Rewriter(forward, node).module(KERNELS[node.target])
         elif node.target in CELLS:
             _Rewriter(forward, node).cell(CELLS[node.target])
+
+
+_OPERATIONS: dict[Kind, Callable[..., Any]] = {
+    "tanh": rnn_layer,
+    "relu": rnn_layer,
+    "gru": gru_layer,
+    "lstm": lstm_layer,
+}
+
+
+class KernelCall(NamedTuple):
+    """The operands of a recurrent module's kernel, such as ``aten.lstm.input``, in their order.
+
+    Attributes:
+        x: the module's input.
+        state: the initial hidden states of all layers and directions; of an LSTM a list of these and the cell states.
+        parameters: per layer and direction w_ih, w_hh, b_ih and b_hh if it has biases, w_hr if it projects.
+        has_biases: whether there are b_ih and b_hh.
+        layers: how many, one after the other.
+        dropout: its probability between layers.
+        train: whether there is dropout at all.
+        bidirectional: whether every layer reads its input in both directions.
+        batch_first: whether sequences are (N, T, …).
+    """
+
+    x: Any
+    state: Any
+    parameters: Any
+    has_biases: Any
+    layers: Any
+    dropout: Any
+    train: Any
+    bidirectional: Any
+    batch_first: Any
 
 
 class _Rewriter:
@@ -71,58 +116,58 @@ class _Rewriter:
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user not in self.made)
         self.forward.outputs = [new if o is old else o for o in self.forward.outputs]
 
-    def module(self, kind: str) -> None:
+    def module(self, kind: Kind) -> None:
         """One layer of operations after the other; dropout between them, as in the kernel."""
-        node = self.node
-        arguments: Any = node.args
-        x, state, parameters, has_biases, layers, dropout, train, both, batch_first = arguments
-        states = list(state) if kind == "lstm" else [state]
-        directions = 2 if both else 1
-        per = len(parameters) // (layers * directions)
-        returned: dict[Any, fx.Node] = {u.args[1]: u for u in node.users if u.target is operator.getitem}
+        kernel = KernelCall(*self.node.args)
+        states = list(kernel.state) if kind == "lstm" else [kernel.state]
+        directions = 2 if kernel.bidirectional else 1
+        per = len(kernel.parameters) // (kernel.layers * directions)
+        returned: dict[Any, fx.Node] = {u.args[1]: u for u in self.node.users if u.target is operator.getitem}
         y_n, h_n, c_n = (returned.get(i) for i in range(3))
-        with_cell = self.used(c_n)
-        time = 1 if batch_first else 0
+        with_hidden, with_cell = self.used(h_n), self.used(c_n)
+        time = 1 if kernel.batch_first else 0
+        x = kernel.x
         ends: list[fx.Node] = []
         cells: list[fx.Node] = []
         runs: list[fx.Node] = []
-        for k in range(layers):
-            weights = list(parameters[k * directions * per : (k + 1) * directions * per])
-            run = node if layers == 1 else self._run(x, states, weights, k, directions)
+        for k in range(kernel.layers):
+            parameters = list(kernel.parameters[k * directions * per : (k + 1) * directions * per])
+            run = self.node if kernel.layers == 1 else self._run(kernel, x, states, parameters, k, directions)
             runs.append(run)
-            if k + 1 == layers:  # before y, so that the module's output is its last operation
-                self._states(returned, runs, (self.used(h_n), with_cell))
+            if k + 1 == kernel.layers:  # before y, so that the module's output is its last operation
+                self._states(returned, runs, (with_hidden, with_cell))
             hidden = self.make(operator.getitem, run, 0)
             size = symbolic(hidden).shape[-1] // directions
             outputs = []
             for d in range(directions):
                 place = k * directions + d
-                own = hidden if directions == 1 else self.make(aten.slice.Tensor, hidden, 2, d * size, (d + 1) * size)
-                cell = None
+                own: Any = hidden
+                if directions == 2:
+                    own = self.make(aten.slice.Tensor, hidden, 2, d * size, (d + 1) * size)
+                cell: Any = None
                 if with_cell:
                     last = self.make(operator.getitem, run, 2)
                     cell = self.make(aten.select.int, last, 0, d)
                 start = [None if _is_zero(s) else self.make(aten.select.int, s, 0, place) for s in states]
-                name = f"{k}.reverse" if d else str(k)
-                y, c = self._layer(
-                    kind, x, weights[d * per : (d + 1) * per], has_biases, own, cell, start, batch_first, d == 1, name
-                )
+                weights = _weights(parameters[d * per : (d + 1) * per], kernel.has_biases)
+                call = LayerCall(x, *weights, own, cell, *_start(kind, start), kind, kernel.batch_first, d == 1)
+                y, c = self._layer(call, f"{k}.reverse" if d else str(k))
                 outputs.append(y)
-                if self.used(h_n):
+                if with_hidden:
                     ends.append(self.make(aten.select.int, y, time, 0 if d else -1))
                 if c is not None:
                     cells.append(c)
             x = outputs[0] if directions == 1 else self.make(aten.cat.default, outputs, -1)
-            if dropout and train and k + 1 < layers:
-                x = self._dropped(x, dropout, batch_first)
+            if kernel.dropout and kernel.train and k + 1 < kernel.layers:
+                x = self._dropped(x, kernel.dropout, kernel.batch_first)
         self.replace(y_n, x)
         for old, parts in ((h_n, ends), (c_n, cells)):
             if parts:
                 self.replace(old, self.make(aten.stack.default, parts))
         for value in returned.values():
             self.graph.erase_node(value)
-        if layers != 1:
-            self.graph.erase_node(node)
+        if kernel.layers != 1:
+            self.graph.erase_node(self.node)
 
     def _states(self, returned: dict[Any, fx.Node], runs: list[fx.Node], used: tuple[bool, bool]) -> None:
         """Last states that are returned at most are the kernel's."""
@@ -139,81 +184,74 @@ class _Rewriter:
         steps = self.make(aten.contiguous.default, self.make(aten.transpose.int, x, 0, 1))
         return self.make(aten.transpose.int, self.make(aten.dropout.default, steps, dropout, True), 0, 1)
 
-    def _run(self, x: fx.Node, states: list[Any], weights: list[Any], k: int, directions: int) -> fx.Node:
+    def _run(
+        self, kernel: KernelCall, x: fx.Node, states: list[fx.Node], parameters: list[fx.Node], k: int, directions: int
+    ) -> fx.Node:
         """The kernel for layer k alone, both directions."""
         start = [self.make(aten.slice.Tensor, s, 0, k * directions, (k + 1) * directions) for s in states]
-        _, _, _, has_biases, _, _, train, both, batch_first = self.node.args
-        vals = [symbolic(s) for s in start]
-        sizes = symbolic(x).shape
-        y = symbolic(x).new_empty((*sizes[:2], directions * vals[0].shape[-1]))
-        options = (weights, has_biases, 1, 0.0, train, both, batch_first)
-        return self.make(
-            self.node.target, x, start if len(start) > 1 else start[0], *options, val=(y, *vals[: len(start)])
-        )
+        sizes = [symbolic(s) for s in start]
+        y = symbolic(x).new_empty((*symbolic(x).shape[:2], directions * sizes[0].shape[-1]))
+        state = start if len(start) > 1 else start[0]
+        alone = kernel._replace(x=x, state=state, parameters=parameters, layers=1, dropout=0.0)
+        return self.make(self.node.target, *alone, val=(y, *sizes))
 
-    def _layer(
-        self,
-        kind: str,
-        x: fx.Node,
-        weights: list[Any],
-        has_biases: Any,
-        y: fx.Node,
-        cell: fx.Node | None,
-        start: list[fx.Node | None],
-        batch_first: Any,
-        reverse: bool,
-        name: str | None,
-    ) -> tuple[fx.Node, fx.Node | None]:
-        """The operation of one layer in one direction; its output and, if asked for, the last cell state."""
-        w_ih, w_hh, *rest = weights
-        biases = rest[:2] if has_biases else [None, None]
-        projection = rest[2 if has_biases else 0 :]
+    def _layer(self, call: LayerCall, name: str | None) -> tuple[fx.Node, fx.Node | None]:
+        """The operation of one layer in one direction; its output and, if asked for, the last cell state.
+
+        Args:
+            call: of values of the graph.
+            name: of the layer within its module.
+        """
+        y: Any = call.y
         val = symbolic(y)
-        if kind == "lstm" and cell is not None:
-            if projection:
+        if call.c_n is not None:
+            if call.w_hr is not None:
                 raise ExportError(
                     "the model uses the last cell state of an LSTM with proj_size, which racecar cannot mirror: use "
                     "its output or its last hidden state"
                 )
-            time = 1 if batch_first else 0
-            packed = self.make(
-                lstm_layer_and_cell, x, w_ih, w_hh, *biases, y, cell, *start, batch_first, reverse, layer=name
-            )
+            time = 1 if call.batch_first else 0
+            packed = self.make(lstm_layer_and_cell, *call, layer=name)
             steps = val.shape[time]
             sequence = self.make(aten.slice.Tensor, packed, time, 0, -1)
             if symbolic(sequence).shape[time] != steps:  # a symbolic length
                 sequence.meta["val"] = val
             return sequence, self.make(aten.select.int, packed, time, -1)
-        if kind == "lstm":
-            hr = projection[0] if projection else None
-            made = self.make(
-                lstm_layer, x, w_ih, w_hh, *biases, hr, y, *start, batch_first, reverse, val=val, layer=name
-            )
-            return made, None
-        if kind == "gru":
-            made = self.make(
-                gru_layer, x, w_ih, w_hh, *biases, y, *start, *start, batch_first, reverse, val=val, layer=name
-            )
-            return made, None
-        made = self.make(rnn_layer, x, w_ih, w_hh, *biases, y, *start, kind, batch_first, reverse, val=val, layer=name)
-        return self.make(rnn_output, made, kind, val=val), None
+        made = self.make(_OPERATIONS[call.kind], *call, val=val, layer=name)
+        if call.kind in ("tanh", "relu"):
+            made = self.make(rnn_output, made, call.kind, val=val)
+        return made, None
 
-    def cell(self, kind: str) -> None:
+    def cell(self, kind: Kind) -> None:
         """A cell is a layer of one step."""
         node = self.node
-        x, state, w_ih, w_hh, b_ih, b_hh = (*node.args, None, None)[:6]
-        states: list[Any] = list(state) if kind == "lstm" else [state]  # type: ignore[arg-type]
+        x, state, *weights = (*node.args, None, None)[:6]
+        states: Any = state if kind == "lstm" else [state]
         returned: dict[Any, fx.Node] = {u.args[1]: u for u in node.users if u.target is operator.getitem}
         h_n, c_n = (returned.get(0), returned.get(1)) if kind == "lstm" else (node, None)
-        cell = self.make(operator.getitem, node, 1) if self.used(c_n) else None
-        hidden = self.make(aten.unsqueeze.default, self.make(operator.getitem, node, 0) if kind == "lstm" else node, 0)
-        one = self.make(aten.unsqueeze.default, x, 0)
+        cell: Any = self.make(operator.getitem, node, 1) if self.used(c_n) else None
+        hidden: Any = self.make(
+            aten.unsqueeze.default, self.make(operator.getitem, node, 0) if kind == "lstm" else node, 0
+        )
+        one: Any = self.make(aten.unsqueeze.default, x, 0)
         start = [None if _is_zero(s) else s for s in states]
-        weights = [w_ih, w_hh, b_ih, b_hh]
-        y, c = self._layer(kind, one, weights, True, hidden, cell, start, False, False, None)
+        call = LayerCall(one, *_weights(weights, True), hidden, cell, *_start(kind, start), kind, False, False)
+        y, c = self._layer(call, None)
         self.replace(h_n, self.make(aten.select.int, y, 0, 0))
         if c is not None and c_n is not None:
             self.replace(c_n, c)
+
+
+def _weights(parameters: Sequence[Any], has_biases: bool) -> tuple[Any, Any, Any, Any, Any]:
+    """The parameters of one layer in one direction as w_ih, w_hh, b_ih, b_hh, w_hr; None for those it has not."""
+    w_ih, w_hh, *rest = parameters
+    b_ih, b_hh, *projection = rest if has_biases else (None, None, *rest)
+    return w_ih, w_hh, b_ih, b_hh, projection[0] if projection else None
+
+
+def _start(kind: Kind, states: Sequence[Any]) -> tuple[Any, Any]:
+    """The initial states of one layer in one direction as h_0 and ``carried``; a GRU uses its only one twice."""
+    return states[0], None if kind in ("tanh", "relu") else states[-1]
 
 
 def _is_zero(state: Any) -> bool:

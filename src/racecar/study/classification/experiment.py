@@ -92,7 +92,7 @@ class ClassificationConfig:
                 raise ValueError(f"no phase {run.phase!r}: ways are {', '.join(self.WAYS)}")
 
     def runs(self) -> list[Run]:
-        """All runs."""
+        """Every run of the study, sources before what continues from them."""
         return plan([Variant.parse(v) for v in self.variants], range(self.seeds), self.phases)
 
     def recipe(self, run: Run) -> Recipe:
@@ -124,7 +124,7 @@ class Task:
     test: Images
 
     def to(self, device: torch.device) -> Task:
-        """On a device."""
+        """The images of both, on a device."""
         return Task(self.train.to(device), self.test.to(device))
 
 
@@ -156,14 +156,14 @@ class Experiment(ABC):
 
     @abstractmethod
     def depth(self, config: ClassificationConfig) -> int:
-        """How many layers the reverse pass can compare: the highest s of RR^s."""
+        """How many layers the reverse pass can compare: the highest s of RR^s in this study."""
 
     def normalisation_of(self, study: Study, config: ClassificationConfig) -> Normalisation:
-        """Of the images of task A that a study has kept."""
+        """How the images of task A that a study has kept are normalised."""
         return self.normalisation(config, self.kept(study, config)["A"])
 
     def measure(self, config: ClassificationConfig, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
-        """What tables show, top-1 or top-5.
+        """The accuracy that tables show, top-1 or top-5.
 
         Args:
             config: of the study.
@@ -194,11 +194,11 @@ class Experiment(ABC):
         def part(images: Images, count: int | None) -> Images:
             return images if count is None or count >= len(images) else images.stratified(count, 0)[0]
 
-        found = {
+        smaller = {
             n: Task(part(t.train, config.train_images), part(t.test, config.test_images)) for n, t in tasks.items()
         }
-        counts = {n: f"used here: {len(t.train)} training and {len(t.test)} test images" for n, t in found.items()}
-        return found, {n: f"{words[n]}; {c}" for n, c in counts.items()}
+        counts = {n: f"used here: {len(t.train)} training and {len(t.test)} test images" for n, t in smaller.items()}
+        return smaller, {n: f"{words[n]}; {c}" for n, c in counts.items()}
 
     def keep(self, study: Study, tasks: dict[str, Task]) -> None:
         """Decoded images beside the runs: training processes map them instead of decoding again."""
@@ -207,7 +207,7 @@ class Experiment(ABC):
             task.test.write(study.folder / f"data-{name}-test.safetensors")
 
     def kept(self, study: Study, config: ClassificationConfig) -> dict[str, Task]:
-        """What :meth:`keep` wrote; empty where nothing was kept yet."""
+        """The tasks' images as :meth:`keep` wrote them, by task; empty where nothing was kept yet."""
         found: dict[str, Task] = {}
         for name in TASKS:
             train, test = (study.folder / f"data-{name}-{part}.safetensors" for part in ("train", "test"))
@@ -230,7 +230,7 @@ class Experiment(ABC):
         return "paper"
 
     def normalisation(self, config: ClassificationConfig, task: Task) -> Normalisation:
-        """Of a task's images."""
+        """How a task's images are normalised: here, pixels between 0 and 1."""
         return Normalisation.unit(task.train.shape[0])
 
     def objective(
@@ -452,5 +452,5 @@ def regeneration(
             left, right = (t.flatten(1) - t.flatten(1).mean(1, keepdim=True) for t in (original, regenerated))
             correlations.append(torch.nn.functional.cosine_similarity(left, right).mean())
     error = torch.stack(errors).mean() / batch.var()
-    found = {"error": float(error), "correlation": float(torch.stack(correlations).mean())}
-    return {k: round(v, 5) if v == v and abs(v) < 1e30 else 1e30 for k, v in found.items()}
+    measured = {"error": float(error), "correlation": float(torch.stack(correlations).mean())}
+    return {k: round(v, 5) if v == v and abs(v) < 1e30 else 1e30 for k, v in measured.items()}

@@ -36,7 +36,7 @@ class Regenerated:
 
 
 def images_of_a(study: Study) -> Images:
-    """Those of task A, mapped from the study's folder.
+    """The test images of task A, mapped from the study's folder.
 
     Raises:
         StudyError: they are not there.
@@ -64,8 +64,8 @@ def regenerate(study: Study, experiment: Experiment, config: ClassificationConfi
     for run in runs:
         model.load_state_dict(study.weights(run))
         with torch.no_grad():
-            _, found = rr.reconstruct(batch)[rr.layers[0]]
-        pictures[run] = found[shown] * scale + shift
+            _, regenerated = rr.reconstruct(batch)[rr.layers[0]]
+        pictures[run] = regenerated[shown] * scale + shift
     return Regenerated(pixels[shown].float() / 255, pictures)
 
 

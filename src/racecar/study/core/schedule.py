@@ -56,7 +56,7 @@ class Units:
         self.told = round(cost * done / total)
 
     def __call__(self, steps: int) -> None:
-        """These steps are done."""
+        """Count steps that are done, and tell of the units that they finish."""
         self.step += steps
         self._tell(round(self.cost * self.step / self.total))
 

@@ -56,7 +56,7 @@ def reopen(folder: Path) -> tuple[Study, MutualInformationConfig]:
 
 
 def runs_of(config: MutualInformationConfig) -> list[Run]:
-    """All runs of a configuration."""
+    """Every run of a configuration, sources before what continues from them."""
     return plan([Variant.parse(v) for v in config.variants], range(config.seeds))
 
 
@@ -104,7 +104,7 @@ def run_study(study: Study, config: MutualInformationConfig, callbacks: Callback
     Args:
         study: from :func:`open_study`.
         config: which runs; several processes may share a study if their variants differ.
-        callbacks: ``advance`` is told of epochs × networks; ``stop`` is asked after every epoch.
+        callbacks: ``advance`` is told of epochs × networks; ``stop`` is asked before every epoch.
 
     Returns:
         Whether all runs are finished.
@@ -127,7 +127,7 @@ def run_study(study: Study, config: MutualInformationConfig, callbacks: Callback
 
 
 def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run], epochs: int) -> list[Group]:
-    """What was interrupted goes on where it was; the rest starts as one group."""
+    """Groups to train: what was interrupted goes on where it was; the rest starts as one group."""
     groups = []
     rest = list(pending)
     for progress in study.load_progress():

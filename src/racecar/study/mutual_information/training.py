@@ -76,7 +76,7 @@ class Group:
         return cls(runs, epochs, part("weights/"), part("moments/"), steps, epoch, history)
 
     def select(self, keep: Sequence[int]) -> Group:
-        """The same state for some of the runs."""
+        """The group's state for some of its runs alone."""
         rows = torch.tensor(list(keep), dtype=torch.long)
         points = [{k: v if k == "epoch" else v[rows] for k, v in point.items()} for point in self.history]
         return Group(

@@ -90,7 +90,7 @@ class Data:
 
 
 def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str, Any]) -> bool:
-    """Before anything costly: whether the folder is free for this training, or its own; True if it is finished.
+    """Say, before anything costly, whether the folder is free for this training, or its own; True if it is finished.
 
     Raises:
         StudyError: it belongs to something else, or to another configuration.
@@ -160,7 +160,7 @@ def train(
         accelerator: device, processes, precision.
         mirror: racecar's settings.
         frozen: modules that stay in evaluation mode.
-        callbacks: asked whether to stop; the bar, the folder and the log are its other ends.
+        callbacks: ``stop`` and ``save_every`` count; the others are the progress bar, the folder and the log.
         label: beside the progress bar.
 
     Returns:

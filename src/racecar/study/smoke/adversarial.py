@@ -94,8 +94,9 @@ class SuperResolution(Training):
     def measure(self) -> dict[str, float]:
         """Quality of the super-resolution; error and correlation of the regenerated low resolution."""
         low, output, regenerated = self.pictures(self.frames.test)
-        found = quality(output, self.frames.test)
-        return found | {f"regeneration_{k}": v for k, v in resemblance(regenerated, low).items()}
+        return quality(output, self.frames.test) | {
+            f"regeneration_{k}": v for k, v in resemblance(regenerated, low).items()
+        }
 
     @torch.no_grad()
     def pictures(self, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,10 +111,10 @@ def pictures(
     """(low resolution, high-resolution output, regenerated low resolution) of references [n, 1, h, w] (Figure 8)."""
     rr = mirrored(generator, lowered(reference[:2]), 0.0, DEPTH, decoder)
     rr.eval()
-    found = []
+    parts = []
     for part in reference.split(50):
         low = lowered(part).contiguous(memory_format=torch.channels_last)
         original, regenerated = rr.reconstruct(low)[rr.layers[0]]
-        found.append((original, generator(low), regenerated))
-    low, output, regenerated = (torch.cat(parts) for parts in zip(*found, strict=True))
+        parts.append((original, generator(low), regenerated))
+    low, output, regenerated = (torch.cat(column) for column in zip(*parts, strict=True))
     return low, output, regenerated

@@ -94,11 +94,11 @@ class SmokeConfig:
                 raise ValueError(f"no variant {run.variant.name} in this study: use {forms(OFFERS, DEPTH)}")
 
     def runs(self) -> list[Run]:
-        """All runs."""
+        """Every run of the study, sources before what continues from them."""
         return plan([Variant.parse(v) for v in self.variants], range(self.seeds), self.phases)
 
     def steps(self, variant: Variant) -> int:
-        """Of phase I."""
+        """Training steps of a variant in phase I."""
         return round(self.steps_a * variant.method.length(self.compute_match))
 
     @property

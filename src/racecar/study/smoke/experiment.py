@@ -50,12 +50,12 @@ def keep_data(study: Study, task: str, frames: Frames) -> None:
 
 
 def has_data(study: Study, task: str) -> bool:
-    """Whether an earlier call has kept them."""
+    """Whether an earlier call has kept a task's pictures."""
     return _data(study, task).exists()
 
 
 def kept_data(study: Study, task: str) -> Frames:
-    """What :func:`keep_data` wrote, for ``"A"`` (simulated; B1 has the same) or ``"B2"``.
+    """A task's pictures as :func:`keep_data` wrote them, for ``"A"`` (simulated; B1 has the same) or ``"B2"``.
 
     Raises:
         StudyError: missing or damaged.
@@ -128,7 +128,7 @@ def _kept(training: Training) -> dict[str, Tensor]:
 def _metrics(training: Training, run: Run, failure: str) -> dict[str, Any]:
     with torch.no_grad():
         last = training.history[-1] if training.history and not failure else training.measure()
-    found: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         "steps": training.step,
         "seconds_per_step": round(training.seconds / max(1, training.step), 5),
         "parameters": sum(p.numel() for p in training.modules[0].parameters()),
@@ -138,12 +138,12 @@ def _metrics(training: Training, run: Run, failure: str) -> dict[str, Any]:
         "constants": constants(training.frames.test),
         "history": training.history,
     }
-    found["collapsed"] = bool(failure) or found["l2"] > COLLAPSED * found["constants"]["grey"]
+    metrics["collapsed"] = bool(failure) or metrics["l2"] > COLLAPSED * metrics["constants"]["grey"]
     if run.phase == "A":
-        found["regeneration"] = {k: last[f"regeneration_{k}"] for k in ("error", "correlation", "psnr")}
+        metrics["regeneration"] = {k: last[f"regeneration_{k}"] for k in ("error", "correlation", "psnr")}
     if isinstance(training, autoencoding.AutoEncoding):
-        found["reused"] = training.reused
-    return found | ({"diverged": failure} if failure else {})
+        metrics["reused"] = training.reused
+    return metrics | ({"diverged": failure} if failure else {})
 
 
 # --- what kept weights make of pictures -------------------------------------------------------------------------------

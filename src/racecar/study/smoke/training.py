@@ -60,7 +60,7 @@ class Training(ABC):
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
-        """On the test pictures, now."""
+        """Quality on the test pictures with the weights of now, by name."""
 
     def autocast(self) -> torch.autocast:
         """The configuration's precision."""

@@ -36,7 +36,7 @@ NAME = "stylize"
 
 @dataclass(frozen=True)
 class StylizeConfig:
-    """What can be chosen.
+    """What can be chosen in the stylization study.
 
     Attributes:
         variants: of phase I, see :class:`racecar.study.core.variants.Variant`.
@@ -78,12 +78,12 @@ class StylizeConfig:
         self.runs()
 
     def runs(self) -> list[Run]:
-        """All runs: the way of a run is its comparison."""
+        """Every run of the study; the way of a run is its comparison."""
         variants = dict.fromkeys(Variant.parse(v) for v in self.variants)
         return [Run(v, f"A-{c}", s) for s in range(self.seeds) for c in self.phases for v in variants]
 
     def settings(self, comparison: str, pair: Pair) -> Settings:
-        """Of a picture of a comparison."""
+        """How a picture of a comparison is stylized."""
         return Settings(
             content_weight=0.0 if pair.style_only else self.content_weight,
             style_weight=self.detail_weight if comparison == "detail" else self.style_weight,
@@ -130,7 +130,7 @@ def reopen(folder: Path) -> tuple[Study, StylizeConfig]:
 
 
 def check(sources: Sources, config: StylizeConfig) -> None:
-    """Before anything costly: whether all networks and pictures are there.
+    """See, before anything costly, that all networks and pictures are there.
 
     Raises:
         StudyError: what is missing.
@@ -147,7 +147,7 @@ def check(sources: Sources, config: StylizeConfig) -> None:
 
 
 def fingerprints(sources: Sources, config: StylizeConfig) -> dict[str, int]:
-    """Of every network and picture that decides a result, by name."""
+    """Check sums of every network and picture that decides a result, by name."""
     files = {
         f"network {r.variant.name}, seed {r.seed}": sources.network(r) / "model.safetensors" for r in config.runs()
     }
@@ -161,22 +161,22 @@ def fingerprints(sources: Sources, config: StylizeConfig) -> dict[str, int]:
     return {n: zlib.crc32(p.read_bytes()) for n, p in files.items()}
 
 
-def agree(study: Study, found: Mapping[str, int]) -> None:
-    """Keep the fingerprints beside those of earlier calls.
+def agree(study: Study, now: Mapping[str, int]) -> None:
+    """Keep the fingerprints of networks, pictures and judge beside those of earlier calls.
 
     Raises:
         StudyError: a network, a picture or the judge is another one than before.
     """
     known = study.about().get("fingerprints", {})
-    if other := [n for n, v in found.items() if known.get(n, v) != v]:
+    if other := [n for n, v in now.items() if known.get(n, v) != v]:
         raise StudyError(
             f"{', '.join(other)}: not what {study.folder} has used before. Bring it back, or choose another --out"
         )
-    study.note(fingerprints={**known, **found})
+    study.note(fingerprints={**known, **now})
 
 
 def judge_finished(study: Study, config: StylizeConfig, sources: Sources) -> None:
-    """What the judge says of pictures that were made before it was given."""
+    """Have pictures judged that were made before a judge was given."""
     for run in config.runs():
         metrics = study.metrics(run)
         if metrics is None or sources.judge is None or run.way == "shapes" or "judge" in str(sorted(metrics)):
@@ -189,7 +189,7 @@ def judge_finished(study: Study, config: StylizeConfig, sources: Sources) -> Non
 
 
 def _means(pictures: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of every number that all pictures have."""
+    """Means of every number that all pictures of a run have."""
     names = {k for p in pictures for k, v in p.items() if isinstance(v, float) and k != "seconds"}
     return {k: sum(p[k] for p in pictures) / len(pictures) for k in sorted(names) if all(k in p for p in pictures)}
 

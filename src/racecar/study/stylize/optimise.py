@@ -22,7 +22,7 @@ CONTENT_LAYERS = ("conv4_2",)
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen.
+    """What can be chosen for one stylized picture.
 
     Attributes:
         content_weight: η; 0 for the style loss alone.
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Losses:
-    """Of one step, before the weights η and δ.
+    """The losses of one step, before the weights η and δ.
 
     Attributes:
         content: L_content of Eq. 3; 0 where η is.
@@ -138,12 +138,12 @@ class Stylization:
 
     def losses(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(L_content, L_style) of a normalised picture."""
-        found = {t: f * self.scale[t] for t, f in self.extract(pixels).items()}
-        content = [content_loss(p, found[t]) for t, p in self.content.items()]
-        return sum(content, pixels.new_zeros(())), style_loss(self.style, found, self.weights)
+        features = {t: f * self.scale[t] for t, f in self.extract(pixels).items()}
+        content = [content_loss(p, features[t]) for t, p in self.content.items()]
+        return sum(content, pixels.new_zeros(())), style_loss(self.style, features, self.weights)
 
     def run(self, callbacks: Callbacks = QUIET) -> bool:
-        """Optimise to the last step.
+        """Optimise the picture to the last step.
 
         Args:
             callbacks: ``advance`` is told of steps; ``note`` of the :class:`Losses` of every step.
@@ -218,19 +218,18 @@ class Stylization:
         try:
             with torch.no_grad():
                 self.pixels.copy_(state.tensors["pixels"])
-            found: dict[str, Any] = {}
+            memory: dict[str, Any] = {}
             for name, value in state.about["lbfgs"].items():
                 if name.endswith(".length"):
                     key = name.removesuffix(".length")
-                    found[key] = [state.tensors.get(f"lbfgs.{key}.{i}") for i in range(value)]
+                    memory[key] = [state.tensors.get(f"lbfgs.{key}.{i}") for i in range(value)]
                 else:
-                    found[name] = value
+                    memory[name] = value
             for name, tensor in state.tensors.items():
                 key = name.removeprefix("lbfgs.")
                 if name != key and "." not in key:
-                    found[key] = tensor
-            found = {k: _on(v, self.pixels) for k, v in found.items()}
-            self.optimiser.state[self.pixels].update(found)
+                    memory[key] = tensor
+            self.optimiser.state[self.pixels].update({k: _on(v, self.pixels) for k, v in memory.items()})
             self.history = [Losses(*h) for h in state.about["history"]]
             self.step = int(state.about["step"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -27,7 +27,7 @@ MANY = 100  # classes from which on top-5 is what tables show
 
 @dataclass(frozen=True)
 class VggConfig(ClassificationConfig):
-    """What can be chosen: see the base class, and
+    """What can be chosen in the VGG19 study: see the base class, and
 
     Attributes:
         start: recipe of the plain model that all variants begin with.
@@ -129,9 +129,9 @@ class Vgg(Experiment):
             source = HUB if config.streamed else CIFAR10
         where = f"local files ({Path(source).name})" if Path(source).exists() else f"the hub ({source})"
         if config.streamed:
-            found = photographs.load(source, config.crops, IMAGENET, workers=config.decoders)
-            words = f"{len(found.classes)} classes of photographs from {where}, decoded while training"
-            return {"A": found}, {"A": words}
+            loaded = photographs.load(source, config.crops, IMAGENET, workers=config.decoders)
+            words = f"{len(loaded.classes)} classes of photographs from {where}, decoded while training"
+            return {"A": loaded}, {"A": words}
         train, test, _ = train_and_validation(source, channels=3, size=config.size)
         return {"A": Task(train, test)}, {"A": f"{len(train.classes)} classes of images from {where}"}
 
@@ -139,21 +139,21 @@ class Vgg(Experiment):
         self, tasks: dict[str, Any], words: dict[str, str], config: ClassificationConfig
     ) -> tuple[dict[str, Any], dict[str, str]]:
         """The share of photographs that the configuration asks for, and words that say so."""
-        if isinstance(found := tasks["A"], Photographs):
-            found = found.limited(config.train_images, config.test_images)
-            counts = f"used here: {found.train_count} training and {found.test_count} test images"
-            return {"A": found}, {"A": f"{words['A']}; {counts}"}
+        if isinstance(images := tasks["A"], Photographs):
+            images = images.limited(config.train_images, config.test_images)
+            counts = f"used here: {images.train_count} training and {images.test_count} test images"
+            return {"A": images}, {"A": f"{words['A']}; {counts}"}
         return super().subsets(tasks, words, config)
 
     def keep(self, study: Study, tasks: dict[str, Any]) -> None:
         """Images in memory are kept; of photographs where they are, and some of the test set for the report."""
-        found = tasks["A"]
-        if not isinstance(found, Photographs):
+        images = tasks["A"]
+        if not isinstance(images, Photographs):
             super().keep(study, tasks)
             return
-        pixels, labels = found.test_pixels(self.regenerated)
-        Images(pixels, labels, found.classes).write(study.folder / "data-A-test.safetensors")
-        study.note(photographs=found.fingerprint(), classes=len(found.classes))
+        pixels, labels = images.test_pixels(self.regenerated)
+        Images(pixels, labels, images.classes).write(study.folder / "data-A-test.safetensors")
+        study.note(photographs=images.fingerprint(), classes=len(images.classes))
 
     def kept(self, study: Study, config: ClassificationConfig) -> dict[str, Any]:
         """What :meth:`keep` wrote; photographs are opened where the last call has found them.
@@ -180,7 +180,7 @@ class Vgg(Experiment):
         return task if isinstance(task, Photographs) else super().data(config, run, task)
 
     def normalisation_of(self, study: Study, config: ClassificationConfig) -> Normalisation:
-        """ImageNet's."""
+        """The mean and deviation of ImageNet, for all images."""
         return IMAGENET
 
     def measure(self, config: ClassificationConfig, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
@@ -196,7 +196,7 @@ class Vgg(Experiment):
         return about.get("photographs", [0])[0] == TRAIN
 
     def depth(self, config: ClassificationConfig) -> int:
-        """All convolutions."""
+        """All 16 convolutions of VGG19 can be compared."""
         return network.DEPTH
 
     def network(self, config: ClassificationConfig, channels: int, size: int, classes: int, seed: int) -> nn.Module:
@@ -207,7 +207,7 @@ class Vgg(Experiment):
         return model
 
     def input_range(self, config: ClassificationConfig) -> Any:
-        """Around zero: it stays as it is."""
+        """None: the images lie around zero, so the regenerated input stays as it is."""
         return None
 
     def normalisation(self, config: ClassificationConfig, task: Task) -> Normalisation:

@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,25 +25,24 @@ from accelerate import Accelerator
 
 import racecar
 from racecar.study.cifar.experiment import Cifar
-from racecar.study.cifar.experiment import preset as cifar_preset
 from racecar.study.classification.experiment import (
     ClassificationConfig,
     Experiment,
     Task,
     make_trainer,
-    open_study,
     regeneration,
 )
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
+from racecar.study.commands.study import preset
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.environment import environment
 from racecar.study.core.errors import DivergedError
 from racecar.study.core.files import read_json, write_text
+from racecar.study.core.growing import open_study
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
-from racecar.study.digits.experiment import preset as digits_preset
 from racecar.study.report.markdown import markdown
 from racecar.study.report.statistics import bounds, compact, paired_difference, summarise
 
@@ -97,15 +96,15 @@ class Case:
     grid: tuple[float, ...]
 
 
-def recipes(preset: dict[str, Any], **epochs: int) -> dict[str, Any]:
+def recipes(config: ClassificationConfig, **epochs: int) -> dict[str, Recipe]:
     """Those of a preset with other numbers of epochs."""
-    found = {p: {k[len(p) + 1 :]: v for k, v in preset.items() if k.startswith(f"{p}.")} for p in epochs}
-    return {p: Recipe(**{**found[p], "epochs": count}) for p, count in epochs.items()}
+    return {p: replace(getattr(config, p), epochs=count) for p, count in epochs.items()}
 
 
 def cases() -> dict[str, Case]:
     common: dict[str, Any] = {"phases": ["A", "AB"], "train_images": 4_000, "test_images": 2_000}
-    digits, cifar = digits_preset("small"), cifar_preset("small", "strong")
+    digits = preset("digits", "--preset", "small")
+    cifar = preset("cifar", "--preset", "small", "--recipe", "strong")
     strong = {"width": 16, "architecture": "strong"}
     return {
         "digits": Case(
@@ -192,7 +191,7 @@ def finished(
     """The metrics of phase I with those of the transfer; trained where they are not there yet."""
     variant = case.variant if method.weight else Variant("Std")
     config = ClassificationConfig(**{**vars(case.config), "weight": method.weight})
-    study = open_study(out / method.folder, case.experiment, config)
+    study = open_study(out / method.folder, case.experiment.name, config)
     runs = [Run(variant, phase, seed) for phase in ("A", "AB")]
     for run in runs:
         if study.finished(run):

@@ -22,20 +22,24 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from timing import DEVICE, Step, keep_freed_memory, turns
 
-from racecar.study.classification.experiment import Experiment, experiment_of, reopen
+from racecar.study.cifar.experiment import Cifar
+from racecar.study.classification.experiment import Experiment
 from racecar.study.classification.results import ClassificationResults
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_bytes, write_text
 from racecar.study.core.folder import Study
+from racecar.study.core.growing import reopen
 from racecar.study.core.methods.plain import Std
 from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run
+from racecar.study.digits.experiment import Digits
 from racecar.study.report.figures import png
 from racecar.study.report.markdown import markdown, portable
 from racecar.study.report.statistics import Summary, bounds, compact, spread
 
 STEPS = 16  # of a turn: a multiple of every k
 AIM = 1.15  # times Std's step
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (Digits(), Cifar())}
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,8 @@ def main() -> None:
     device = about["processor"] if DEVICE.type == "cpu" else about["accelerator"]
     panels, sections = {}, []
     for folder in options.studies:
-        experiment = experiment_of(read_json(folder / "study.json")["experiment"])
-        study, config = reopen(folder, experiment)
+        experiment = EXPERIMENTS[read_json(folder / "study.json")["experiment"]]
+        study, config = reopen(folder, experiment.name, experiment.config)
         results = ClassificationResults.load(study, experiment, config)
         times = turns(steps(experiment, results, study), options.seconds)
         found = ways(results, times)

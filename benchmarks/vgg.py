@@ -20,9 +20,10 @@ from timing import DEVICE, Step, flops, turns
 
 import racecar
 from racecar.study.classification.images import train_and_validation
+from racecar.study.commands.study import preset
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_text
-from racecar.study.vgg.experiment import IMAGENET, preset
+from racecar.study.vgg.experiment import IMAGENET
 from racecar.study.vgg.network import DEPTH, VGG19, initialise
 from racecar.study.vgg.photographs import Crops, Photographs, load
 
@@ -129,7 +130,7 @@ def weight_table(photographs: Photographs, cifar: str | None) -> list[str]:
     cases = [("VGG19, 24 photographs of 224 × 224", VGG19(), x, 1e-10, 24 / len(x))]
     if cifar is not None:
         images, _, _ = train_and_validation(cifar, channels=3)
-        weight = preset("small")["weight"]
+        weight = preset("vgg", "--preset", "small").weight
         cases.append(("width 16, 64 images of 32 × 32", VGG19(10, 16, 1), IMAGENET(images.pixels[:64]), weight, 1.0))
     for name, net, batch, weight, times in cases:
         initialise(net, 0)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 import racecar
-from racecar.study.cifar.experiment import Cifar, preset
+from racecar.study.cifar.experiment import Cifar
 from racecar.study.cifar.network import initialise_strong, strong, table_11
-from racecar.study.classification.experiment import ClassificationConfig
+from racecar.study.commands.study import preset
 
 
 def test_table_11_has_13_convolutions_of_its_widths_and_three_normed_layers() -> None:
@@ -43,21 +43,15 @@ def test_strong_begins_as_the_identity_on_the_channels_it_takes_over() -> None:
 @pytest.mark.parametrize("recipe", ["paper", "strong"])
 @pytest.mark.parametrize("name", ["paper", "small", "quick"])
 def test_presets_name_what_there_is(name, recipe) -> None:
-    found = preset(name, recipe)
-    phases = {
-        p: {k.split(".")[1]: v for k, v in found.items() if k.startswith(f"{p}.")} for p in ("a", "aa", "ab", "b")
-    }
-    from racecar.study.classification.recipe import Recipe
-
-    plain = {k: v for k, v in found.items() if "." not in k}
-    config = ClassificationConfig(**plain, **{p: Recipe(**v) for p, v in phases.items()})
+    config = preset("cifar", "--preset", name, "--recipe", recipe)
     assert config.runs()
     model = Cifar().network(config, 3, 32, 10, 0)
     assert any(n.startswith(f"{Cifar.head}.") for n in model.state_dict())
 
 
 def test_the_paper_preset_is_table_12() -> None:
-    found = preset("paper", "paper")
-    assert {p: found[f"{p}.epochs"] for p in ("a", "aa", "ab", "b")} == {"a": 180, "aa": 180, "ab": 50, "b": 50}
-    assert {found[f"{p}.batch_size"] for p in ("a", "aa", "ab", "b")} == {200}
-    assert (found["a.milestones"], found["a.learning_rate"], found["weight"]) == ((80, 120), 0.1, 1e-7)
+    config = preset("cifar")
+    recipes = {"a": config.a, "aa": config.aa, "ab": config.ab, "b": config.b}
+    assert {p: r.epochs for p, r in recipes.items()} == {"a": 180, "aa": 180, "ab": 50, "b": 50}
+    assert {r.batch_size for r in recipes.values()} == {200}
+    assert (config.a.milestones, config.a.learning_rate, config.weight) == ((80, 120), 0.1, 1e-7)

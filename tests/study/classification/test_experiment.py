@@ -18,7 +18,7 @@ from racecar.study.core.accelerator import make_accelerator, reset_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
-from racecar.study.core.growing import remember
+from racecar.study.core.growing import open_study, remember, reopen
 from racecar.study.core.schedule import chains, work
 from racecar.study.core.variants import Run, Variant
 
@@ -90,7 +90,7 @@ def _fresh_accelerator():
 
 
 def opened(folder: Path, config: ClassificationConfig = CONFIG) -> Study:
-    study = runs.open_study(folder, Rows(), config)
+    study = open_study(folder, Rows.name, config)
     Rows().keep(study, TASKS)
     return study
 
@@ -251,11 +251,11 @@ def test_a_run_that_diverges_is_a_result(tmp_path) -> None:
 def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(tmp_path) -> None:
     study = opened(tmp_path / "s")
     remember(study, CONFIG)
-    again, config = runs.reopen(study.folder, Rows())
+    again, config = reopen(study.folder, Rows.name, ClassificationConfig)
     assert config == CONFIG
     assert again.folder == study.folder
     with pytest.raises(StudyError, match=r"width: 4 there, 8 now"):
-        runs.open_study(study.folder, Rows(), ClassificationConfig(**{**vars(CONFIG), "width": 8}))
+        open_study(study.folder, Rows.name, ClassificationConfig(**{**vars(CONFIG), "width": 8}))
 
 
 def test_subsets_are_balanced_and_said_in_words() -> None:

@@ -22,6 +22,7 @@ from racecar.study.core.growing import remember
 from racecar.study.core.schedule import work
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
+from racecar.study.digits.spec import SPEC
 from racecar.study.report import write_results
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.sweep.results import has_weight
@@ -63,7 +64,7 @@ def towards_start():
 
 
 def opened(folder, config: ClassificationConfig) -> Study:
-    study = runs.open_study(folder, Digits(), config)
+    study = SPEC.open(folder, config)
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8, generator=generator)
     images = Images(pixels, torch.arange(40) % 10, tuple(map(str, range(10))))
@@ -88,7 +89,7 @@ def test_a_new_method_is_trained_and_reported(towards_start, tmp_path) -> None:
     assert 0 < history[-1]["penalty"] < 0.1 * moved(plain)
     assert study.metrics(Run(Variant("L2init"), "AB", 0))["history"][-1]["penalty"] == 0  # phase II is plain
 
-    _, again = runs.reopen(study.folder, Digits())
+    _, again = SPEC.reopen(study.folder)
     assert again.variants == ["Std", "L2init", "RR3"]
     html = report.page(study, Digits(), again).html()
     assert "#123456" in html  # its bars and curves

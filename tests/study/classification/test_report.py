@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from racecar.study.classification import report
-from racecar.study.classification.experiment import ClassificationConfig, Task, open_study
+from racecar.study.classification.experiment import ClassificationConfig, Task
 from racecar.study.classification.images import Images
 from racecar.study.classification.regenerated import regenerate, step_work
 from racecar.study.core.errors import StudyError
@@ -17,6 +17,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
+from racecar.study.digits.spec import SPEC
 from racecar.study.report import write_results
 
 CONFIG = ClassificationConfig(variants=["Std", "Ort", "RR3", "Dec3"], seeds=2, width=4)
@@ -27,7 +28,7 @@ SOURCES = {"A": "MNIST", "B": "n-MNIST made from MNIST: the original file was no
 def study(tmp_path, monkeypatch) -> Study:
     command = "racecar study digits --preset small --data /home/someone/data --out=/home/someone/runs"
     monkeypatch.setattr("sys.argv", command.split())
-    found = open_study(tmp_path / "s", Digits(), CONFIG)
+    found = SPEC.open(tmp_path / "s", CONFIG)
     remember(found, CONFIG)
     found.note(sources=SOURCES, setting="paper recipe, small preset", seconds=12.0)
     generator = torch.Generator().manual_seed(0)
@@ -121,7 +122,7 @@ def test_absent_weights_or_data_are_said_to_be_absent(study, gone) -> None:
 
 
 def test_a_study_without_a_finished_run_has_a_page(tmp_path) -> None:
-    study = open_study(tmp_path / "empty", Digits(), CONFIG)
+    study = SPEC.open(tmp_path / "empty", CONFIG)
     remember(study, CONFIG)
     html = report.page(study, Digits(), CONFIG).html()
     assert "nothing to regenerate" in html
@@ -162,4 +163,4 @@ def test_work_of_a_step_is_counted(study) -> None:
 
 def test_nothing_to_read_is_an_error_of_the_study(tmp_path) -> None:
     with pytest.raises(StudyError, match=r"data-A-test.safetensors"):
-        step_work(open_study(tmp_path / "e", Digits(), CONFIG), Digits(), CONFIG, [])
+        step_work(SPEC.open(tmp_path / "e", CONFIG), Digits(), CONFIG, [])

@@ -7,10 +7,10 @@ import numpy as np
 from scipy import stats
 
 from racecar.study.cifar.experiment import Cifar
-from racecar.study.classification.experiment import ClassificationConfig, open_study
+from racecar.study.classification.experiment import ClassificationConfig
 from racecar.study.classification.results import ClassificationResults
 from racecar.study.core.folder import Study
-from racecar.study.core.growing import remember
+from racecar.study.core.growing import open_study, remember
 from racecar.study.digits.experiment import Digits
 from racecar.study.report.statistics import compact
 
@@ -20,7 +20,7 @@ LEVELS = {"Std": 0.95, "StdC": 0.955, "Ort": 0.94, "RR3": 0.97, "RR1": 0.96, "De
 
 def made_up(folder: Path, experiment, config: ClassificationConfig, leave_out: str = "none") -> Study:
     """A finished study whose accuracies follow from variant, phase and seed; weights are empty."""
-    study = open_study(folder, experiment, config)
+    study = open_study(folder, experiment.name, config)
     remember(study, config)
     study.note(sources={"A": "first source", "B": "second source"}, setting="paper recipe, small preset")
     for run in config.runs():

@@ -265,12 +265,13 @@ def test_every_comparison_of_both_networks_with_numbers_and_sheets(data, trained
 def test_interrupted_inside_a_picture_it_ends_with_the_same_ones(data, trained, tmp_path) -> None:
     from racecar.study.core.callbacks import Callbacks
     from racecar.study.stylize import experiment
+    from racecar.study.stylize.spec import SPEC
 
     config = experiment.StylizeConfig(phases=["shapes", "building"], size=40, steps=5, factor=2)
     sources = experiment.Sources(trained, data / "pictures", None)
     found = {}
     for name, every in (("whole", 10**9), ("stopped", 3)):
-        study = experiment.open_study(tmp_path / name, config)
+        study = SPEC.open(tmp_path / name, config)
         told: list[int] = []
         for _ in range(100):
             count = 0

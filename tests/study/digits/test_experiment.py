@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
 from racecar.study.classification.experiment import ClassificationConfig
+from racecar.study.commands.study import preset
 from racecar.study.core.variants import Variant
-from racecar.study.digits.experiment import Digits, network, preset
+from racecar.study.digits.experiment import Digits, network
 
 
 def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:
@@ -33,15 +34,16 @@ def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:
 
 
 def test_the_paper_preset_is_table_10() -> None:
-    found = preset("paper")
-    assert {p: (found[f"{p}.epochs"], found[f"{p}.learning_rate"]) for p in ("a", "aa", "ab", "b")} == {
+    found = preset("digits")
+    phases = {"a": found.a, "aa": found.aa, "ab": found.ab, "b": found.b}
+    assert {p: (recipe.epochs, recipe.learning_rate) for p, recipe in phases.items()} == {
         "a": (100, 1e-3),
         "aa": (400, 1e-4),
         "ab": (700, 1e-4),
         "b": (700, 1e-4),
     }
-    assert found["weight"] == 1e-5
-    assert found["seeds"] == 5
+    assert found.weight == 1e-5
+    assert found.seeds == 5
 
 
 def test_seeds_give_different_weights_and_the_same_seed_the_same() -> None:

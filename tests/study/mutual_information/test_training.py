@@ -13,8 +13,9 @@ from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import labels, patterns, split
-from racecar.study.mutual_information.experiment import open_study, parts, run_study, runs_of, total_epochs
+from racecar.study.mutual_information.experiment import parts, run_study, work
 from racecar.study.mutual_information.network import WIDTHS, initialised, network
+from racecar.study.mutual_information.spec import SPEC
 from racecar.study.mutual_information.training import snapshot_epochs
 
 TINY = MutualInformationConfig(
@@ -28,7 +29,7 @@ TINY = MutualInformationConfig(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "tiny"
-    assert run_study(open_study(folder, TINY), TINY)
+    assert run_study(SPEC.open(folder, TINY), TINY)
     return folder
 
 
@@ -71,7 +72,7 @@ def plain_loop(run: Run, start: dict, config: MutualInformationConfig) -> dict:
 @pytest.mark.parametrize("key", ["RR6_A/seed-1", "RR1_A/seed-0", "Std_A/seed-0", "Std_B/seed-1", "RR6_AB/seed-0"])
 def test_runs_end_where_a_plain_loop_ends(finished: Path, key: str) -> None:
     run = Run.parse(key)
-    study = open_study(finished, TINY)
+    study = SPEC.open(finished, TINY)
     start = initialised("truncated", run.seed).state_dict() if run.source is None else study.weights(run.source)
     expected = plain_loop(run, start, dataclasses.replace(TINY))
     for name, value in study.weights(run).items():
@@ -81,15 +82,15 @@ def test_runs_end_where_a_plain_loop_ends(finished: Path, key: str) -> None:
 
 def test_a_group_of_racecar_runs_alone_ends_where_a_plain_loop_ends(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, variants=["RR1", "RR6"], seeds=1)
-    study = open_study(tmp_path / "s", config)
+    study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
-    for run in runs_of(config):
+    for run in config.runs():
         source = initialised("truncated", run.seed).state_dict() if run.source is None else study.weights(run.source)
         torch.testing.assert_close(study.weights(run), plain_loop(run, source, config), rtol=0, atol=2e-5)
 
 
 def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
-    study = open_study(finished, TINY)
+    study = SPEC.open(finished, TINY)
     for variant in ("Std", "Ort", "RR1", "RR6"):
         source, aa, ab = (study.weights(Run(Variant(variant), p, 0)) for p in ("A", "AA", "AB"))
         for later in (aa, ab):
@@ -103,7 +104,7 @@ def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path
     config = MutualInformationConfig(
         seeds=1, snapshots=2, variants=["Std", "Ort"], training=Training(epochs=40, epochs_b=1, ort_weight=1.0)
     )
-    study = open_study(tmp_path / "s", config)
+    study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
 
     def distance(variant: str) -> float:
@@ -115,7 +116,7 @@ def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path
 
 
 def test_information_of_the_last_snapshot_agrees_with_scikit_learn(finished: Path) -> None:
-    study = open_study(finished, TINY)
+    study = SPEC.open(finished, TINY)
     run = Run(Variant("RR6"), "A", 1)
     net = network()
     net.load_state_dict(study.weights(run))
@@ -131,8 +132,8 @@ def test_information_of_the_last_snapshot_agrees_with_scikit_learn(finished: Pat
 
 
 def test_history_holds_every_snapshot(finished: Path) -> None:
-    study = open_study(finished, TINY)
-    for run in runs_of(TINY):
+    study = SPEC.open(finished, TINY)
+    for run in TINY.runs():
         history = study.metrics(run)["history"]
         epochs = TINY.training.epochs_b if run.phase == "B" else TINY.training.epochs
         assert [p["epoch"] for p in history] == snapshot_epochs(epochs, TINY.snapshots)
@@ -145,7 +146,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     config = MutualInformationConfig(
         seeds=1, snapshots=3, variants=["Ort", "RR6"], training=Training(epochs=3, epochs_b=1)
     )
-    reference, study = open_study(tmp_path / "whole", config), open_study(tmp_path / "parts", config)
+    reference, study = SPEC.open(tmp_path / "whole", config), SPEC.open(tmp_path / "parts", config)
     assert run_study(reference, config)
     asked = sessions = 0
 
@@ -156,10 +157,10 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
 
     while not run_study(study, config, Callbacks(stop=stop)):
         sessions += 1
-        total, done = total_epochs(study, config)
+        total, done = work(study, config, config.runs())
         assert 0 < done < total
     assert sessions == 2
-    for run in runs_of(config):
+    for run in config.runs():
         torch.testing.assert_close(study.weights(run), reference.weights(run), rtol=0, atol=0)
         assert study.metrics(run) == reference.metrics(run)
     assert not list((tmp_path / "parts").glob("progress*"))
@@ -167,7 +168,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
 
 def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, variants=["Std"], seeds=1)
-    study = open_study(tmp_path / "s", config)
+    study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "runs").rglob("*.safetensors")}
     trained: list[int] = []

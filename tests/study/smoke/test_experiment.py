@@ -12,9 +12,10 @@ from racecar.study.core.growing import remember
 from racecar.study.core.schedule import chains, work
 from racecar.study.core.variants import Run, Variant
 from racecar.study.smoke import experiment
-from racecar.study.smoke.config import PRESETS, SmokeConfig
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.network import AutoEncoder
+from racecar.study.smoke.spec import SPEC
 
 CONFIG = SmokeConfig(
     variants=["Std", "RR6", "Dec6"],
@@ -37,7 +38,7 @@ def pictures(channels: int, height: int, width: int) -> Frames:
 
 
 def opened(folder, config: SmokeConfig = CONFIG):
-    study = experiment.open_study(folder, config)
+    study = SPEC.open(folder, config)
     experiment.keep_data(study, "A", pictures(1, 16, 16))
     experiment.keep_data(study, "B2", pictures(3, 24, 16))
     remember(study, config)
@@ -186,11 +187,11 @@ def test_a_training_that_diverges_is_a_result(tmp_path) -> None:
 
 
 def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(finished) -> None:
-    again, config = experiment.reopen(finished.folder)
+    again, config = SPEC.reopen(finished.folder)
     assert config == CONFIG
     assert again.folder == finished.folder
     with pytest.raises(StudyError, match="width: 4 there, 8 now"):
-        experiment.open_study(finished.folder, SmokeConfig(width=8))
+        SPEC.open(finished.folder, SmokeConfig(width=8))
 
 
 @pytest.mark.parametrize(
@@ -219,8 +220,3 @@ def test_a_folder_remembers_what_was_asked_and_refuses_another_configuration(fin
 def test_settings_that_cannot_be_are_refused(wrong, said) -> None:
     with pytest.raises(ValueError, match=said):
         SmokeConfig(**wrong)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_configurations(name) -> None:
-    assert SmokeConfig(**PRESETS[name]).runs()

@@ -11,6 +11,7 @@ from racecar.study.report import write_results
 from racecar.study.smoke import experiment, report
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
+from racecar.study.smoke.spec import SPEC
 
 CONFIG = SmokeConfig(
     seeds=2,
@@ -26,7 +27,7 @@ CONFIG = SmokeConfig(
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    found = experiment.open_study(tmp_path_factory.mktemp("report") / "s", CONFIG)
+    found = SPEC.open(tmp_path_factory.mktemp("report") / "s", CONFIG)
     for task, shape in (("A", (1, 16, 16)), ("B2", (3, 24, 16))):
         pictures = torch.rand(12, *shape, generator=torch.Generator().manual_seed(1))
         experiment.keep_data(found, task, Frames(pictures[:6], pictures[6:]))

@@ -13,6 +13,7 @@ from racecar.study.smoke import experiment
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames
 from racecar.study.smoke.results import SmokeResults
+from racecar.study.smoke.spec import SPEC
 
 CONFIG = SmokeConfig(seeds=3, phases=["A", "B1", "AB1"], width=4, discriminator_width=2, steps_a=40, steps_b=30)
 L2 = {"Std_A": (9, 9, 9), "RR6_A": (8, 8, 8), "Std_AB1": (30, 200, 60), "RR6_AB1": (10, 20, 40), "Std_B1": (20, 20, 20)}
@@ -36,7 +37,7 @@ def kept(study, key: str, l2: float, points, **more) -> None:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    found = experiment.open_study(tmp_path_factory.mktemp("made") / "up", CONFIG)
+    found = SPEC.open(tmp_path_factory.mktemp("made") / "up", CONFIG)
     pictures = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     experiment.keep_data(found, "A", Frames(pictures[:3], pictures[3:]))
     remember(found, CONFIG)

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from racecar.study.commands.study import preset
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.core.variants import Variant
 from racecar.study.smoke.adversarial import SuperResolution
 from racecar.study.smoke.autoencoding import AutoEncoding
-from racecar.study.smoke.config import PRESETS, SmokeConfig
+from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames, batch, lowered, raised
 from racecar.study.smoke.network import discriminator, generator
 
@@ -149,10 +150,9 @@ def test_a_compute_matched_std_trains_longer() -> None:
     assert (gan("StdC", replace(CONFIG, compute_match=1.5)).total, gan("Std").total) == (9, 6)
 
 
-@pytest.mark.parametrize("preset", ["paper", "small"])
-def test_compute_match_is_the_ratio_of_the_flops_of_a_step(preset) -> None:
-    settings = {k: v for k, v in PRESETS[preset].items() if k not in ("variants", "phases", "batch_size")}
-    config = SmokeConfig(**settings, batch_size=1)
+@pytest.mark.parametrize("name", ["paper", "small"])
+def test_compute_match_is_the_ratio_of_the_flops_of_a_step(name) -> None:
+    config = replace(preset("smoke", "--preset", name), batch_size=1)
     pictures = torch.rand(1, 1, 64, 64)
     work = []
     for variant in ("Std", "RR6"):

@@ -1,4 +1,4 @@
-"""The CIFAR study: the paper's recipe (Tables 11, 12) and a strong one, and their presets."""
+"""The CIFAR study: its data, and the networks of the paper's recipe (Table 11) and of a strong one."""
 
 from __future__ import annotations
 
@@ -16,73 +16,6 @@ from racecar.study.core.initialisation import initialise_glorot
 HUB = {"A": "uoft-cs/cifar10", "B": "uoft-cs/cifar100"}
 FOLDERS = {"A": "cifar10", "B": "cifar100"}
 NAMES = {"A": "CIFAR-10", "B": "CIFAR-100"}
-
-
-def preset(name: str, recipe: str) -> dict[str, Any]:
-    """Defaults by dotted name.
-
-    The ``paper`` recipe is Table 12; the paper does not name the optimiser, which is Nesterov momentum here, and
-    mentions neither augmentation nor weight decay, of which there is none. The ``strong`` recipe is another network
-    and a present-day training, made to reach 93 % in 16 epochs; it asks for the transfer again with full fine-tuning, a
-    linear probe and few labels. ``small`` is for two CPU cores: narrower networks, fewer images, fewer epochs.
-    """
-    found = _paper(name) if recipe == "paper" else _strong(name)
-    for phase in ("a", "aa", "ab", "b"):
-        found |= {f"{phase}.optimiser": "sgd", f"{phase}.learning_rate": 0.1, f"{phase}.precision": "bfloat16"}
-    return found | {"weight": 1e-7, "architecture": "table-11" if recipe == "paper" else "strong"}
-
-
-def _paper(name: str) -> dict[str, Any]:
-    epochs, milestones = {"a": 180, "aa": 180, "ab": 50, "b": 50}, (80, 120)
-    found: dict[str, Any] = {
-        "variants": ["Std", "RR13", "RR13s", "RR1", "Ort", "Dec13", "StdC"],
-        "seeds": 5,
-        "compute_match": 2.0,
-    }
-    if name == "small":
-        epochs, milestones = {"a": 8, "aa": 6, "ab": 4, "b": 4}, (4, 6)
-        found |= {"width": 16, "train_images": 5_000, "test_images": 5_000, "seeds": 3, "evaluations": 8}
-        found |= {f"{p}.batch_size": 100 for p in epochs}
-    elif name == "quick":
-        epochs, milestones = {"a": 2, "aa": 1, "ab": 1, "b": 1}, (1, 2)
-        found |= {"width": 8, "train_images": 1_000, "test_images": 1_000, "seeds": 2, "variants": ["Std", "RR13"]}
-        found |= {f"{p}.batch_size": 50 for p in epochs}
-    else:
-        found |= {f"{p}.batch_size": 200 for p in epochs}
-    for phase, count in epochs.items():
-        found |= {f"{phase}.epochs": count, f"{phase}.schedule": "steps", f"{phase}.milestones": milestones}
-    return found
-
-
-def _strong(name: str) -> dict[str, Any]:
-    epochs = {"a": 16, "aa": 16, "ab": 16, "b": 16}
-    found: dict[str, Any] = {
-        "variants": ["Std", "RR7", "RR1", "Ort", "Dec7", "StdC"],
-        "phases": ["A", "B", "AA", "AB", "AB-probe", "AB-10pct", "AB-1pct", "B-10pct", "B-1pct"],
-        "seeds": 5,
-        "few_epochs": 60,
-        "compute_match": 2.0,
-    }
-    if name == "small":
-        epochs = {"a": 6, "aa": 4, "ab": 4, "b": 6}
-        found |= {"width": 32, "train_images": 10_000, "test_images": 5_000, "seeds": 3, "evaluations": 5}
-        found |= {"variants": ["Std", "RR7"], "few_epochs": 20}
-        found["phases"] = ["A", "B", "AB", "AB-probe", "AB-10pct", "AB-1pct", "B-10pct", "B-1pct"]
-    elif name == "quick":
-        epochs = {"a": 2, "aa": 1, "ab": 1, "b": 1}
-        found |= {"width": 8, "train_images": 1_000, "test_images": 1_000, "seeds": 2, "few_epochs": 2}
-        found |= {"variants": ["Std", "RR7"], "phases": ["A", "B", "AB", "AB-probe", "AB-10pct", "B-10pct"]}
-    for phase, count in epochs.items():
-        found |= {
-            f"{phase}.epochs": count,
-            f"{phase}.batch_size": 128,
-            f"{phase}.schedule": "cosine",
-            f"{phase}.warmup": 0.2,
-            f"{phase}.weight_decay": 5e-4,
-            f"{phase}.label_smoothing": 0.1,
-            f"{phase}.augmentation": "flip-crop",
-        }
-    return found
 
 
 class Cifar(Experiment):

@@ -6,7 +6,6 @@ What an experiment supplies (data, network, penalty) is :class:`Experiment`; dig
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,6 @@ from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
-from racecar.study.core import growing
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.folder import Study
@@ -253,30 +251,6 @@ class Experiment(ABC):
         return Objective.of(
             variant.method, config, model, example, input_range=self.input_range(config), decoder=decoder
         )
-
-
-def experiment_of(name: str) -> Experiment:
-    """The experiment of a study's name, ``"digits"`` or ``"cifar"``."""
-    module = importlib.import_module(f"racecar.study.{name}.experiment")
-    return getattr(module, name.capitalize())()
-
-
-# --- a study's folder -------------------------------------------------------------------------------------------------
-
-
-def open_study(folder: Path, experiment: Experiment, config: ClassificationConfig) -> Study:
-    """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
-    return growing.open_study(folder, experiment.name, config)
-
-
-def reopen(folder: Path, experiment: Experiment) -> tuple[Study, ClassificationConfig]:
-    """A study on disk with its configuration, for the report."""
-    content = growing.remembered(folder)
-    for field_ in dataclasses.fields(experiment.config):
-        if isinstance(value := content.get(field_.name), dict):
-            content[field_.name] = Recipe(**value | {"milestones": tuple(value["milestones"])})
-    config = experiment.config(**content)
-    return open_study(folder, experiment, config), config
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
     @classmethod
     def load(cls, study: Study, experiment: Experiment, config: ClassificationConfig) -> ClassificationResults:
         """Read the finished runs of a configuration."""
-        constants = importlib.import_module(f"racecar.study.{experiment.name}.paper")
+        constants = importlib.import_module(f"{type(experiment).__module__.rpartition('.')[0]}.paper")
         runs, about = config.runs(), study.about()
         measure = experiment.measure(config, about)
         metrics = load_metrics(study, runs)

@@ -16,7 +16,7 @@ from racecar.study.smoke import dataset
 from racecar.study.smoke.simulation import Settings
 
 
-def parser(words: Sequence[str]) -> ArgumentParser:
+def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
     found = ArgumentParser(description="simulate rising smoke with PhiFlow for `racecar study smoke`")
     found.add_argument("--out", type=str, default=".data/smoke", help="folder")

@@ -15,7 +15,7 @@ import racecar
 from racecar.study.core.models import make_model
 
 
-def parser(words: Sequence[str]) -> ArgumentParser:
+def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
     found = ArgumentParser(description="print the palindrome of a model")
     found.add_argument("model", type=str, help="timm:NAME, torchvision:NAME or module:NAME of a class or function")

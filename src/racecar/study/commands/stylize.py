@@ -25,7 +25,7 @@ from racecar.study.stylize.optimise import Losses, Settings, Stylization
 from racecar.study.stylize.pictures import read_picture, write_picture
 
 
-def parser(words: Sequence[str]) -> ArgumentParser:
+def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
     found = ArgumentParser(
         allow_abbrev=False,

@@ -24,7 +24,7 @@ from racecar.study.pretrain.options import add_common, recipe_of
 from racecar.study.pretrain.run import Data, Mirror, look, no_memory, open_folder, say, train
 
 
-def parser(words: Sequence[str]) -> ArgumentParser:
+def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
     found = ArgumentParser(
         allow_abbrev=False, description="pretrain a classifier with racecar, or plainly, on your own images"

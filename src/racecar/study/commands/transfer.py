@@ -30,7 +30,7 @@ from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, 
 from racecar.study.report.statistics import Summary, paired_difference, summarise
 
 
-def parser(words: Sequence[str]) -> ArgumentParser:
+def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
     found = ArgumentParser(
         allow_abbrev=False, description="fine-tune or probe what `racecar train` wrote, on another data set"

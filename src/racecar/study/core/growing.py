@@ -1,20 +1,25 @@
-"""Studies whose variants, seeds and phases may grow later, while every other setting is fixed."""
+"""From a configuration to a study's folder and back: what was asked for may grow later, all other settings stay."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import dataclasses
+import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from racecar.study.core.files import read_json
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import Variant
+from racecar.study.core.variants import Run, Variant
 
-_GROWS = ("variants", "phases", "seeds")
+GROWS = ("variants", "phases", "seeds")
+Made = TypeVar("Made")
 
 
-class Growing(Protocol):
-    """A configuration (a frozen dataclass) with what may grow."""
+class Config(Protocol):
+    """A study's configuration: a frozen dataclass of settings, maybe nested, with what may grow (``phases`` too, where
+    a study leaves them to the user).
+    """
 
     @property
     def variants(self) -> list[str]:
@@ -22,34 +27,60 @@ class Growing(Protocol):
 
     @property
     def seeds(self) -> int:
-        """How many."""
+        """How many, counted from 0."""
 
-    @property
-    def phases(self) -> list[str]:
-        """See :mod:`racecar.study.core.variants`."""
+    def runs(self) -> list[Run]:
+        """All runs that it asks for, sources before what continues from them."""
 
 
-def open_study(folder: Path, name: str, config: Growing) -> Study:
-    """The study's folder.
+def open_study(folder: Path, name: str, config: Config) -> Study:
+    """The folder of the study ``name``, created if needed.
 
     Raises:
         StudyError: it belongs to another experiment, or was filled with other settings.
     """
-    content = asdict(config)  # type: ignore[call-overload]
-    return Study(folder, name, {k: v for k, v in content.items() if k not in _GROWS})
+    return Study(folder, name, settings(config))
 
 
-def remember(study: Study, config: Growing) -> None:
-    """Note what was asked for, so that a report can say what was not run."""
-    about = study.about()
-    study.note(
-        variants=list(dict.fromkeys([*about.get("variants", []), *(Variant.parse(v).name for v in config.variants)])),
-        phases=list(dict.fromkeys([*about.get("phases", []), *config.phases])),
-        seeds=max(config.seeds, about.get("seeds", 0)),
-    )
+def settings(config: Config) -> dict[str, Any]:
+    """What is fixed of a configuration, as plain values."""
+    content = dataclasses.asdict(config)  # type: ignore[call-overload]
+    return {k: v for k, v in content.items() if k not in GROWS}
 
 
-def remembered(folder: Path) -> dict[str, Any]:
-    """The arguments of a study's configuration, with all that it was asked for, for the report."""
-    about = read_json(folder / "study.json")
-    return {**about["config"], **{k: about[k] for k in _GROWS}}
+def remember(study: Study, config: Config) -> None:
+    """Note what was asked for beside what was before, so that a report can say what was not run."""
+    known = study.about()
+    asked = {"variants": [Variant.parse(v).name for v in config.variants]}
+    if hasattr(config, "phases"):
+        asked["phases"] = config.phases
+    grown = {name: list(dict.fromkeys([*known.get(name, []), *values])) for name, values in asked.items()}
+    study.note(**grown, seeds=max(config.seeds, known.get("seeds", 0)))
+
+
+def reopen(folder: Path, name: str, kind: type[Made]) -> tuple[Study, Made]:
+    """A study on disk with its configuration, of the type ``kind``, and all that it was asked for.
+
+    Raises:
+        StudyError: no such study.
+    """
+    known = read_json(folder / "study.json")
+    config = from_json(kind, known["config"] | {k: known[k] for k in GROWS if k in known})
+    return open_study(folder, name, config), config  # type: ignore[arg-type]
+
+
+def from_json(kind: type[Made], content: Mapping[str, Any]) -> Made:
+    """A dataclass from what JSON has made of its fields: nested dataclasses and tuples come back.
+
+    Args:
+        kind: the dataclass.
+        content: its arguments by name; what is left out keeps its default.
+    """
+    types = typing.get_type_hints(kind)
+    return kind(**{name: _from_json(types.get(name), value) for name, value in content.items()})
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return from_json(kind, value)  # type: ignore[arg-type]
+    return tuple(value) if typing.get_origin(kind) is tuple and isinstance(value, list) else value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from racecar.study.core.folder import Study
@@ -39,6 +41,25 @@ def work(study: Study, runs: Sequence[Run], cost: Cost) -> tuple[int, int]:
         if run in runs and not study.finished(run):
             done += round(cost(run) * about["step"] / about["total"])
     return sum(map(cost, runs)), done
+
+
+@dataclass(frozen=True)
+class ByCost:
+    """Divides a study's runs by what each costs: see :class:`racecar.study.studies.Division`.
+
+    Attributes:
+        cost: expected work of a run of a configuration, in any unit.
+    """
+
+    cost: Callable[[Any, Run], int]
+
+    def divide(self, config: Any, workers: int) -> list[list[Run]]:
+        """All runs of a configuration, see :func:`chains`."""
+        return chains(config.runs(), partial(self.cost, config), workers)
+
+    def work(self, study: Study, config: Any, runs: Sequence[Run]) -> tuple[int, int]:
+        """(all, already done) of some runs, see :func:`work`."""
+        return work(study, runs, partial(self.cost, config))
 
 
 class Units:

@@ -1,14 +1,12 @@
-"""What commands share on the terminal: the progress bar, presets that options and configuration files win over."""
+"""What commands share on the terminal: the progress bar, and how many processes there are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -32,20 +30,6 @@ def progress_bar(label: str, total: int, done: int) -> Iterator[Callable[[int], 
     with Progress(*columns, console=console, speed_estimate_period=300) as progress:
         task = progress.add_task(label, total=total, completed=done)
         yield lambda n: progress.update(task, advance=n)
-
-
-def apply_preset(
-    parser: ArgumentParser, words: Sequence[str], presets: Mapping[str, Mapping[str, Any]], default: str | None = None
-) -> None:
-    """A preset changes defaults, so that a configuration file and options still win over it."""
-    name = default
-    for i, word in enumerate(words):
-        if word.startswith("--preset="):
-            name = word.removeprefix("--preset=")
-        elif word == "--preset" and i + 1 < len(words):
-            name = words[i + 1]
-    if name is not None and name in presets:
-        parser.set_defaults(dict(presets[name]))
 
 
 def worker_count(asked: int | None) -> int:

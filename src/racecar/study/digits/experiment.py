@@ -1,10 +1,9 @@
-"""The digits study: Table 9's network, Table 10's hyper-parameters, the presets."""
+"""The digits study: its data, and Table 9's network."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,28 +13,7 @@ from racecar.study.classification.images import train_and_validation
 from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.digits import nmnist
 
-VARIANTS = ["Std", "Ort", "RR3", "RR1", "Dec3", "StdC"]
 HUB = "ylecun/mnist"
-
-
-def preset(name: str) -> dict[str, Any]:
-    """Defaults by dotted name.
-
-    ``paper`` is Table 10; the paper trains on 55 000 of MNIST's 60 000 images and gives no epochs for Std_B, which
-    gets as many as the transfer. ``small`` is for two CPU cores: fewer images, fewer epochs and five times the paper's
-    learning rate in phase II, whose 400 and 700 epochs it cannot afford. ``quick`` shows that everything runs.
-    """
-    recipes = {"a": (100, 1e-3), "aa": (400, 1e-4), "ab": (700, 1e-4), "b": (700, 1e-4)}
-    found: dict[str, Any] = {"variants": VARIANTS, "seeds": 5, "weight": 1e-5}
-    if name == "small":
-        recipes = {"a": (10, 1e-3), "aa": (6, 5e-4), "ab": (6, 5e-4), "b": (12, 5e-4)}
-        found |= {"train_images": 10_000, "evaluations": 6}
-    elif name == "quick":
-        recipes = {"a": (2, 1e-3), "aa": (1, 5e-4), "ab": (1, 5e-4), "b": (2, 5e-4)}
-        found |= {"train_images": 2_000, "test_images": 1_000, "seeds": 2, "variants": ["Std", "Ort", "RR3"]}
-    for phase, (epochs, rate) in recipes.items():
-        found |= {f"{phase}.epochs": epochs, f"{phase}.learning_rate": rate, f"{phase}.precision": "bfloat16"}
-    return found
 
 
 def network(channels: int = 1, size: int = 28, classes: int = 10, width: int = 64) -> nn.Sequential:

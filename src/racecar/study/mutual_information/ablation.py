@@ -18,10 +18,11 @@ import torch
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_text
+from racecar.study.core.growing import open_study
 from racecar.study.core.processes import Advance, Stop, Stopper, run_shares
 from racecar.study.mutual_information import paper
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
-from racecar.study.mutual_information.experiment import open_study, run_study, runs_of
+from racecar.study.mutual_information.experiment import NAME, run_study
 from racecar.study.report.statistics import summarise
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ def train(argument: tuple[Path, list[tuple[str, MutualInformationConfig]]], adva
     """One process's share of the settings."""
     out, share = argument
     callbacks = Callbacks(advance, stop=stop)
-    return all(run_study(open_study(_folder(out, label), config), config, callbacks) for label, config in share)
+    return all(run_study(open_study(_folder(out, label), NAME, config), config, callbacks) for label, config in share)
 
 
 def _folder(out: Path, label: str) -> Path:
@@ -68,10 +69,10 @@ def table(out: Path, configs: dict[str, MutualInformationConfig]) -> str:
         "| *the paper* | " + " | ".join(_cell(paper.ACCURACY[m]) for m in MODELS) + " | |",
     ]
     for label, config in configs.items():
-        study = open_study(_folder(out, label), config)
+        study = open_study(_folder(out, label), NAME, config)
         cells, distances = [], []
         for model in MODELS:
-            found = [study.metrics(r) for r in runs_of(config) if r.model == model]
+            found = [study.metrics(r) for r in config.runs() if r.model == model]
             values = [m["accuracy"] for m in found if m is not None]
             cells.append(_cell(values) if values else "not run")
             if values:

@@ -1,4 +1,4 @@
-"""What can be chosen in the 12-bit study, and the presets."""
+"""What can be chosen in the 12-bit study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.methods.srip import Ort
-from racecar.study.core.variants import Variant
+from racecar.study.core.variants import Run, Variant, plan
 from racecar.study.mutual_information.data import Protocol
 
 OFFERS = frozenset({Need.REVERSE})  # what the ensemble can do for a method; and Ort's penalty, for many runs at once
@@ -95,15 +95,6 @@ class MutualInformationConfig:
             if variant.depth > DEPTH:
                 raise ValueError(f"{variant.name}: the network of Table 7 has {DEPTH} layers")
 
-
-PRESETS: dict[str, dict[str, object]] = {
-    "paper": {},
-    # One batch size only: tracing a program for a second one takes longer than these few epochs.
-    "quick": {
-        "seeds": 2,
-        "snapshots": 10,
-        "training.epochs": 20,
-        "training.epochs_b": 40,
-        "training.remainder": "dropped",
-    },
-}
+    def runs(self) -> list[Run]:
+        """All runs."""
+        return plan([Variant.parse(v) for v in self.variants], range(self.seeds))

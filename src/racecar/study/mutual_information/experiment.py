@@ -5,65 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from racecar.study.core.callbacks import QUIET, Callbacks
-from racecar.study.core.errors import StudyError
-from racecar.study.core.files import read_json, read_tensors, write_tensors
+from racecar.study.core.files import read_tensors, write_tensors
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import Run, Variant, plan
-from racecar.study.mutual_information.config import MutualInformationConfig, Training
+from racecar.study.core.variants import Run, Variant
+from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.network import initialised
 from racecar.study.mutual_information.training import Group, order_runs, train_group
 
 NAME = "mutual-information"
 
 
-def open_study(folder: Path, config: MutualInformationConfig) -> Study:
-    """The study's folder; seeds and variants may grow later, everything else is fixed."""
-    content = asdict(config)
-    for changeable in ("seeds", "variants"):
-        del content[changeable]
-    return Study(folder, NAME, content)
-
-
-def remember(study: Study, config: MutualInformationConfig) -> None:
-    """Note which variants and seeds were asked for, so that a report can say what was not run."""
-    about = study.about()
-    variants = dict.fromkeys([*about.get("variants", []), *(Variant.parse(v).name for v in config.variants)])
-    seeds = max(config.seeds, about.get("seeds", 0))
-    study.note(variants=list(variants), seeds=seeds)
-
-
-def reopen(folder: Path) -> tuple[Study, MutualInformationConfig]:
-    """A study on disk with its configuration, for the report.
-
-    Raises:
-        StudyError: no such study.
-    """
-    about = read_json(folder / "study.json")
-    if about.get("experiment") != NAME:
-        raise StudyError(f"{folder} holds the study {about.get('experiment')!r}, which this version cannot report")
-    content = dict(about["config"])
-    content["training"] = Training(**content["training"])
-    config = MutualInformationConfig(**content, variants=about["variants"], seeds=about["seeds"])
-    return open_study(folder, config), config
-
-
-def runs_of(config: MutualInformationConfig) -> list[Run]:
-    """Every run of a configuration, sources before what continues from them."""
-    return plan([Variant.parse(v) for v in config.variants], range(config.seeds))
-
-
 def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
     """Divide the variants among processes: neighbours in one program, the costliest part as cheap as possible."""
     cost: dict[Variant, float] = {}
-    for run in runs_of(config):
+    for run in config.runs():
         step = run.variant.method.cost if run.phase == "A" else 1.0
         cost[run.variant] = cost.get(run.variant, 0.0) + step * _epochs(config, run)
     variants = sorted(cost, key=lambda v: (not v.depth, v))
@@ -77,11 +39,6 @@ def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
         if worst < best[0]:
             best = (worst, [[v.name for v in piece] for piece in pieces])
     return best[1]
-
-
-def total_epochs(study: Study, config: MutualInformationConfig) -> tuple[int, int]:
-    """(all, already done) in epochs × networks, for the progress bar."""
-    return work(study, config, runs_of(config))
 
 
 def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> tuple[int, int]:
@@ -102,14 +59,14 @@ def run_study(study: Study, config: MutualInformationConfig, callbacks: Callback
     """Train every run that is not finished. Safe to stop or kill at any moment and to call again.
 
     Args:
-        study: from :func:`open_study`.
+        study: its folder.
         config: which runs; several processes may share a study if their variants differ.
         callbacks: ``advance`` is told of epochs × networks; ``stop`` is asked before every epoch.
 
     Returns:
         Whether all runs are finished.
     """
-    runs = runs_of(config)
+    runs = config.runs()
     slot = "-".join(config.variants)
     stages = [
         ([r for r in runs if r.phase == "A"], config.training.epochs),

@@ -12,7 +12,6 @@ from racecar.study.core.folder import Study
 from racecar.study.mutual_information import paper
 from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.data import constant_predictor
-from racecar.study.mutual_information.experiment import runs_of
 from racecar.study.mutual_information.figures import Panel
 from racecar.study.report import Outcome, Verdict
 from racecar.study.report.results import AccuracyResults, load_metrics
@@ -31,7 +30,7 @@ class MutualInformationResults(AccuracyResults[MutualInformationConfig]):
     @classmethod
     def load(cls, study: Study, config: MutualInformationConfig) -> MutualInformationResults:
         """Read the finished runs of a configuration."""
-        runs = runs_of(config)
+        runs = config.runs()
         return cls(config, study.about(), runs, load_metrics(study, runs), paper.ACCURACY)
 
     def information(self, model: str, layer: int = -1) -> list[float]:

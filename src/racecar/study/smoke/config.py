@@ -1,10 +1,10 @@
-"""What can be chosen in the smoke study, and its presets."""
+"""What can be chosen in the smoke study."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from torch import nn
 
@@ -110,39 +110,3 @@ class SmokeConfig:
         """Glorot-uniform weights from a generator of its own."""
         initialise_glorot(network, seed)
         return network
-
-
-PHASES = ["A", "B1", "B2", "AB1", "AB2", "AB1-early", *(f"{p}-{LEAKY}" for p in ("B1", "B2", "AB1", "AB2"))]
-PRESETS: dict[str, dict[str, Any]] = {
-    # Table 14, but for the 40 000 epochs of phase I (160 000 steps): in `small` the order of Std and RR^6 is settled
-    # after 625 steps at five times the learning rate (results/smoke-small.md); 10 000 are three times as long.
-    "paper": {"variants": ["Std", "RR6", "StdC", "Dec6"], "phases": PHASES},
-    # For two CPU cores: a quarter of the generator's width, an eighth of the discriminator's, smaller batches.
-    "small": {
-        "phases": PHASES,
-        "width": 16,
-        "discriminator_width": 4,
-        "batch_size": 8,
-        "steps_a": 1_500,
-        "steps_b": 500,
-        "learning_rate": 1e-3,
-        "test_frames": 90,
-        "capture_factor": 8,
-        "evaluations": 12,
-        "compute_match": 1.5,
-    },
-    # Shows that everything runs, and that RR regenerates its input.
-    "quick": {
-        "seeds": 1,
-        "width": 8,
-        "discriminator_width": 2,
-        "batch_size": 8,
-        "steps_a": 600,
-        "steps_b": 100,
-        "learning_rate": 1e-3,
-        "test_frames": 36,
-        "capture_factor": 8,
-        "evaluations": 5,
-        "compute_match": 1.5,
-    },
-}

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from racecar.study.core import growing
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.files import read_tensors, write_tensors
@@ -24,17 +23,6 @@ from racecar.study.smoke.quality import COLLAPSED, constants
 from racecar.study.smoke.training import Training
 
 NAME = "smoke"
-
-
-def open_study(folder: Path, config: SmokeConfig) -> Study:
-    """The study's folder; seeds, variants and phases may grow later, everything else is fixed."""
-    return growing.open_study(folder, NAME, config)
-
-
-def reopen(folder: Path) -> tuple[Study, SmokeConfig]:
-    """A study on disk with its configuration, for the report."""
-    config = SmokeConfig(**growing.remembered(folder))
-    return open_study(folder, config), config
 
 
 # --- pictures beside the runs -----------------------------------------------------------------------------------------

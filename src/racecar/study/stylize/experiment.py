@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 
-from racecar.study.core import growing
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.checkpoints import Progress
@@ -92,13 +91,6 @@ class StylizeConfig:
         )
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "small": {"seeds": 3, "size": 192, "steps": 200},
-    "quick": {"seeds": 1, "size": 96, "steps": 40},
-}
-
-
 @dataclass(frozen=True)
 class Sources:
     """Where networks and pictures come from.
@@ -116,17 +108,6 @@ class Sources:
     def network(self, run: Run) -> Path:
         """The folder of the network that a run sees with."""
         return self.vgg / "runs" / Run(run.variant, "A", run.seed).key
-
-
-def open_study(folder: Path, config: StylizeConfig) -> Study:
-    """The study's folder; seeds, variants and comparisons may grow later, everything else is fixed."""
-    return growing.open_study(folder, NAME, config)
-
-
-def reopen(folder: Path) -> tuple[Study, StylizeConfig]:
-    """A study on disk with its configuration, for the report."""
-    config = StylizeConfig(**growing.remembered(folder))
-    return open_study(folder, config), config
 
 
 def check(sources: Sources, config: StylizeConfig) -> None:

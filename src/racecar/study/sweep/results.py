@@ -245,11 +245,11 @@ class SweepResults:
 _VERDICT = {"reproduced": "yes", "not reproduced": "no", "undecided": "undecided"}
 
 
-def check_weights(weights: Iterable[float]) -> list[float]:
+def check_weights(weights: Iterable[float | str]) -> list[float]:
     """The λ of a sweep, each once, in order.
 
     Raises:
-        ValueError: none, or one that is none.
+        ValueError: none, or one that is no number, infinite or negative.
     """
     found: Sequence[float] = sorted(dict.fromkeys(float(w) for w in weights))
     if not found:

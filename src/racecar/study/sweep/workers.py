@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,9 @@ import torch
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
-from racecar.study.core.processes import Share, Stop, Stopper
+from racecar.study.core.processes import Stop, Stopper
 from racecar.study.core.variants import Run
+from racecar.study.studies import ReadyStudy
 from racecar.study.sweep.locks import BEAT, LEASE, Locks
 
 ASK = 60.0  # seconds between questions to SLURM about jobs without a result; submitit's own are ten minutes
@@ -33,42 +34,46 @@ ASK = 60.0  # seconds between questions to SLURM about jobs without a result; su
 
 @dataclass(frozen=True)
 class Job:
-    """Runs that one worker trains together or one after the other; what is claimed.
+    """Runs that one worker trains together or one after the other; what is locked.
 
     Attributes:
-        name: of its claim.
-        study: where they belong.
+        name: of its lock.
+        ready: the study that they belong to.
         runs: which they are.
-        share, argument: see :func:`racecar.study.core.processes.run_shares`.
-        work: (all, already done) of runs.
     """
 
     name: str
-    study: Study
+    ready: ReadyStudy
     runs: Sequence[Run]
-    share: Share
-    argument: Any
-    work: Callable[[Sequence[Run]], tuple[int, int]]
+
+    @property
+    def study(self) -> Study:
+        """The study's folder."""
+        return self.ready.study
 
     @property
     def finished(self) -> bool:
         """Whether all its runs are."""
         return all(self.study.finished(r) for r in self.runs)
 
+    def work(self) -> tuple[int, int]:
+        """(all, already done), in any unit."""
+        return self.ready.work(self.runs)
+
 
 @dataclass(frozen=True)
 class Worker:
-    """Trains one task after the other until all are finished or held by others who live; picklable.
+    """Trains one job after the other until all are finished or held by others who live; picklable.
 
     Attributes:
-        claims: their folder.
-        tasks: all of the sweep, in the order in which they are taken.
+        claims: the folder of their locks.
+        jobs: all of the sweep, in the order in which they are taken.
         threads: of torch.
         lease, beat: see :class:`racecar.study.sweep.locks.Locks`.
     """
 
     claims: Path
-    tasks: Sequence[Job]
+    jobs: Sequence[Job]
     threads: int = 1
     lease: float = LEASE
     beat: float = BEAT
@@ -98,27 +103,27 @@ class Worker:
         return DelayedSubmission(self)
 
     def _work(self, stop: Stop) -> None:
-        claims = Locks(self.claims, self.lease, self.beat)
+        locks = Locks(self.claims, self.lease, self.beat)
         idle = time.monotonic()
         # Who finds all held stays for a lease: a holder that died somewhere else is known by then.
         while not stop() and time.monotonic() - idle < self.lease + 2 * self.beat:
-            pending = [t for t in self.tasks if not t.finished]
+            pending = [j for j in self.jobs if not j.finished]
             if not pending:
                 return
-            if any(self._train(t, claims, stop) for t in pending):
+            if any(self._train(j, locks, stop) for j in pending):
                 idle = time.monotonic()
             else:
                 time.sleep(min(1.0, self.beat))
 
-    def _train(self, task: Job, claims: Locks, stop: Stop) -> bool:
+    def _train(self, job: Job, locks: Locks, stop: Stop) -> bool:
         """Whether it was this worker's to train."""
-        if stop() or (claim := claims.take(task.name)) is None:
+        if stop() or (lock := locks.take(job.name)) is None:
             return False
         try:
-            claim.advance(task.work(task.runs)[1])
-            task.share(task.argument, claim.advance, lambda: stop() or claim.lost)
+            lock.advance(job.work()[1])
+            job.ready.train(job.runs, lock.advance, lambda: stop() or lock.lost)
         finally:
-            claim.release(finished=task.finished)
+            lock.release(finished=job.finished)
         return True
 
 

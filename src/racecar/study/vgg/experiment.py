@@ -73,43 +73,6 @@ class VggConfig(ClassificationConfig):
         return Crops(self.size, (self.crop[0], self.crop[1]))
 
 
-def preset(name: str) -> dict[str, Any]:
-    """Defaults by dotted name.
-
-    ``paper`` is Table 15 on ImageNet. It leaves open the optimiser (Nesterov momentum here), weight decay (5e-4) and
-    augmentation (crops and mirroring), all as Simonyan & Zisserman (2014); whether the schedule begins anew in each
-    phase (it does here), and the rate of the start (0.01). ``small`` learns CIFAR-10 at a quarter of the width; its λ
-    gives the penalty the size at the first step that Table 15's gives it at VGG19's (0.17, ``benchmarks/vgg.py``).
-    """
-    found: dict[str, Any] = {"variants": ["Std", "RR16"], "seeds": 1, "weight": 1e-10, "compute_match": 2.06}
-    epochs = {"start": 6, "a": 36, "aa": 22}
-    for phase in epochs:
-        found |= {
-            f"{phase}.optimiser": "sgd",
-            f"{phase}.learning_rate": 0.01,
-            f"{phase}.weight_decay": 5e-4,
-            f"{phase}.precision": "bfloat16",
-            f"{phase}.batch_size": 64 if phase == "start" else 24,
-            f"{phase}.schedule": "constant" if phase == "start" else "steps",
-            f"{phase}.milestones": () if phase == "start" else (7, 10, 15),
-        }
-    found |= {"evaluations": 36, "decoders": 12}
-    if name != "paper":
-        epochs = {"start": 8, "a": 12, "aa": 6} if name == "small" else {"start": 2, "a": 1, "aa": 1}
-        found |= {"streamed": False, "size": 32, "pool": 1, "width": 16, "weight": 1e-7, "decoders": 0}
-        found |= {"seeds": 3, "train_images": 20_000, "test_images": 5_000, "evaluations": 12}
-        for phase in epochs:
-            found |= {
-                f"{phase}.learning_rate": 0.02,
-                f"{phase}.batch_size": 64,
-                f"{phase}.schedule": "cosine",
-                f"{phase}.augmentation": "flip-crop",
-            }
-    if name == "quick":
-        found |= {"seeds": 1, "width": 8, "train_images": 2_000, "test_images": 1_000, "evaluations": 2}
-    return found | {f"{phase}.epochs": count for phase, count in epochs.items()}
-
-
 class Vgg(Experiment):
     """VGG19 on ImageNet, or on any images that :mod:`datasets` reads."""
 

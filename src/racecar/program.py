@@ -222,7 +222,7 @@ def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subse
     if options.subset is not None:
         if options.subset > len(palindrome.layers):
             raise ArgumentError(f"subset={options.subset}, but only {len(palindrome.layers)} layers are compared")
-        subset = Subset(options.subset, palindrome.homes)
+        subset = Subset(options.subset, palindrome.segment_of)
     if not options.checkpoint and subset is None:
         return palindrome, None
     divided = divide(palindrome.training, recomputed=options.checkpoint, subset=subset)

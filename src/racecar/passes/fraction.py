@@ -17,7 +17,7 @@ from torch.autograd import Function
 from racecar.errors import ArgumentError
 from racecar.forward.graph import function_of, module_path, symbolic
 from racecar.options import Reduction
-from racecar.reverse.builder import KEY
+from racecar.reverse.builder import segment
 from racecar.rules.reshapes import RESHAPES
 
 
@@ -95,7 +95,7 @@ def reverse_on_fraction(program: fx.GraphModule, fraction: float, reduction: Red
     taken: dict[fx.Node, fx.Node] = {}
 
     def mapped(node: fx.Node) -> fx.Node:
-        if KEY in node.meta:
+        if segment(node) is not None:
             return node
         if node in taken:
             return taken[node]
@@ -124,7 +124,7 @@ def reverse_on_fraction(program: fx.GraphModule, fraction: float, reduction: Red
         return taken[node]
 
     for node in list(graph.nodes):
-        if KEY in node.meta:
+        if segment(node) is not None:
             with graph.inserting_before(node):
                 node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), mapped)
     if reduction == "sum":
@@ -154,7 +154,7 @@ def _outer(graph: fx.Graph, symbols: set[Any]) -> dict[fx.Node, int | None]:
     outer: dict[fx.Node, int | None] = {}
     for node in graph.nodes:
         varying = _varying(symbolic(node), symbols)
-        if KEY in node.meta or node.op != "call_function" or not varying:
+        if segment(node) is not None or node.op != "call_function" or not varying:
             continue
         if len(varying) == 1 and symbolic(node).shape[varying[0]].node.expr in symbols:
             continue  # the batch alone

@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from racecar.reverse.builder import KEY
+from racecar.reverse.builder import segment
 
 
 class Subset:
     """Which k of n compared layers a call looks at.
 
     Attributes:
-        homes: per compared layer the number of its segment.
+        segment_of: per compared layer the number of its segment.
         needs: per segment the numbers of those that it needs, itself included.
         running: numbers of the segments that the next call runs; None: all.
     """
 
-    def __init__(self, size: int, homes: tuple[int, ...]) -> None:
-        self.size, self.homes = size, homes
+    def __init__(self, size: int, segment_of: tuple[int, ...]) -> None:
+        self.size, self.segment_of = size, segment_of
         self.needs: tuple[frozenset[int], ...] = ()
         self.running: frozenset[int] | None = None
 
@@ -39,9 +39,9 @@ class Subset:
         Args:
             number: of the draw, which is a function of it.
         """
-        count = len(self.homes)
+        count = len(self.segment_of)
         chosen = set(random.Random(number).sample(range(count), self.size))
-        self.running = frozenset().union(*(self.needs[self.homes[layer]] for layer in chosen))
+        self.running = frozenset().union(*(self.needs[self.segment_of[layer]] for layer in chosen))
         return [count / self.size if layer in chosen else 0.0 for layer in range(count)]
 
 
@@ -69,8 +69,8 @@ def divide(program: fx.GraphModule, *, recomputed: bool, subset: Subset | None) 
     """A training program that calls every segment of its reverse pass as a module; tells ``subset`` what they need."""
     members: dict[int, list[fx.Node]] = {}
     for node in program.graph.nodes:
-        if KEY in node.meta:
-            members.setdefault(node.meta[KEY], []).append(node)
+        if (number := segment(node)) is not None:
+            members.setdefault(number, []).append(node)
     numbers = sorted(members)
     inside = {node: number for number in numbers for node in members[number]}
     after: set[fx.Node] = set()

@@ -1,23 +1,31 @@
-"""The graph under construction: calls are appended and evaluated on the example at once, as fake tensors.
+"""The palindrome's graph while it grows: calls are appended, and evaluated on the example at once, as fake tensors.
 
 Shapes and dtypes of every value are so known without memory or arithmetic, and a rule that fails does so here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from racecar.forward.graph import ForwardGraph, nodes_in
+from racecar.forward.graph import ForwardGraph, example, nodes_in, operand
 from racecar.reverse.size_only import reads_sizes_alone, size_of
 
+_SEGMENT = "segment"
 
-class Emitter:
-    """A forward graph, evaluated on an example, to which the reverse pass is appended.
+
+def segment(node: fx.Node) -> int | None:
+    """The number of the segment of the reverse pass that a node belongs to; None: to none."""
+    return node.meta.get(_SEGMENT)
+
+
+class Builder:
+    """Appends the reverse pass to a forward graph, call by call.
 
     Args:
         forward: extended in place.
@@ -25,16 +33,16 @@ class Emitter:
         inputs: the flattened example inputs.
 
     Attributes:
-        nodes: of the forward pass, and the placeholders that were added.
-        values: of weights and constants.
-        segment: of the reverse pass, counted from the start on: what is appended belongs to it.
+        forward: the forward graph; ``graph`` is its graph, in which the palindrome grows.
+        nodes: those of the forward pass in order, then the placeholders that were added since.
+        values: tensors of the weight and constant placeholders.
     """
 
     def __init__(self, forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any]) -> None:
         self.forward, self.graph = forward, forward.graph
         self.nodes = [n for n in self.graph.nodes if n.op != "output"]
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.segment = 0
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._segment: int | None = None
         self._sizes: dict[fx.Node, fx.Node] = {}  # stand-ins of values of which rules read the size alone
         self._run_example(model, inputs)
 
@@ -47,38 +55,77 @@ class Emitter:
         self.values = dict(zip(self.forward.weight_nodes, values, strict=True))
         with torch.no_grad():
             for node, value in zip([*self.forward.weight_nodes, *self.forward.inputs], [*values, *inputs], strict=True):
-                node.meta["example"] = self.fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
+                node.meta["example"] = self._fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
             for node in self.nodes:
                 if node.op == "call_function":
-                    node.meta["example"] = self.evaluate(node.target, node.args, node.kwargs)
+                    node.meta["example"] = self._evaluate(node.target, node.args, node.kwargs)
                 elif node.op == "call_module":  # the user's hooks: what they may change keeps its shape
-                    node.meta["example"] = node.args[-1].meta["example"]
+                    node.meta["example"] = example(operand(node, -1))
 
-    def evaluate(self, function: Any, args: Any, kwargs: Any) -> Any:
-        """What a call of a graph gives for the example."""
-        args, kwargs = fx.map_arg((args, kwargs), lambda n: n.meta["example"])
-        with self.fake, torch.no_grad():
+    def _evaluate(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """What a call of the graph gives for the example."""
+        args, kwargs = fx.map_arg((args, kwargs), example)
+        with self._fake, torch.no_grad():
             return function(*args, **kwargs)
 
-    def emit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> fx.Node:
-        """Append a call to the graph and evaluate it on the example."""
-        example = self.evaluate(function, args, kwargs)
-        node = self.graph.create_node("call_function", function, args, kwargs)
-        node.meta["example"] = example
-        node.meta[KEY] = self.segment
+    @contextlib.contextmanager
+    def segment(self, number: int) -> Iterator[None]:
+        """What is added inside belongs to the segment of this number (see :mod:`racecar.passes.segments`)."""
+        outer, self._segment = self._segment, number
+        try:
+            yield
+        finally:
+            self._segment = outer
+
+    def add(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> fx.Node:
+        """Append a call of a function; nodes may stand in nests of tuples, lists and dicts among its arguments."""
+        value = self._evaluate(function, args, kwargs)
+        return self._noted(self.graph.create_node("call_function", function, args, kwargs), value)
+
+    def add_module(self, name: str, module: nn.Module, value: fx.Node) -> fx.Node:
+        """Append a call of a module, which the programs then own under this name."""
+        result = self._evaluate(module, (value,), {})
+        self.forward.root.add_module(name, module)
+        return self._noted(self.graph.call_module(name, (value,)), result)
+
+    def _noted(self, node: fx.Node, value: Any) -> fx.Node:
+        node.meta["example"] = value
+        if self._segment is not None:
+            node.meta[_SEGMENT] = self._segment
+        return node
+
+    def add_constant(self, value: Tensor, name: str) -> fx.Node:
+        """A placeholder for a tensor that the programs are given at every call, on the device of the weights."""
+        with self.graph.inserting_before(self.forward.inputs[0]):
+            node = self.graph.placeholder(name)
+        like = next((v for v in self.values.values() if isinstance(v, Tensor)), value)
+        value = value.to(like.device)
+        node.meta["example"] = self._fake.from_tensor(value)
+        self.forward.constants.append(value)
+        self.forward.weight_nodes.append(node)
+        self.nodes.append(node)
         return node
 
     def arguments(self, function: Any, estimate: Any, node: fx.Node, kwargs: Any) -> tuple[Any, ...]:
-        """Those of the forward operation; of data that the rule reads for its size alone, a stand-in."""
+        """What a rule or range map is called with after the estimate: the arguments of the forward operation.
+
+        Of data that it reads for its size alone it gets a stand-in (:mod:`racecar.reverse.size_only`).
+
+        Args:
+            function: called as ``function(estimate, *arguments, **kwargs)``.
+            estimate: a node, or a list of them.
+            node: the forward operation.
+            kwargs: may hold nodes.
+        """
         data = [n for n in dict.fromkeys(nodes_in(node.args)) if n in self.forward.data and n.op == "call_function"]
-        data = [n for n in data if isinstance(n.meta["example"], Tensor) and n.meta["example"].ndim]
-        given, kwargs = fx.map_arg((estimate, kwargs), lambda n: n.meta["example"])
+        data = [n for n in data if isinstance(example(n), Tensor) and example(n).ndim]
+        given, kwargs = fx.map_arg((estimate, kwargs), example)
 
         def works(values: list[fx.Node]) -> bool:
             def call(tells_size: Callable[[Tensor], Tensor]) -> object:
-                sizes = {n: tells_size(n.meta["example"]) for n in values}
-                args = fx.map_arg(node.args, lambda n: sizes[n] if n in sizes else n.meta["example"])
-                with self.fake, torch.no_grad():
+                sizes = {n: tells_size(example(n)) for n in values}
+                args = fx.map_arg(node.args, lambda n: sizes[n] if n in sizes else example(n))
+                with self._fake, torch.no_grad():
                     return function(given, *args, **kwargs)
 
             return reads_sizes_alone(call)
@@ -95,6 +142,3 @@ class Emitter:
                 self._sizes[value] = self.graph.call_function(size_of, (value,))
             self._sizes[value].meta.update({k: value.meta[k] for k in ("example", "val") if k in value.meta})
         return self._sizes[value]
-
-
-KEY = "segment"  # in the meta of every node of the reverse pass that belongs to one: its number, from the start on

@@ -2,20 +2,25 @@
 
 Knowledge depends on shapes and positions, never on values, so it is found once, at derivation, by asking every reverse
 rule how it passes on ones. A mask is a bool tensor on the CPU with size 1 along every dimension in which it does not
-change (so it fits any batch); None stands for "everything".
+change (so it fits any batch); None stands for "everything". The programs get masks as constants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from racecar.rules.registry import zero_unknown
+from racecar.forward.graph import example, is_floating, symbolic
+from racecar.reverse.builder import Builder
+from racecar.rules.registry import Rule, zero_unknown
 
 Known = Tensor | None
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
 
 
 def narrowed(mask: Tensor) -> Tensor:
@@ -29,13 +34,12 @@ def narrowed(mask: Tensor) -> Tensor:
 
 def unite(masks: Sequence[Known]) -> Known:
     """Known where any of several estimates of one value is."""
-    if not masks or any(m is None for m in masks):
-        return None
-    union = masks[0]
-    for mask in masks[1:]:
-        union = union | mask  # type: ignore[operator]
-    assert union is not None
-    return None if bool(union.all()) else narrowed(union)
+    union: Known = None
+    for mask in masks:
+        if mask is None:
+            return None
+        union = mask if union is None else union | mask
+    return None if union is None or bool(union.all()) else narrowed(union)
 
 
 def nothing(mask: Known) -> bool:
@@ -43,43 +47,12 @@ def nothing(mask: Known) -> bool:
     return mask is not None and not bool(mask.any())
 
 
-def passed_on(
-    reverse: Callable[..., Any], estimate: Any, known: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Known] | Known:
-    """How a reverse rule passes knowledge on: an entry is known if a known entry of the estimate contributes to it.
-
-    Args:
-        reverse: the rule.
-        estimate: the example of what it is given, a tensor or a list.
-        known: its masks, likewise.
-        args, kwargs: of the forward call, floating tensors as ones, so that nothing cancels.
-
-    Returns:
-        A mask for the estimate that the rule returns, or a list of them, one per returned estimate.
-    """
-    with torch.no_grad():
-        ones = reverse(_as_numbers(estimate, known), *args, **kwargs)
-        zeros = reverse(
-            _as_numbers(estimate, [_NOWHERE] * len(known) if isinstance(known, list) else _NOWHERE), *args, **kwargs
-        )
-    if isinstance(ones, tuple | list):
-        return [None if one is None else _mask(one != zero) for one, zero in zip(ones, zeros, strict=True)]
-    return _mask(ones != zeros)
+def share(mask: Known) -> float:
+    """The share of the entries that is known."""
+    return 1.0 if mask is None else float(mask.double().mean())
 
 
-_NOWHERE = torch.zeros((), dtype=torch.bool)
-
-
-def _as_numbers(estimate: Any, known: Any) -> Any:
-    if isinstance(estimate, list):
-        return [_as_numbers(e, k) for e, k in zip(estimate, known, strict=True)]
-    if known is None:
-        return torch.ones(estimate.shape, dtype=torch.float64)
-    return known.expand(estimate.shape).to(torch.float64)
-
-
-def _mask(mask: Tensor) -> Known:
-    return None if bool(mask.all()) else narrowed(mask)
+# --- functions that the programs call ---------------------------------------------------------------------------------
 
 
 def mean_of_known(estimates: Sequence[Tensor], known: Sequence[Tensor | None]) -> Tensor:
@@ -95,3 +68,108 @@ def mean_of_known(estimates: Sequence[Tensor], known: Sequence[Tensor | None]) -
 def unknown_as_nan(estimate: Tensor, known: Tensor) -> Tensor:
     """An estimate to look at: what is not known is NaN."""
     return torch.where(known, estimate, torch.nan)
+
+
+# --- the masks of one derivation --------------------------------------------------------------------------------------
+
+
+class Masks:
+    """Masks as constants of the programs, and how rules pass them on.
+
+    Attributes:
+        sized: whether a mask fixes the sizes of the inputs: None, ``"shape"`` (all but the batch's) or ``"batch"``.
+    """
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.sized: Literal["shape", "batch"] | None = None
+        self._nodes: dict[Any, fx.Node] = {}
+        self._reals: dict[fx.Node, Tensor] = {}
+
+    def node(self, known: Known) -> fx.Node | None:
+        """The constant that holds a mask; None where everything is known."""
+        if known is None:
+            return None
+        key = (tuple(known.shape), known.numpy().tobytes())
+        if key not in self._nodes:
+            self._nodes[key] = self.builder.add_constant(known, f"known_{len(self._nodes)}")
+            self.sized = self.sized or "shape"
+        return self._nodes[key]
+
+    def zeroed(self, estimate: fx.Node, known: Known) -> fx.Node:
+        """An estimate with 0 where it is not known."""
+        return estimate if known is None else self.builder.add(zero_unknown, estimate, self.node(known))
+
+    def passed_on(
+        self, rule: Rule, node: fx.Node, estimate: Any, known: Any, kwargs: dict[str, Any]
+    ) -> list[Known] | Known:
+        """Which entries of what a rule returns are known: those to which a known entry of the estimate contributes.
+
+        Args:
+            rule: asked by calling it on ones where the estimate is known, and on zeros.
+            node: the operation; floating tensors among its arguments are ones, so that nothing cancels.
+            estimate: what the rule is given, a node or a list of them; only shapes are read.
+            known: its mask, or a list of them.
+            kwargs: of the call.
+
+        Returns:
+            A mask for the estimate that the rule returns, or a list of them, one per returned estimate.
+        """
+        args, kwargs = fx.map_arg((node.args, kwargs), self._real)
+        examples = fx.map_arg(estimate, example)
+        reverse = rule.informs or rule.reverse
+        with torch.no_grad():
+            ones = reverse(_as_numbers(examples, known), *args, **kwargs)
+            zeros = reverse(
+                _as_numbers(examples, [_NOWHERE] * len(known) if isinstance(known, list) else _NOWHERE), *args, **kwargs
+            )
+        if isinstance(ones, tuple | list):
+            return [None if one is None else _mask(one != zero) for one, zero in zip(ones, zeros, strict=True)]
+        return _mask(ones != zeros)
+
+    def note(self, value: fx.Node, mask: Known) -> None:
+        """A mask that differs along a dimension that may vary holds for this very batch."""
+        sizes = getattr(symbolic(value), "shape", ())
+        free = [isinstance(s, torch.SymInt) for s in sizes]
+        if mask is not None and any(m > 1 and f for m, f in zip(mask.shape, free, strict=False)):
+            self.sized = "batch"
+
+    def _real(self, node: fx.Node) -> Any:
+        """A value for asking how knowledge passes: ones, but constants such as indices as they are."""
+        value = example(node)
+        if isinstance(value, tuple | list):
+            return type(value)(_one(v) for v in value)
+        if not isinstance(value, Tensor):
+            return value
+        if is_floating(value) or node in self.builder.forward.data:
+            return _one(value)
+        if node not in self._reals:
+            if node in self.builder.values:
+                self._reals[node] = self.builder.values[node].detach().cpu()
+            else:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), self._real)
+                kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items()}
+                self._reals[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._reals[node]
+
+
+_NOWHERE = torch.zeros((), dtype=torch.bool)
+
+
+def _as_numbers(estimate: Any, known: Any) -> Any:
+    """1 where an estimate is known, else 0."""
+    if isinstance(estimate, list):
+        return [_as_numbers(e, k) for e, k in zip(estimate, known, strict=True)]
+    if known is None:
+        return torch.ones(estimate.shape, dtype=torch.float64)
+    return known.expand(estimate.shape).to(torch.float64)
+
+
+def _mask(mask: Tensor) -> Known:
+    return None if bool(mask.all()) else narrowed(mask)
+
+
+def _one(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return torch.ones((), dtype=torch.float64 if is_floating(value) else value.dtype).expand(value.shape)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from racecar.errors import ArgumentError
-from racecar.forward.graph import ForwardGraph, call_key, module_path, tensor_arguments
+from racecar.forward.graph import ForwardGraph, call_key, example, module_path, tensor_arguments
 from racecar.options import Options
 from racecar.rules import find_rule, recurrent
 from racecar.rules.registry import Rule, unchanged
@@ -20,6 +21,21 @@ aten = torch.ops.aten
 def rule_of(node: fx.Node) -> Rule | None:
     """The reverse rule of a node's operation, if it has one."""
     return find_rule(node.target) if node.op == "call_function" else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reverse pass is to do.
+
+    Attributes:
+        start: the value I_r at which it begins.
+        inputs: the compared layers in forward order, each with its data operand L_m.
+        path: what lies between those values and the start, both included: only this needs rules.
+    """
+
+    start: fx.Node
+    inputs: dict[fx.Node, fx.Node]
+    path: frozenset[fx.Node]
 
 
 class Selection:
@@ -44,19 +60,19 @@ class Selection:
 
     def _name_layers(self) -> dict[fx.Node, str]:
         """Name every candidate layer by its module; by the operation where a module calls several."""
-        found = [n for n in self.nodes if (r := rule_of(n)) and r.layer and self.operand(n) is not None]
+        layers = [n for n in self.nodes if (r := rule_of(n)) and r.layer and self.operand(n) is not None]
         per_call: dict[str, int] = {}
-        for n in found:
+        for n in layers:
             per_call[call_key(n)] = per_call.get(call_key(n), 0) + 1
         stems = {
             n: module_path(n)
             if module_path(n) and per_call[call_key(n)] == 1
             else ".".join(filter(None, (module_path(n), n.name)))
-            for n in found
+            for n in layers
         }
         names: dict[fx.Node, str] = {}
         uses: dict[str, int] = {}
-        for n in found:
+        for n in layers:
             uses[stems[n]] = uses.get(stems[n], 0) + 1
             names[n] = f"{stems[n]}#{uses[stems[n]]}"
         return {n: name if uses[stems[n]] > 1 else stems[n] for n, name in names.items()}
@@ -76,9 +92,39 @@ class Selection:
     def _everywhere(self, node: fx.Node) -> bool:
         """Whether a linear layer acts on every token or pixel alike: its input is more than a matrix."""
         value = self.operand(node)
-        return value is not None and value.meta["example"].ndim > 2
+        return value is not None and example(value).ndim > 2
 
-    def chosen(self) -> tuple[list[fx.Node], list[fx.Node]]:
+    def plan(self) -> Plan:
+        """The user's choice on this graph.
+
+        Raises:
+            ArgumentError: an unknown layer or start, one behind the other, or nothing to mirror.
+        """
+        mirrored, compared = self._chosen()
+        start = self._start(mirrored)
+        before = self.ancestors(start)
+        if not self.by_name():
+            # Heads that branch off (auxiliary classifiers) are not on the way back; explain() shows what is.
+            compared = [n for n in compared if n in before]
+        if behind := [self.names[n] for n in compared if n not in before]:
+            raise ArgumentError(
+                f"layers {', '.join(map(repr, behind))} come after the start of the reverse pass: choose a later start="
+            )
+        if not compared:
+            raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
+        inputs = {layer: value for layer in compared if (value := self.operand(layer)) is not None}
+        targets, path = set(inputs.values()), set[fx.Node]()
+        for node in self.nodes:
+            if node in before and (node in targets or any(a in path for a in node.all_input_nodes)):
+                path.add(node)
+        return Plan(start, inputs, frozenset(path))
+
+    def by_name(self) -> bool:
+        """Whether the user has named layers, rather than a kind or a number of them."""
+        layers = self.options.layers
+        return layers is not None and not isinstance(layers, int) and layers not in ("all", "conv")
+
+    def _chosen(self) -> tuple[list[fx.Node], list[fx.Node]]:
         """(mirrored layers, compared layers), both in forward order."""
         layers = self.options.layers
         if not self.names:
@@ -123,7 +169,7 @@ class Selection:
             raise ArgumentError(f"no layer is called {name!r}; nearest: {', '.join(map(repr, near))}")
         return matches
 
-    def start(self, mirrored: list[fx.Node]) -> fx.Node:
+    def _start(self, mirrored: list[fx.Node]) -> fx.Node:
         """The node whose value is I_r: named by the user, or the end of the last mirrored layer's block."""
         if self.options.start is not None:
             return self._named_start(self.options.start)

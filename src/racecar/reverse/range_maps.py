@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from racecar.errors import ArgumentError, RuleError
-from racecar.forward.graph import tensor_arguments, where
+from racecar.forward.graph import example, function_of, operand, tensor_arguments, where
 from racecar.options import Options
-from racecar.reverse.builder import Emitter
+from racecar.reverse.builder import Builder
 from racecar.reverse.layers import rule_of
+from racecar.reverse.reversal import Estimate, Reversal
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, is_norm, plain_batch_norm
 from racecar.rules.reshapes import FOR_ANY_LAYOUT
 
@@ -28,126 +29,121 @@ class Ranges:
     """The range maps of one derivation.
 
     Args:
-        emitter: the graph.
+        builder: the graph.
         options: how the input is mapped, and which statistics norms use.
         first: the first layer.
-        reverse: applies the reverse rule of an operation to an estimate: pairs of (forward value, estimate).
+        reversal: undoes operations that move values, so that the range of what they moved can be found.
     """
 
-    def __init__(
-        self,
-        emitter: Emitter,
-        options: Options,
-        first: fx.Node | None,
-        reverse: Callable[[fx.Node, fx.Node], list[tuple[fx.Node, fx.Node]]],
-    ) -> None:
-        self.emitter, self.options = emitter, options
-        self._first, self._reverse = first, reverse
+    def __init__(self, builder: Builder, options: Options, first: fx.Node | None, reversal: Reversal) -> None:
+        self.builder, self.forward, self.options = builder, builder.forward, options
+        self._first, self._reversal = first, reversal
 
     def into(self, node: fx.Node, estimate: fx.Node) -> fx.Node:
         """Map an estimate to the range of the forward value: the norm and activation that produced it."""
         if node.op == "placeholder":
             return self._input_range(estimate)
         if node.op == "call_module":
-            return self.into(node.args[-1], estimate)  # type: ignore[arg-type]
-        if node in self.emitter.forward.pointwise:
-            return self._pointwise_again(node, self.into(self.emitter.forward.pointwise[node], estimate))
-        rule = rule_of(node)
-        if rule is None or rule.range is None or node.target is operator.getitem:
+            return self.into(operand(node, -1), estimate)
+        if node in self.forward.pointwise:
+            return self._pointwise_again(node, self.into(self.forward.pointwise[node], estimate))
+        rule, data = rule_of(node), self._data(node)
+        if rule is None or rule.range is None or node.target is operator.getitem or not data:
             return estimate
-        arguments = [n for n in tensor_arguments(node) if n in self.emitter.forward.data]
-        if not arguments:
-            return estimate
-        fits = estimate.meta["example"].shape == arguments[0].meta["example"].shape
-        if rule.range == "through" and (fits or not self._moves(arguments[0])):
-            return self.into(arguments[0], estimate)
+        if callable(rule.range):
+            return self._mapped(node, rule.range, self.into(data[0], estimate))
+        fits = example(estimate).shape == example(data[0]).shape
+        if rule.range == "through" and (fits or not self._moves(data[0])):
+            return self.into(data[0], estimate)
         # A move below fits the value before pooling or upsampling, not the one after: the range is found at that size.
-        if rule.range in ("through", "within"):
-            pieces = self._reverse(node, estimate)
-            mapped: dict[fx.Node, list[fx.Node]] = {}  # per use: cat may take one value twice
-            for value, piece in pieces:
-                mapped.setdefault(value, []).append(self.into(value, piece))
-            if all(piece in mapped[value] for value, piece in pieces):
-                return estimate
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
-            # An estimate need not lie in memory as the forward value does.
-            again = FOR_ANY_LAYOUT.get(node.target, node.target)  # type: ignore[arg-type]
-            return self.emitter.emit(again, *args, **kwargs)  # type: ignore[arg-type]
-        before = self.into(arguments[0], estimate)
-        place = where(node)
-        function = self._norm(rule.range)
+        return self._undone_and_done_again(node, estimate)
+
+    def _data(self, node: fx.Node) -> list[fx.Node]:
+        return [n for n in tensor_arguments(node) if n in self.forward.data]
+
+    def _mapped(self, node: fx.Node, range_map: Callable[..., Any], estimate: fx.Node) -> fx.Node:
+        """A registered range map, applied to an estimate."""
+        if range_map is batch_norm_separate and self.options.norm_statistics == "shared":
+            range_map = batch_norm_shared
         try:
-            given = self.emitter.arguments(function, before, node, node.kwargs)
-            mapped_estimate = self.emitter.emit(function, before, *given, **node.kwargs)  # type: ignore[arg-type]
+            arguments = self.builder.arguments(range_map, estimate, node, node.kwargs)
+            mapped = self.builder.add(range_map, estimate, *arguments, **node.kwargs)
         except Exception as error:
-            raise RuleError(f"the range map of {place} failed: {error}") from error
-        got = getattr(mapped_estimate.meta["example"], "shape", None)
-        if got != before.meta["example"].shape:
+            raise RuleError(f"the range map of {where(node)} failed: {error}") from error
+        expected, got = example(estimate).shape, getattr(example(mapped), "shape", None)
+        if got != expected:
             raise RuleError(
-                f"the range map of {place} must keep the shape {tuple(before.meta['example'].shape)}, it returned "
+                f"the range map of {where(node)} must keep the shape {tuple(expected)}, it returned "
                 f"{None if got is None else tuple(got)}"
             )
-        return mapped_estimate
+        return mapped
+
+    def _undone_and_done_again(self, node: fx.Node, estimate: fx.Node) -> fx.Node:
+        """The range of a value that an operation has only moved is found where it was before."""
+        pieces = [(piece.value, piece.estimate.node) for piece in self._reversal.pieces(node, [Estimate(estimate)])]
+        mapped: dict[fx.Node, list[fx.Node]] = {}  # per use: cat may take one value twice
+        for value, piece in pieces:
+            mapped.setdefault(value, []).append(self.into(value, piece))
+        if all(piece in mapped[value] for value, piece in pieces):
+            return estimate
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
+        # An estimate need not lie in memory as the forward value does.
+        return self.builder.add(FOR_ANY_LAYOUT.get(node.target, function_of(node)), *args, **kwargs)  # type: ignore[arg-type]
 
     def _moves(self, node: fx.Node) -> bool:
         """Whether the way to the norm and activation that made a value leads through an operation that moves values."""
         while node.op == "call_function" and (rule := rule_of(node)) and rule.range is not None:
-            inside = [n for n in tensor_arguments(node) if n in self.emitter.forward.data]
             if rule.range == "within":
                 return True
-            if not inside:
+            data = self._data(node)
+            if not data:
                 return False
-            node = inside[0]
+            node = data[0]
         return False
 
     def _pointwise_again(self, node: fx.Node, estimate: fx.Node) -> fx.Node:
         """A norm or activation that the model spells out in several operations, applied to the estimate."""
-        copies = {self.emitter.forward.pointwise[node]: estimate}
+        copies = {self.forward.pointwise[node]: estimate}
 
         def again(n: fx.Node) -> fx.Node:
-            if n not in self.emitter.forward.data:
+            if n not in self.forward.data:
                 return n
             if n not in copies:
                 args, kwargs = fx.map_arg((n.args, n.kwargs), again)
-                copies[n] = self.emitter.emit(n.target, *args, **kwargs)  # type: ignore[arg-type]
+                copies[n] = self.builder.add(function_of(n), *args, **kwargs)  # type: ignore[arg-type]
             return copies[n]
 
         return again(node)
 
-    def _norm(self, function: Any) -> Any:
-        if function is batch_norm_separate and self.options.norm_statistics == "shared":
-            return batch_norm_shared
-        return function
-
     def _input_range(self, estimate: fx.Node) -> fx.Node:
+        """The network's input has no layer before it: its range is the user's choice."""
         choice = self.options.input_range
-        if choice is None or not estimate.meta["example"].is_floating_point():
+        if choice is None or not example(estimate).is_floating_point():
             return estimate
-        if choice == "paper":
-            if any(n.target is aten.batch_norm.default for n in self.emitter.nodes):
-                estimate = self.emitter.emit(plain_batch_norm, estimate)
-            activation = self._first_activation()
-            if activation is not None:
-                rule = rule_of(activation)
-                estimate = self.emitter.emit(rule.range, estimate, *activation.args, **activation.kwargs)  # type: ignore[union-attr,arg-type]
-            return estimate
-        self.emitter.forward.root.add_module("input_range", _Call(choice))
-        node = self.emitter.graph.call_module("input_range", (estimate,))
+        if choice != "paper":
+            return self._users_range(estimate, choice)
+        if any(n.target is aten.batch_norm.default for n in self.builder.nodes):
+            estimate = self.builder.add(plain_batch_norm, estimate)
+        activation = self._first_activation()
+        if activation is not None and (rule := rule_of(activation)) is not None and callable(rule.range):
+            estimate = self.builder.add(rule.range, estimate, *activation.args, **activation.kwargs)
+        return estimate
+
+    def _users_range(self, estimate: fx.Node, function: Callable[[Tensor], Tensor]) -> fx.Node:
+        expected = example(estimate).shape
         try:
-            node.meta["example"] = self.emitter.evaluate(choice, (estimate,), {})
+            mapped = self.builder.add_module("input_range", _Call(function), estimate)
         except Exception as error:
-            raise ArgumentError(
-                f"input_range failed on an estimate of shape {tuple(estimate.meta['example'].shape)}: {error}"
-            ) from error
-        if getattr(node.meta["example"], "shape", None) != estimate.meta["example"].shape:
+            raise ArgumentError(f"input_range failed on an estimate of shape {tuple(expected)}: {error}") from error
+        if getattr(example(mapped), "shape", None) != expected:
             raise ArgumentError("input_range must keep the shape of its argument")
-        return node
+        return mapped
 
     def _first_activation(self) -> fx.Node | None:
         """The activation after the first mirrored layer (Tables 7, 9, 11, 13: the last step of the reverse pass)."""
         node: fx.Node | None = self._first
         while node is not None:
-            users = [u for u in node.users if u in self.emitter.forward.data]
+            users = [u for u in node.users if u in self.forward.data]
             node = next((u for u in users if (r := rule_of(u)) and callable(r.range)), None)
             if node is not None and not is_norm(node.target):
                 return node

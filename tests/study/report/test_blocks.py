@@ -6,7 +6,7 @@ import pytest
 
 from racecar.study.report import Cell, Column, Command, Group, KeyValues, Table, Text, Verdict, Verdicts
 
-from ...support.html import Audit
+from ...support.parsed_html import Audit
 
 
 def table(*rows: object, columns: tuple[str | Column, ...] = ("Name", "Value")) -> Table:

@@ -26,7 +26,7 @@ from racecar.study.report import (
     write,
 )
 
-from ...support.html import DRAWING, Audit
+from ...support.parsed_html import DRAWING, Audit
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&</style></td>"
 

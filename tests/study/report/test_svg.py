@@ -6,7 +6,7 @@ import pytest
 
 from racecar.study.report import Figure
 
-from ...support.html import DRAWING, Audit
+from ...support.parsed_html import DRAWING, Audit
 
 
 def test_a_figure_keeps_its_drawing_and_leaves_the_rest() -> None:

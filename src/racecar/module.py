@@ -26,7 +26,7 @@ from racecar.options import (
     check_model,
     positional_names,
 )
-from racecar.passes.segments import Subset
+from racecar.passes.segments import Draw, Subset
 from racecar.program import Configuration, Program
 
 _EXPLAINED = ("layers", "start", "weight")  # by the table itself
@@ -188,9 +188,11 @@ class Racecar(nn.Module):
             return self.model(*args, **kwargs), self.lambdas.new_zeros(())
         args, kwargs = self._positional(args, kwargs)
         program = self._program(args, kwargs, training=self.model.training)
-        drawn = self._draw(program.subset)
-        output, distances = program.train(self.model, self.decoder, args, kwargs)
-        terms = self.lambdas * distances if drawn is None else self.lambdas * distances * drawn
+        draw = self._draw(program.subset)
+        output, distances = program.train(self.model, self.decoder, args, kwargs, draw)
+        terms = self.lambdas * distances
+        if draw is not None:
+            terms = terms * terms.new_tensor(draw.weights)
         if self.check_finite and not torch.compiler.is_compiling():
             self._check_finite(terms.detach())
         penalty = terms.sum()
@@ -204,8 +206,6 @@ class Racecar(nn.Module):
         """
         args, kwargs = self._positional(args, kwargs)
         program = self._program(args, kwargs, training=self.model.training)
-        if program.subset is not None:
-            program.subset.running = None
         return program.train(self.model, self.decoder, args, kwargs)
 
     def reconstruct(self, *args: Any, **kwargs: Any) -> dict[str, tuple[Tensor, Tensor]]:
@@ -241,8 +241,8 @@ class Racecar(nn.Module):
         other._buffers = {"lambdas": other._options.lambdas(len(self.layers), self.model)}
         return other
 
-    def _draw(self, subset: Subset | None) -> Tensor | None:
-        """Choose the layers that the next call looks at: a weight for each, [n], or None for all."""
+    def _draw(self, subset: Subset | None) -> Draw | None:
+        """Choose the layers that this call compares; None for all."""
         if subset is None:
             return None
         if torch.compiler.is_compiling():
@@ -250,7 +250,7 @@ class Racecar(nn.Module):
                 "subset draws layers in Python at every call, which torch.compile would do once for all: leave one out"
             )
         self.draws += 1
-        return self.lambdas.new_tensor(subset.draw(self.draws - 1))
+        return subset.draw(self.draws - 1)
 
     def _program(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool) -> Program:
         """The program for the model's present configuration and these inputs; derived when there is none yet."""

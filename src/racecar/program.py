@@ -16,7 +16,7 @@ from racecar.forward.export import at_least_two, export_forward
 from racecar.forward.graph import Shapes
 from racecar.options import Options
 from racecar.passes.fraction import reverse_on_fraction
-from racecar.passes.segments import Subset, divide
+from racecar.passes.segments import Draw, Subset, divide
 from racecar.passes.sync_batch_norm import as_plain_norms, synchronise
 from racecar.reverse.palindrome import Palindrome, build
 
@@ -39,7 +39,7 @@ class Program:
         self.seen = {self.derived}
         self.names = weights
         self.owners = [name.rpartition(".")[::2] for name in weights]
-        self.twins = [name.rpartition(".")[::2] for name in palindrome.decoder]
+        self.decoder_owners = [name.rpartition(".")[::2] for name in palindrome.decoder]
         self.in_spec, self.out_spec = specs
         # The usual cases, some tensors in and one out, are spared the pytree.
         self.single = self.out_spec.is_leaf()
@@ -49,7 +49,6 @@ class Program:
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         other = memo[id(self)] = copy.copy(self)  # tree specs cannot be copied without a warning
         other.palindrome = copy.deepcopy(self.palindrome, memo)
-        other.subset = copy.deepcopy(self.subset, memo)
         other.constants = copy.deepcopy(self.constants, memo)
         other.seen = set(self.seen)
         return other
@@ -130,18 +129,24 @@ class Program:
         """What the program reads, as it is now: the model's parameters and buffers, then a decoder's."""
         found = [getattr(model.get_submodule(path), name) for path, name in self.owners]
         if decoder is not None:
-            found += [getattr(decoder.get_submodule(path), name) for path, name in self.twins]
-        for (path, _), weight in zip([*self.owners, *self.twins], found, strict=False):
+            found += [getattr(decoder.get_submodule(path), name) for path, name in self.decoder_owners]
+        for (path, _), weight in zip([*self.owners, *self.decoder_owners], found, strict=False):
             _check_gathered(path, weight)
         return found
 
     def train(
-        self, model: nn.Module, decoder: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        model: nn.Module,
+        decoder: nn.Module | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        draw: Draw | None = None,
     ) -> tuple[Any, Tensor]:
-        """(The model's output, the distances [n])."""
+        """(The model's output, the distances [n]); with a draw, only those of the layers that were drawn count."""
+        running = () if draw is None else (draw.segments,)
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
             outputs, distances = self.palindrome.training(
-                *self.weights(model, decoder), *self.constants, *self._inputs(args, kwargs)
+                *self.weights(model, decoder), *self.constants, *self._inputs(args, kwargs), *running
             )
         return self.nest(outputs), distances
 
@@ -218,15 +223,14 @@ def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subse
         if palindrome.sized == "batch":
             raise ArgumentError("fraction: what is known differs between the samples of a batch: leave it out")
         reverse_on_fraction(palindrome.training, options.fraction, options.reduction)
-    subset = None
-    if options.subset is not None:
-        if options.subset > len(palindrome.layers):
-            raise ArgumentError(f"subset={options.subset}, but only {len(palindrome.layers)} layers are compared")
-        subset = Subset(options.subset, palindrome.segment_of)
-    if not options.checkpoint and subset is None:
+    count = len(palindrome.layers)
+    if options.subset is not None and options.subset > count:
+        raise ArgumentError(f"subset={options.subset}, but only {count} layers are compared")
+    if not options.checkpoint and options.subset is None:
         return palindrome, None
-    divided = divide(palindrome.training, recomputed=options.checkpoint, subset=subset)
-    return replace(palindrome, training=divided), subset
+    training, needs = divide(palindrome.training, recomputed=options.checkpoint)
+    subset = None if options.subset is None else Subset(options.subset, palindrome.segment_of, needs)
+    return replace(palindrome, training=training), subset
 
 
 _WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"}

@@ -271,6 +271,26 @@ def flops(rr: Racecar, x: Tensor, call: int = 0, draw: int = 0) -> int:
     return int(counter.get_total_flops())
 
 
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_a_draw_runs_the_segments_that_its_layers_need_and_changes_no_other_call(layerwise: bool) -> None:
+    net, x = made(norm=False)
+    rr = Racecar(net, x, layers="all", layerwise=layerwise, subset=1)
+    whole = rr.distances(x)[1]
+    subset = rr.program.subset
+    assert subset is not None
+    for number in range(12):
+        draw = subset.draw(number)
+        assert draw == subset.draw(number)
+        (layer,) = (i for i, weight in enumerate(draw.weights) if weight)
+        assert draw.weights[layer] == len(rr.layers)
+        _, distances = rr.program.train(net, None, (x,), {}, draw)
+        torch.testing.assert_close(distances[layer], whole[layer])
+        left_out = [i for i, segment in enumerate(subset.segment_of) if segment not in draw.segments]
+        assert not distances[left_out].any()
+        assert len(left_out) >= len(rr.layers) - 2 if layerwise else len(left_out) == layer
+        torch.testing.assert_close(rr.distances(x)[1], whole)
+
+
 # --- together, and what cannot be -------------------------------------------------------------------------------------
 
 
@@ -305,6 +325,35 @@ def test_compiled_they_are_the_same(options: dict[str, Any]) -> None:
     torch.testing.assert_close(penalty.detach(), wanted)
     for a, b in zip((p.grad for p in net.parameters()), gradient, strict=True):
         torch.testing.assert_close(a, b)
+
+
+class OwnPrecision(nn.Module):
+    """Whose graph enters and leaves a precision of its own, and whose input has a range of the user's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 7), nn.Linear(7, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.a(x))
+        with torch.autocast("cpu", enabled=False):
+            x = torch.tanh(self.b(x.to(self.b.weight.dtype)))
+        return self.c(x)
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"subset": 3}], ids=str)
+def test_regions_of_another_precision_and_a_users_input_range(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    net, x = OwnPrecision(), torch.randn(4, 6)
+    rr = Racecar(net, x, input_range=torch.sigmoid, **(options | ({"subset": 3} if "subset" in options else {})))
+    same = {k: v for k, v in options.items() if k in ("layerwise", "fraction")}
+    plain = Racecar(net, x, input_range=torch.sigmoid, **same)
+    with torch.autocast("cpu", torch.bfloat16):
+        (output, penalty), (wanted, expected) = rr(x), plain(x)
+    torch.testing.assert_close(output, wanted)
+    torch.testing.assert_close(penalty, expected)
+    twin = copy.deepcopy(rr)
+    torch.testing.assert_close(twin(x)[1], rr(x)[1])
 
 
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (

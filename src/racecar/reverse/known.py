@@ -47,7 +47,7 @@ def nothing(mask: Known) -> bool:
     return mask is not None and not bool(mask.any())
 
 
-def share(mask: Known) -> float:
+def known_share(mask: Known) -> float:
     """The share of the entries that is known."""
     return 1.0 if mask is None else float(mask.double().mean())
 

@@ -19,7 +19,7 @@ from racecar.forward.graph import ForwardGraph, module_path, nodes_in
 from racecar.forward.products import analyse
 from racecar.options import Options
 from racecar.reverse.builder import Builder
-from racecar.reverse.known import Masks, share, unknown_as_nan
+from racecar.reverse.known import Masks, known_share, unknown_as_nan
 from racecar.reverse.layers import Plan, Selection
 from racecar.reverse.narration import narrate
 from racecar.reverse.reversal import Estimate
@@ -91,7 +91,7 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
         steps=narrate(
             selection,
             walked.reversed,
-            {layer: share(walked.estimates[left].known) for layer, left in compared.items()},
+            {layer: known_share(walked.estimates[left].known) for layer, left in compared.items()},
         ),
         start=selection.names.get(plan.start) or module_path(plan.start) or plan.start.name,
         decoder=decoder,

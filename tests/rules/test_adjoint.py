@@ -15,6 +15,8 @@ from racecar.rules import find_rule
 
 aten = torch.ops.aten
 few = settings(max_examples=60, deadline=None)
+# torch says so once a process, in whichever test comes first.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 CONV = {1: aten.conv1d, 2: aten.conv2d, 3: aten.conv3d}
 TRANSPOSED = {
@@ -88,7 +90,6 @@ def convolutions(draw: st.DrawFn) -> tuple[Any, ...]:
 
 
 @few
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @given(convolutions())
 def test_convolution(case: tuple[Any, ...]) -> None:
     check_adjoint(*case)

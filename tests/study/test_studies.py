@@ -172,6 +172,13 @@ def test_a_spec_is_that_of_its_name_and_an_unknown_one_says_what_there_is() -> N
         studies.spec_of("nothing")
 
 
+def test_a_copied_study_that_kept_its_name_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(studies, "_ENTRIES", dict(studies._ENTRIES))
+    studies.register("letters", "EMNIST", "racecar.study.digits.spec")
+    with pytest.raises(ValueError, match=r"digits\.spec holds the spec of 'digits', not of 'letters'"):
+        studies.spec_of("letters")
+
+
 @pytest.mark.parametrize(
     ("code", "absent"),
     [

@@ -132,11 +132,11 @@ def test_every_preset_and_every_file_of_one_is_tested() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--preset", "small"], ["--preset=small"], ["--preset", "quick", "--preset", "small"]]
+    "argv", [["--preset", "small"], ["--preset=small"], ["--preset", "quick", "--preset", "small"]]
 )
-def test_a_configuration_file_wins_over_the_preset_and_options_over_both(tmp_path, words) -> None:
+def test_a_configuration_file_wins_over_the_preset_and_options_over_both(tmp_path, argv) -> None:
     (tmp_path / "c.yaml").write_text("seeds: 9\na: {epochs: 77, milestones: [3, 9]}\n")
-    config = preset("digits", "--config", str(tmp_path / "c.yaml"), "--a.epochs", "5", *words)
+    config = preset("digits", "--config", str(tmp_path / "c.yaml"), "--a.epochs", "5", *argv)
     assert (config.seeds, config.a.epochs, config.a.milestones) == (9, 5, (3, 9))
     assert (config.train_images, config.aa.epochs, config.a.precision) == (10_000, 6, "bfloat16")
 
@@ -149,10 +149,10 @@ def test_a_configuration_file_may_name_the_preset(tmp_path) -> None:
     assert studies.spec_of("cifar").folder(options) == Path("runs/cifar-strong-small")
 
 
-@pytest.mark.parametrize("words", [["--help", "--preset", "small"], ["--preset=small", "--help"]])
-def test_help_shows_the_values_of_the_preset(capsys, words) -> None:
+@pytest.mark.parametrize("argv", [["--help", "--preset", "small"], ["--preset=small", "--help"]])
+def test_help_shows_the_values_of_the_preset(capsys, argv) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["study", "digits", *words])
+        main(["study", "digits", *argv])
     assert stop.value.code == 0
     assert "default: 10000" in " ".join(capsys.readouterr().out.split())
 
@@ -170,6 +170,13 @@ def test_a_spec_is_that_of_its_name_and_an_unknown_one_says_what_there_is() -> N
         assert studies.spec_of(name).name == name
     with pytest.raises(StudyError, match="no study 'nothing'; there are mutual-information, digits"):
         studies.spec_of("nothing")
+
+
+def test_a_copied_study_that_kept_its_name_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(studies, "_ENTRIES", dict(studies._ENTRIES))
+    studies.register("letters", "EMNIST", "racecar.study.digits.spec")
+    with pytest.raises(ValueError, match=r"digits\.spec holds the spec of 'digits', not of 'letters'"):
+        studies.spec_of("letters")
 
 
 @pytest.mark.parametrize(
@@ -234,8 +241,8 @@ def test_a_new_study_is_trained_by_several_processes(rows) -> None:
 
 
 def test_a_new_study_is_swept(rows, capsys) -> None:
-    words = ["--preset", "quick", "--weights", "1e-3", "1e-2", "--workers", "1"]
-    assert main(["sweep", "rows", *words]) == 0
+    argv = ["--preset", "quick", "--weights", "1e-3", "1e-2", "--workers", "1"]
+    assert main(["sweep", "rows", *argv]) == 0
     out = rows / "runs" / "sweep-rows-quick"
     assert finished(out / "weight-0.001") == finished(out / "weight-0.01") == {"RR2_A", "RR2_AB"}
     assert finished(out / "without-weight") == {"Std_A", "Std_AB"}

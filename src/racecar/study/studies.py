@@ -254,8 +254,12 @@ def spec_of(name: str) -> StudySpec:
 
     Raises:
         StudyError: no such study.
+        ValueError: its module holds another one's spec.
     """
-    return _load(module_of(name))
+    spec = _load(module_of(name))
+    if spec.name != name:
+        raise ValueError(f"{module_of(name)} holds the spec of {spec.name!r}, not of {name!r}")
+    return spec
 
 
 def _load(module: str) -> StudySpec:

@@ -35,15 +35,15 @@ def data(tmp_path_factory):
     return folder
 
 
-def words(data, out, *more: str) -> list[str]:
+def argv(data, out, *more: str) -> list[str]:
     return ["study", "smoke", *SMALL, "--simulations", str(data / "smoke"), "--out", str(out), *more]
 
 
 def test_with_captures_all_of_table_6_without_them_b1_alone(data, tmp_path, capsys) -> None:
-    assert main(words(data, tmp_path / "s")) == 0
+    assert main(argv(data, tmp_path / "s")) == 0
     runs = {p.parent.parent.name for p in (tmp_path / "s" / "runs").glob("*/*/run.json")}
     assert runs == {"Std_A", "RR6_A", "Std_AB1", "RR6_AB1", "Std_B1"}
-    assert main(words(data, tmp_path / "s", "--captures", str(data / "plume"))) == 0
+    assert main(argv(data, tmp_path / "s", "--captures", str(data / "plume"))) == 0
     runs = {p.parent.parent.name for p in (tmp_path / "s" / "runs").glob("*/*/run.json")}
     assert {"Std_AB2", "RR6_AB2", "Std_B2"} < runs
     page = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def test_with_captures_all_of_table_6_without_them_b1_alone(data, tmp_path, caps
     ],
 )
 def test_bad_input_is_one_clear_line(data, tmp_path, capsys, more, said) -> None:
-    assert main(words(data, tmp_path / "s", *(m.format(data=data) for m in more))) == 2
+    assert main(argv(data, tmp_path / "s", *(m.format(data=data) for m in more))) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("racecar: ")
@@ -73,7 +73,7 @@ def test_bad_input_is_one_clear_line(data, tmp_path, capsys, more, said) -> None
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_finishes_what_was_missing(data, tmp_path) -> None:
-    command = [sys.executable, "-m", "racecar.study.cli", *words(data, tmp_path / "s", "--steps_a", "40")]
+    command = [sys.executable, "-m", "racecar.study.cli", *argv(data, tmp_path / "s", "--steps_a", "40")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = tmp_path / "s" / "runs" / "Std_A" / "seed-0" / "run.json"
     deadline = time.monotonic() + 60

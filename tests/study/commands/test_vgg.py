@@ -79,8 +79,8 @@ def test_all_models_are_trained_and_reported(trained) -> None:
 
 def test_both_variants_begin_with_the_one_start(data, tmp_path) -> None:
     """A learning rate of next to nothing leaves them where they begin."""
-    words = ["--a.learning_rate", "1e-30", "--a.weight_decay", "0", "--phases", "A-start", "A", "--weight", "1e-30"]
-    assert main(["study", "vgg", *TINY, *words, "--data", str(data / "images"), "--out", str(tmp_path / "s")]) == 0
+    argv = ["--a.learning_rate", "1e-30", "--a.weight_decay", "0", "--phases", "A-start", "A", "--weight", "1e-30"]
+    assert main(["study", "vgg", *TINY, *argv, "--data", str(data / "images"), "--out", str(tmp_path / "s")]) == 0
     start = weights(tmp_path / "s", "Std_A-start")
     for model in ("Std_A", "RR16_A"):
         found = weights(tmp_path / "s", model)
@@ -98,7 +98,7 @@ def test_streamed_photographs_top_five_and_a_finished_study_is_left_alone(data, 
     assert metrics["top5"] == 1  # of three classes
     assert metrics["accuracy"] <= 1
     page = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
-    assert "0.7324" in page  # the paper's, as words: these are three classes, and not ImageNet
+    assert "0.7324" in page  # the paper's, in a sentence: these are three classes, and not ImageNet
     assert "Not comparable" in page
     before = (tmp_path / "s/runs/RR16_AA/seed-0/model.safetensors").stat().st_mtime_ns
     reset_accelerator()
@@ -134,7 +134,7 @@ def test_bad_input_is_one_clear_line(data, tmp_path, capsys, more, said) -> None
     assert error.count("\n") == 1
 
 
-def call(*words: str, processes: int = 1) -> list[str]:
+def call(*argv: str, processes: int = 1) -> list[str]:
     start = [sys.executable, "-m", "racecar.study.cli"]
     if processes > 1:
         with socket.socket() as free:
@@ -142,7 +142,7 @@ def call(*words: str, processes: int = 1) -> list[str]:
             port = free.getsockname()[1]
         start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
         start += ["--master_port", str(port), "-m", "racecar.study.cli"]
-    return [*start, *words]
+    return [*start, *argv]
 
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -150,10 +150,10 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_weights(data, tmp_path) -> None:
-    words = ("--phases", "A-start", "A", "--start.epochs", "40", "--a.epochs", "10")
-    words += ("--start.learning_rate", "1e-3", "--a.learning_rate", "1e-3")
-    assert main(streamed(data, tmp_path / "whole", *words)) == 0
-    command = call(*streamed(data, tmp_path / "killed", *words))
+    argv = ("--phases", "A-start", "A", "--start.epochs", "40", "--a.epochs", "10")
+    argv += ("--start.learning_rate", "1e-3", "--a.learning_rate", "1e-3")
+    assert main(streamed(data, tmp_path / "whole", *argv)) == 0
+    command = call(*streamed(data, tmp_path / "killed", *argv))
     kills = 0
     for _ in range(6):
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -175,9 +175,9 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(data, tmp_path) 
 
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_leaves_the_decoders_alive_until_the_state_is_saved(data, tmp_path) -> None:
-    words = ("--phases", "A-start", "--start.epochs", "4000", "--decoders", "1", "--variants", "Std")
+    argv = ("--phases", "A-start", "--start.epochs", "4000", "--decoders", "1", "--variants", "Std")
     process = subprocess.Popen(
-        call(*streamed(data, tmp_path / "s", *words)), env=ENVIRONMENT, stdout=subprocess.DEVNULL,
+        call(*streamed(data, tmp_path / "s", *argv)), env=ENVIRONMENT, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -194,10 +194,10 @@ def test_a_signal_to_the_whole_group_leaves_the_decoders_alive_until_the_state_i
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(data, tmp_path) -> None:
     """Without dropout, whose masks belong to the process."""
-    words = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--weight", "1e-3")
-    words += ("--start.precision", "float32", "--a.precision", "float32")
-    assert main(streamed(data, tmp_path / "one", *words)) == 0
-    command = call(*streamed(data, tmp_path / "two", *words), processes=2)
+    argv = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--weight", "1e-3")
+    argv += ("--start.precision", "float32", "--a.precision", "float32")
+    assert main(streamed(data, tmp_path / "one", *argv)) == 0
+    command = call(*streamed(data, tmp_path / "two", *argv), processes=2)
     result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("report:") == 1
@@ -209,10 +209,10 @@ def test_two_processes_train_what_one_trains(data, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_sharded_training_goes_on_to_the_weights_of_one_process(data, tmp_path) -> None:
-    words = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--a.epochs", "60")
-    words += ("--start.precision", "float32", "--a.precision", "float32", "--a.learning_rate", "1e-3")
-    assert main(streamed(data, tmp_path / "one", *words)) == 0
-    command = call(*streamed(data, tmp_path / "two", *words, "--shard"), processes=2)
+    argv = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--a.epochs", "60")
+    argv += ("--start.precision", "float32", "--a.precision", "float32", "--a.learning_rate", "1e-3")
+    assert main(streamed(data, tmp_path / "one", *argv)) == 0
+    command = call(*streamed(data, tmp_path / "two", *argv, "--shard"), processes=2)
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "two/runs/Std_A-start/seed-0/run.json").exists() and time.monotonic() < deadline:
@@ -239,10 +239,10 @@ def seen(data: Path, trained: Path, out: Path, *more: str) -> list[str]:
 def test_every_comparison_of_both_networks_with_numbers_and_sheets(data, trained, tmp_path, capsys) -> None:
     out = tmp_path / "s"
     judge = str(trained / "runs" / "Std_A-start" / "seed-0")
-    words = ["--pictures", str(data / "pictures"), "--judge", judge]
+    argv = ["--pictures", str(data / "pictures"), "--judge", judge]
     assert main(seen(data, trained, out)) == 0  # without pictures: the shapes
     assert runs(out) == {"Std_A-shapes", "RR16_A-shapes"}
-    assert main(seen(data, trained, out, *words)) == 0
+    assert main(seen(data, trained, out, *argv)) == 0
     assert len(runs(out)) == 8
     metrics = json.loads((out / "runs/RR16_A-detail/seed-0/run.json").read_text())
     assert {"psnr", "dssim", "judge", "low_psnr"} <= metrics.keys()
@@ -304,8 +304,8 @@ def test_interrupted_inside_a_picture_it_ends_with_the_same_ones(data, trained, 
     ],
 )
 def test_what_the_study_cannot_do_is_one_clear_line(data, trained, tmp_path, capsys, more, said) -> None:
-    words = [m.format(trained=trained, data=data) for m in more]
-    assert main(seen(data, trained, tmp_path / "s", *words)) == 2
+    argv = [m.format(trained=trained, data=data) for m in more]
+    assert main(seen(data, trained, tmp_path / "s", *argv)) == 2
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1]
     assert "Traceback" not in error
@@ -331,8 +331,8 @@ def test_another_judge_or_network_than_before_is_refused_and_a_late_one_measures
 
 def one(data: Path, trained: Path, *more: str) -> list[str]:
     pictures = data / "pictures"
-    words = ["--content", str(pictures / "horse.png"), "--style", str(pictures / "zebra.png"), "--size", "40"]
-    return ["stylize", *words, "--network", str(trained / "runs" / "RR16_A" / "seed-0"), *more]
+    argv = ["--content", str(pictures / "horse.png"), "--style", str(pictures / "zebra.png"), "--size", "40"]
+    return ["stylize", *argv, "--network", str(trained / "runs" / "RR16_A" / "seed-0"), *more]
 
 
 def test_a_picture_is_written_and_its_losses_printed(data, trained, tmp_path, capsys) -> None:
@@ -348,9 +348,9 @@ def test_a_picture_is_written_and_its_losses_printed(data, trained, tmp_path, ca
 
 @pytest.mark.slow
 def test_a_killed_stylization_goes_on_to_the_same_picture(data, trained, tmp_path) -> None:
-    words = ("--steps", "60", "--save-every", "0", "--preview", "0", "--start", "noise")
-    assert main(one(data, trained, *words, "--out", str(tmp_path / "whole.png"))) == 0
-    command = call(*one(data, trained, *words, "--out", str(tmp_path / "killed.png")))
+    argv = ("--steps", "60", "--save-every", "0", "--preview", "0", "--start", "noise")
+    assert main(one(data, trained, *argv, "--out", str(tmp_path / "whole.png"))) == 0
+    command = call(*one(data, trained, *argv, "--out", str(tmp_path / "killed.png")))
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (tmp_path / ".killed.png.state.safetensors").exists() and time.monotonic() < deadline:
@@ -379,8 +379,8 @@ def test_a_killed_stylization_goes_on_to_the_same_picture(data, trained, tmp_pat
 )
 def test_what_cannot_be_stylized_is_one_clear_line(data, trained, tmp_path, capsys, monkeypatch, more, said) -> None:
     monkeypatch.chdir(tmp_path)
-    words = [m.format(data=data, trained=trained) for m in more]
-    assert main(one(data, trained, *words)) == 2
+    argv = [m.format(data=data, trained=trained) for m in more]
+    assert main(one(data, trained, *argv)) == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("racecar: ")

@@ -52,11 +52,11 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_every_command_that_filled_a_folder_is_named_once(tmp_path: Path, monkeypatch) -> None:
-    for words in (["racecar", "study", "a"], ["racecar", "study", "a", "--seeds", "5"], ["racecar", "study", "a"]):
-        monkeypatch.setattr("sys.argv", words)
+    for argv in (["racecar", "study", "a"], ["racecar", "study", "a", "--seeds", "5"], ["racecar", "study", "a"]):
+        monkeypatch.setattr("sys.argv", argv)
         study = Study(tmp_path / "s", "test", {})
         study.add_command()
-    assert study.about()["command"] == "racecar study a && racecar study a --seeds 5"
+    assert study.metadata()["command"] == "racecar study a && racecar study a --seeds 5"
 
 
 def test_what_a_killed_process_left_half_written_is_no_obstacle_and_is_swept(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_data_of_another_study_are_taken_without_a_second_copy(tmp_path: Path) -
         second.take_data(first)
     taken = second.folder / "data-A-train.safetensors"
     assert taken.samefile(first.folder / "data-A-train.safetensors")
-    assert second.about()["sources"] == {"A": "made up"}
+    assert second.metadata()["sources"] == {"A": "made up"}
     write_tensors(taken, {"x": torch.zeros(1)})  # a later write is the second's own
     assert read_tensors(first.folder / "data-A-train.safetensors")["x"].numel() == 3
 

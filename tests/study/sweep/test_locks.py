@@ -41,8 +41,8 @@ def until(true: Callable[[], bool]) -> None:
 
 
 def takers(count: int, folder: Path, *names: str) -> None:
-    words = [sys.executable, "-c", TAKE, module.__file__, str(folder), *names]
-    children = [subprocess.Popen(words, env=os.environ | {"TOGETHER": str(count)}) for _ in range(count)]
+    argv = [sys.executable, "-c", TAKE, module.__file__, str(folder), *names]
+    children = [subprocess.Popen(argv, env=os.environ | {"TOGETHER": str(count)}) for _ in range(count)]
     assert [c.wait(60) for c in children] == [0] * count
 
 

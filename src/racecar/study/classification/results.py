@@ -63,7 +63,7 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
     def load(cls, study: Study, experiment: Experiment, config: ClassificationConfig) -> ClassificationResults:
         """Read the finished runs of a configuration."""
         constants = importlib.import_module(f"{type(experiment).__module__.rpartition('.')[0]}.paper")
-        runs, about = config.runs(), study.about()
+        runs, about = config.runs(), study.metadata()
         measure = experiment.measure(config, about)
         metrics = load_metrics(study, runs)
         if measure != "accuracy":

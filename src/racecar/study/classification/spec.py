@@ -82,7 +82,7 @@ class _Parts:
         return config, None
 
     def prepare(self, study: Study, config: ClassificationConfig, options: Any, like: Study | None) -> None:
-        known = study.about().get("data")
+        known = study.metadata().get("data")
         given = str(Path(options.data).resolve()) if Path(options.data).exists() else options.data
         study.note(data=given if given != "hub" else known or given)
         try:

@@ -88,7 +88,8 @@ def preset(name: str, *argv: str) -> Any:
 
 def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and write the report."""
-    spec, folder = spec_of(name), spec_of(name).folder(options)
+    spec = spec_of(name)
+    folder = spec.folder(options)
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if started and spec.together is None:
         raise StudyError("this study divides its runs among --workers: start it plainly, without accelerate launch")

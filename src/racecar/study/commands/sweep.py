@@ -117,7 +117,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     with locks.hold("preparing"):
         for study in {j.study.folder: j.study for j in jobs}.values():
             spent = sum(locks.seconds(j.name) for j in jobs if j.study is study)
-            study.note(seconds=round(max(spent, study.about()["seconds"]), 1))
+            study.note(seconds=round(max(spent, study.metadata()["seconds"]), 1))
     _show(folder, options.criterion)
     if not complete and options.engine != "slurm":
         print(STOPPED, file=sys.stderr)

@@ -90,21 +90,21 @@ class Study:
                 },
             )
 
-    def about(self) -> dict[str, Any]:
-        """The content of study.json."""
+    def metadata(self) -> dict[str, Any]:
+        """The content of study.json: configuration, command, environment, and what was noted beside them."""
         return read_json(self.folder / "study.json")
 
     def note(self, **content: Any) -> None:
         """Keep something about the study beside its configuration."""
-        about = self.about()
-        if any(about.get(k) != v for k, v in content.items()):
-            write_json(self.folder / "study.json", about | content)
+        metadata = self.metadata()
+        if any(metadata.get(k) != v for k, v in content.items()):
+            write_json(self.folder / "study.json", metadata | content)
 
     def add_command(self) -> None:
         """Note this call, and the code's revision, beside those that have filled the folder before."""
-        about = self.about()
-        known = about["command"].split(" && ")
-        revisions = about.get("revisions") or [about["environment"]["revision"]]
+        metadata = self.metadata()
+        known = metadata["command"].split(" && ")
+        revisions = metadata.get("revisions") or [metadata["environment"]["revision"]]
         self.note(
             command=" && ".join(dict.fromkeys([*known, command_line()])),
             revisions=list(dict.fromkeys([*revisions, revision()])),
@@ -112,7 +112,7 @@ class Study:
 
     def add_seconds(self, seconds: float) -> None:
         """Add to the wall-clock time that was spent on training, over all sessions."""
-        self.note(seconds=round(self.about()["seconds"] + seconds, 1))
+        self.note(seconds=round(self.metadata()["seconds"] + seconds, 1))
 
     def path(self, run: Run) -> Path:
         """The run's folder."""
@@ -161,8 +161,8 @@ class Study:
                     here.hardlink_to(path)
                 except OSError:
                     write_atomically(here, lambda temporary, path=path: shutil.copyfile(path, temporary))  # type: ignore[misc]
-        if "sources" in (about := other.about()):
-            self.note(sources=about["sources"])
+        if "sources" in (metadata := other.metadata()):
+            self.note(sources=metadata["sources"])
 
     def remove_leftovers(self) -> None:
         """Remove what killed processes have left half-written. Only while no other process writes here."""

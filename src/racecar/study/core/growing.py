@@ -50,7 +50,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 def remember(study: Study, config: Config) -> None:
     """Note what was asked for beside what was before, so that a report can say what was not run."""
-    known = study.about()
+    known = study.metadata()
     asked = {"variants": [Variant.parse(v).name for v in config.variants]}
     if hasattr(config, "phases"):
         asked["phases"] = config.phases

@@ -36,10 +36,10 @@ def chains(runs: Sequence[Run], cost: Cost, workers: int) -> list[list[Run]]:
 def work(study: Study, runs: Sequence[Run], cost: Cost) -> tuple[int, int]:
     """(all, already done) in the unit of ``cost``; saved states say ``run``, ``step`` and ``total``."""
     done = sum(cost(r) for r in runs if study.finished(r))
-    for about in study.progress_notes():
-        run = Run.parse(about["run"])
+    for state in study.progress_notes():
+        run = Run.parse(state["run"])
         if run in runs and not study.finished(run):
-            done += round(cost(run) * about["step"] / about["total"])
+            done += round(cost(run) * state["step"] / state["total"])
     return sum(map(cost, runs)), done
 
 

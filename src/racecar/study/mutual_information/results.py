@@ -31,7 +31,7 @@ class MutualInformationResults(AccuracyResults[MutualInformationConfig]):
     def load(cls, study: Study, config: MutualInformationConfig) -> MutualInformationResults:
         """Read the finished runs of a configuration."""
         runs = config.runs()
-        return cls(config, study.about(), runs, load_metrics(study, runs), paper.ACCURACY)
+        return cls(config, study.metadata(), runs, load_metrics(study, runs), paper.ACCURACY)
 
     def information(self, model: str, layer: int = -1) -> list[float]:
         """Final I(X;L) of a layer in bits, by seed."""

@@ -113,7 +113,7 @@ def open_folder(accelerator: Accelerator, folder: Path, name: str, config: Mappi
     study = None
     if accelerator.is_main_process:
         study = Study(folder, name, config)
-        now, known = data.fingerprint(), study.about().get("images")
+        now, known = data.fingerprint(), study.metadata().get("images")
         if known not in (None, now):
             raise StudyError(
                 f"the images are not those that {folder} began with ({known[0]} + {known[1]} then, {now[0]} + {now[1]} "

@@ -88,7 +88,7 @@ class SmokeResults(Results[SmokeConfig]):
                 with suppress(StudyError):  # weights were removed to save space: the other numbers remain
                     alive[run] = experiment.alive_at_start(study, config, run, pictures[run.task])
                     dead[run] = experiment.dead_channels(study, config, run, pictures[run.task])
-        return cls(config, study.about(), runs, metrics, baseline, alive, dead)
+        return cls(config, study.metadata(), runs, metrics, baseline, alive, dead)
 
     @property
     def models(self) -> list[str]:

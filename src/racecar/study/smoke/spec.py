@@ -51,7 +51,7 @@ def _prepare(study: Study, config: SmokeConfig, options: Any, like: Study | None
 
 def _keep_data(study: Study, config: SmokeConfig, options: Any) -> None:
     """What the runs need and the folder does not hold yet."""
-    sources = dict(study.about().get("sources", {}))
+    sources = dict(study.metadata().get("sources", {}))
     if not experiment.has_data(study, "A"):
         simulations = dataset.load(Path(options.simulations))
         density = simulations.density

@@ -148,7 +148,7 @@ def agree(study: Study, now: Mapping[str, int]) -> None:
     Raises:
         StudyError: a network, a picture or the judge is another one than before.
     """
-    known = study.about().get("fingerprints", {})
+    known = study.metadata().get("fingerprints", {})
     if other := [n for n, v in now.items() if known.get(n, v) != v]:
         raise StudyError(
             f"{', '.join(other)}: not what {study.folder} has used before. Bring it back, or choose another --out"

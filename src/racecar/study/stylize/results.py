@@ -75,7 +75,7 @@ class StylizeResults(Results[StylizeConfig]):
     def load(cls, study: Study, config: StylizeConfig) -> StylizeResults:
         """Read the finished runs of a configuration."""
         runs = config.runs()
-        return cls(config, study.about(), runs, load_metrics(study, runs))
+        return cls(config, study.metadata(), runs, load_metrics(study, runs))
 
     @property
     def paper_headline(self) -> str:

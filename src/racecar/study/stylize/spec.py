@@ -59,7 +59,7 @@ def _agree(study: Study, config: StylizeConfig, sources: Sources) -> None:
 
 def _prepare(study: Study, config: StylizeConfig, options: Any, like: Study | None) -> None:
     """Note where networks and pictures come from; have the judge see what was made before it was given."""
-    sources, known = _sources(options), study.about()
+    sources, known = _sources(options), study.metadata()
     trained = read_json(sources.vgg / "study.json")
     origin = f"{trained.get('setting', 'a VGG study')}, {' '.join(trained.get('sources', {}).values())}"
     study.note(

@@ -127,14 +127,14 @@ class Vgg(Experiment):
         assert isinstance(config, VggConfig)
         if not config.streamed:
             return super().kept(study, config)
-        about = study.about()
-        if "photographs" not in about:
+        metadata = study.metadata()
+        if "photographs" not in metadata:
             return {}
-        found, _ = self.subsets(*self.load(about["data"], config, None), config)
-        if found["A"].fingerprint() != about["photographs"]:
+        found, _ = self.subsets(*self.load(metadata["data"], config, None), config)
+        if found["A"].fingerprint() != metadata["photographs"]:
             raise StudyError(
-                f"the photographs in {about['data']} are not those that {study.folder} began with: bring them back, or "
-                "choose another --out"
+                f"the photographs in {metadata['data']} are not those that {study.folder} began with: bring them back, "
+                "or choose another --out"
             )
         return found
 

@@ -381,3 +381,11 @@ def test_an_ensemble_refuses_what_it_would_ignore(options: dict[str, Any]) -> No
     models = [nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)) for _ in range(2)]
     with pytest.raises(ArgumentError, match="the whole reverse pass"):
         racecar.Ensemble(models, torch.randn(5, 4), **options)
+
+
+@pytest.mark.parametrize("options", [{"subset": 2}, {"checkpoint": True}, {"subset": 2, "checkpoint": True}])
+def test_a_function_for_the_input_range_is_part_of_its_segment(options: dict[str, Any]) -> None:
+    model, x = made()
+    whole = racecar.Racecar(model, x, input_range=torch.tanh)
+    cheap = racecar.Racecar(model, x, input_range=torch.tanh, **options)
+    torch.testing.assert_close(cheap.distances(x)[1], whole.distances(x)[1])

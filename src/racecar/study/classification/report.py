@@ -17,7 +17,8 @@ from racecar.study.report import Block, Column, Figure, Only, Page, Remarks, Sec
 from racecar.study.report.claims import CONTROL, CONTROLS_NOTE, UNCORRECTED_NOTE
 from racecar.study.report.figures import Bar, accuracies
 from racecar.study.report.markdown import file_stem
-from racecar.study.report.models import model_cell, variant_of
+from racecar.study.report.models import variant_of
+from racecar.study.report.results import model_cell
 from racecar.study.report.statistics import compact, compact_spread, summarise
 
 _COST = ["variant", "seconds per epoch, median (range)", "× Std", "FLOP of a step, × Std", "paper, s", "paper, × Std"]

@@ -11,7 +11,7 @@ from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.results import MutualInformationResults
 from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Section, Table, Text, Verdicts
 from racecar.study.report.figures import Bar, accuracies
-from racecar.study.report.models import model_cell
+from racecar.study.report.results import model_cell
 from racecar.study.report.statistics import summarise
 
 _PROTOCOL = {

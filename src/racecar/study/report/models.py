@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from racecar.study.core.variants import Variant
-from racecar.study.report.blocks import Cell
 
 PAPER = "#b03060"  # the paper's own numbers beside a study's
 _WAYS = {"1pct": "1 %", "10pct": "10 %"}
@@ -21,11 +20,6 @@ def variant_of(model: str) -> Variant:
 def color_of(model: str) -> str:
     """A model's colour in figures, that of its method."""
     return variant_of(model).method.color
-
-
-def model_cell(model: str) -> Cell:
-    """A cell of a table with a model's name, marked in the colour of its method."""
-    return Cell(model, variant=variant_of(model).method.shade)
 
 
 def math_title(model: str) -> str:

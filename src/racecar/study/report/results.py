@@ -11,7 +11,7 @@ from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
 from racecar.study.report.claims import Verdict
-from racecar.study.report.models import model_cell
+from racecar.study.report.models import variant_of
 from racecar.study.report.page import Provenance
 from racecar.study.report.statistics import Summary, bounds, interval, outcome, paired_difference, spread, summarise
 
@@ -286,3 +286,8 @@ class AccuracyResults(Results[AnyConfig]):
             Only("page", Table.of(page, by_seed, caption, note)),
             Only("results", Table.of(results, self.accuracy_columns, caption, note)),
         ]
+
+
+def model_cell(model: str) -> Cell:
+    """A cell of a table with a model's name, marked in the colour of its method."""
+    return Cell(model, variant=variant_of(model).method.shade)

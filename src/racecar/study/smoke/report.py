@@ -15,7 +15,7 @@ from racecar.study.report import Block, Column, Figure, Page, Remarks, Section, 
 from racecar.study.report.blocks import Record
 from racecar.study.report.claims import CONTROLS_NOTE, UNCORRECTED_NOTE
 from racecar.study.report.markdown import file_stem
-from racecar.study.report.models import model_cell
+from racecar.study.report.results import model_cell
 from racecar.study.report.statistics import factor, factor_bounds, spread_at_scale, summarise
 from racecar.study.smoke import experiment, figures, paper
 from racecar.study.smoke.config import EARLY, LEAKY, SmokeConfig

@@ -129,12 +129,7 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
         f"{results.sources} {provenance.amount} trained in {results.about['seconds']:.0f} s.",
         [
             Section("Accuracy", _accuracy(content), lead=f"{results.constants.TABLES} of the paper, run by run."),
-            Section(
-                "Training curves",
-                [_curves(content)],
-                lead="Thin lines are runs, thick ones their mean; grey: from scratch. The clock starts with each phase "
-                "and leaves evaluation out; it carries the load that the machine had at the time.",
-            ),
+            _curves(content),
             Section("Regenerated inputs", _regenerated(content)),
             Section("Cost", [_cost(content)]),
             Section("Not run", [Remarks(results.not_run(), "Everything of this configuration was run.")]),
@@ -165,15 +160,21 @@ def _accuracy(content: _Content) -> list[Block]:
     ]
 
 
-def _curves(content: _Content) -> Block:
+def _curves(content: _Content) -> Section:
     if not content.curves:
-        return Only("page", Text("No run is finished."))
-    return Figure(
+        return Section("Training curves", [Only("page", Text("No run is finished."))])
+    figure = Figure(
         partial(figures.curves, content.curves),
         "Test accuracy against epochs (above) and seconds (below)",
         "Test accuracy during training, per phase",
         name="curves",
         lead=f"**{content.results.constants.CURVES}**.",
+    )
+    return Section(
+        "Training curves",
+        [figure],
+        lead="Thin lines are runs, thick ones their mean; grey: from scratch. The clock starts with each phase and "
+        "leaves evaluation out; it carries the load that the machine had at the time.",
     )
 
 

@@ -14,7 +14,7 @@ MATRIX = re.search(r"^\| \| one process.*?\n\n", TEXT, re.DOTALL | re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def collected() -> list[str]:
-    files = ["tests/distributed/test_matrix.py", "tests/test_palindrome.py", "tests/test_module.py",
+    files = ["tests/distributed/test_matrix.py", "tests/reverse/test_palindrome.py", "tests/test_module.py",
              "tests/test_decoder.py"]  # fmt: skip
     options = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *files]

@@ -5,6 +5,8 @@ Nothing here is imported by ``import racecar``; the ``[frameworks]`` extra bring
 
 from __future__ import annotations
 
+import warnings
+
 from racecar.module import Racecar
 
 
@@ -21,3 +23,10 @@ def penalty_scale(rr: Racecar, processes: int, steps: int = 1) -> int:
         16
     """
     return processes * steps if rr.options.reduction == "sum" else 1
+
+
+def __getattr__(name: str) -> object:
+    if name == "share":
+        warnings.warn("racecar.integrations.share is penalty_scale now", DeprecationWarning, stacklevel=2)
+        return penalty_scale
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

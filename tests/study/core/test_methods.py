@@ -6,7 +6,9 @@ import pytest
 
 from racecar.study.core import methods
 from racecar.study.core.methods import Method, Need
+from racecar.study.core.methods.plain import Std
 from racecar.study.core.methods.rr import RR
+from racecar.study.core.methods.srip import Ort
 from racecar.study.core.variants import Variant
 
 
@@ -26,9 +28,6 @@ def made(family: str, **attributes: object) -> type[Method]:
 
 def test_what_is_there() -> None:
     assert {m.family for m in methods.registered()} == {"Std", "StdC", "Ort", "RR", "Dec"}
-    assert all(methods.named(m.family) is m for m in methods.registered())
-    with pytest.raises(ValueError, match=r"no method 'Best': there are Std, StdC"):
-        methods.named("Best")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +89,7 @@ def test_what_a_method_needs_of_a_study_follows_from_what_it_does(name, needs) -
 def test_what_a_study_takes_in_words() -> None:
     assert methods.forms([Need.LONGER, Need.REVERSE, Need.DECODER], 6) == "Std, StdC, RR1 to RR6, Dec1 to Dec6"
     assert methods.forms([], 6) == "Std"
-    assert methods.forms([], 6, (methods.named("Ort"),)) == "Std, Ort"
+    assert methods.forms([], 6, (Ort,)) == "Std, Ort"
 
 
 def test_a_cheaper_way_costs_its_share_of_the_reverse_pass() -> None:
@@ -104,7 +103,7 @@ def test_numbers_of_layers_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="RR needs a number of compared layers"):
         RR()
     with pytest.raises(ValueError, match="Std takes no number of compared layers"):
-        methods.named("Std")(3)
+        Std(3)
 
 
 def test_a_method_may_have_a_hyper_parameter_of_its_own_in_its_name(known) -> None:

@@ -58,7 +58,7 @@ def classification_study(
         add_options=parts.add_all,
         choose=parts.choose,
         prepare=parts.prepare,
-        together=parts.train if experiment.shared else None,
+        together=parts.train if experiment.together else None,
         **usual | more,
     )
 

@@ -81,7 +81,7 @@ class Vgg(Experiment):
     head = network.HEAD
     config = VggConfig
     regenerated = 100
-    shared = True
+    together = True
 
     def load(
         self, source: str, config: ClassificationConfig, file: Path | None

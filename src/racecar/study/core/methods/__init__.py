@@ -12,7 +12,6 @@ from racecar.study.core.methods.base import (
     Need,
     Settings,
     forms,
-    named,
     parse,
     register,
     registered,
@@ -22,4 +21,4 @@ from racecar.study.core.methods.base import (
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Method", "Need", "Settings", "forms", "named", "parse", "register", "registered", "unregister"]
+__all__ = ["Method", "Need", "Settings", "forms", "parse", "register", "registered", "unregister"]

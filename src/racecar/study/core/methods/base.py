@@ -184,18 +184,6 @@ def registered() -> tuple[type[Method], ...]:
     return tuple(_registered)
 
 
-def named(family: str) -> type[Method]:
-    """The method with a family's name, as it is written.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for method in _registered:
-        if method.family == family:
-            return method
-    raise ValueError(f"no method {family!r}: there are {', '.join(m.family for m in _registered)}")
-
-
 @cache
 def parse(text: str) -> Method:
     """Read a variant's name in any case, with or without ``^``: ``"Std"``, ``"RR^6"``, ``"rr6-every4"``.

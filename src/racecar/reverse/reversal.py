@@ -108,24 +108,22 @@ class Reversal:
 
     def _apply(self, rule: Rule, node: fx.Node, outputs: list[Estimate]) -> tuple[fx.Node, Any]:
         """Append the call of a rule: (what it returns, the masks of that: one, a list, or None if all is known)."""
-        several = isinstance(example(node), tuple | list)
-        known: Any = [output.known for output in outputs]
-        given: Any = [self.masks.zeroed(output.node, output.known) for output in outputs]
-        estimates: Any = [output.node for output in outputs]
-        kwargs: dict[str, Any] = dict(node.kwargs)
-        if rule.context:
-            constants: Any = tuple(self.masks.node(mask) for mask in known)
-            call = ReverseCall(self._estimated(node), constants, node in self.forward.averages)
-            kwargs["context"] = call
-        if not several:
-            (given,), (known,), (estimates,) = given, known, estimates
+
+        def nested(values: list[Any]) -> Any:  # as the operation's own outputs are
+            return values if isinstance(example(node), tuple | list) else values[0]
+
+        def told(known: Any) -> dict[str, Any]:
+            call = ReverseCall(self._estimated(node), known, node in self.forward.averages)
+            return {**node.kwargs, "context": call} if rule.context else dict(node.kwargs)
+
+        given = nested([self.masks.zeroed(output.node, output.known) for output in outputs])
+        kwargs = told(tuple(self.masks.node(output.known) for output in outputs))
         arguments = self.builder.arguments(rule.reverse, given, node, kwargs)
         result = self.builder.add(rule.reverse, given, *arguments, **kwargs)
         if not rule.partial and all(output.known is None for output in outputs):
             return result, None
-        if rule.context:
-            kwargs["context"] = call._replace(known=(None,) * len(outputs))
-        return result, self.masks.passed_on(rule, node, estimates, known, kwargs)
+        known = nested([output.known for output in outputs])
+        return result, self.masks.passed_on(rule, node, given, known, told((None,) * len(outputs)))
 
     def _given_out(self, node: fx.Node, result: fx.Node, masks: Any) -> list[Piece]:
         """What a rule returned, value by value."""

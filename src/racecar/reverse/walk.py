@@ -73,22 +73,18 @@ class Walk:
             if node not in path or node not in arrived:
                 continue
             with self.builder.segment(segment):
-                outputs = self._outputs(node, arrived[node])
-                if node in without_range and (raw := outputs[0]) is not None:
-                    outputs = [replace(raw, node=self.ranges.into(node, raw.node))]
-                if node in compared and (estimate := outputs[0]) is not None:
-                    # At once: autograd goes the other way, and a gradient of L'_m is then used up at once.
-                    walked.estimates[node], walked.distances[node] = estimate, self._distance(node, estimate)
-                    walked.segment_of[node] = segment
-                    segment += 1
-                    if self.options.layerwise:  # the layers before are reversed from the forward value itself
-                        outputs = [Estimate(node)]
+                outputs = self._outputs(node, arrived[node], node in without_range)
+                if node in compared:
+                    outputs = self._compared(node, outputs[0], walked)
+            if node in compared:
+                walked.segment_of[node] = segment
+                segment += 1
             if not any(a in path for a in node.all_input_nodes):
                 continue  # a compared input whose own producer is not walked
             if lacking := self.reversal.lacks_rule(node):
                 missing.append(lacking)
                 # Stand-ins for what no rule can estimate, so that whatever lies further back is examined as well.
-                pieces = [Piece(a, Estimate(a)) for a in node.all_input_nodes if is_floating(a.meta.get("example"))]
+                pieces = [Piece(a, Estimate(a)) for a in node.all_input_nodes if is_floating(example(a))]
             else:
                 with self.builder.segment(segment):
                     pieces = self.reversal.pieces(node, outputs)
@@ -106,13 +102,27 @@ class Walk:
             )
         return walked
 
-    def _outputs(self, node: fx.Node, arrived: list[Piece]) -> list[Estimate | None]:
+    def _compared(self, value: fx.Node, estimate: Estimate | None, walked: Walked) -> list[Estimate | None]:
+        """Note a compared value's estimate and distance; what the reverse pass goes on with from there."""
+        assert estimate is not None
+        mask = () if estimate.known is None else (self.masks.node(estimate.known),)
+        walked.estimates[value] = estimate
+        # At once: autograd goes the other way, and a gradient of L'_m is then used up at once.
+        walked.distances[value] = self.builder.add(
+            half_squared_distance, value, estimate.node, self.options.reduction, *mask
+        )
+        return [Estimate(value) if self.options.layerwise else estimate]
+
+    def _outputs(self, node: fx.Node, arrived: list[Piece], without_range: bool) -> list[Estimate | None]:
         """One estimate per output of an operation: the mean of those that have come back to it, None if none has."""
         several = isinstance(example(node), tuple | list)
         outputs: list[list[Estimate]] = [[] for _ in range(len(example(node)) if several else 1)]
         for piece in arrived:
             outputs[piece.output].append(piece.estimate)
-        return [self._mean(estimates) if estimates else None for estimates in outputs]
+        means = [self._mean(estimates) if estimates else None for estimates in outputs]
+        if without_range and (raw := means[0]) is not None:
+            return [replace(raw, node=self.ranges.into(node, raw.node))]
+        return means
 
     def _mean(self, estimates: list[Estimate]) -> Estimate:
         if len(estimates) == 1:
@@ -125,7 +135,3 @@ class Walk:
         for other in nodes[1:]:
             total = self.builder.add(operator.add, total, other)
         return Estimate(self.builder.add(operator.truediv, total, len(estimates)))
-
-    def _distance(self, value: fx.Node, estimate: Estimate) -> fx.Node:
-        mask = () if estimate.known is None else (self.masks.node(estimate.known),)
-        return self.builder.add(half_squared_distance, value, estimate.node, self.options.reduction, *mask)

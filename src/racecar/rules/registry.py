@@ -113,8 +113,8 @@ def register_reverse(
     A rule is a function of tensors and calls no module. While a palindrome is derived it is called several times, and
     never on the values of a batch: on fake tensors, which have shape and type alone; on tensors that only know their
     size, to see whether it reads anything else of the forward values (those need not be kept then); and, where only a
-    part of an estimate is known, on ones and zeros of float64 on the CPU, to see which entries it passes on. So it
-    must not branch on values, count its calls or expect a device or type.
+    part of an estimate is known, on ones and zeros of float64 on the CPU, to see which entries it passes on (its
+    context then says that all are known). So it must not branch on values, count its calls or expect a device or type.
 
     Args:
         op: the operation as the exported graph has it, e.g. ``torch.ops.aten.relu.default`` or the overload of a

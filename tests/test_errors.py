@@ -236,7 +236,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "wrong shape": (
         lambda: Racecar(mlp(), torch.randn(4, 5)),
         ExportError,
-        r"could not trace Sequential | \(4, 5\) | the model itself runs",
+        r"Sequential fails | \(4, 5\) | the model itself runs",
     ),
     "branch on values": (
         lambda: Racecar(Branch(), vectors()),

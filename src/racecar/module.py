@@ -6,15 +6,17 @@ import copy
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from racecar.configuration import Configuration
 from racecar.errors import ArgumentError, NonFiniteError
 from racecar.every import ring
 from racecar.explanation import Explanation
 from racecar.options import (
+    Example,
     InputRange,
     Layers,
     NormStatistics,
@@ -27,10 +29,18 @@ from racecar.options import (
     positional_names,
 )
 from racecar.passes.segments import Draw, Subset
-from racecar.program import Configuration, Program
+from racecar.program import Program
 
 _EXPLAINED = ("layers", "start", "weight")  # by the table itself
+_CONFIGURATIONS = 8  # of the model whose programs are kept, for when they come back
 _BATCHES = 4  # programs for one batch size each, before one for any size is tried
+
+
+class _Derived(NamedTuple):
+    """The programs of one configuration of the model, for inputs of several sizes."""
+
+    configuration: Configuration
+    programs: list[Program]
 
 
 class Racecar(nn.Module):
@@ -73,6 +83,8 @@ class Racecar(nn.Module):
             attribute ``draws``, a count to save and to set where training goes on.
         checkpoint: the reverse pass keeps the estimates L'_m alone and is computed again, layer by layer, for the
             backward pass: less memory, a third more arithmetic.
+        verify: every derivation proves itself: program and model run once on the example, and outputs, buffers and
+            gradients must agree. False leaves that out: no call of the model, and no proof.
 
     Raises:
         ArgumentError: an argument does not fit the model; ExportError, IrreversibleError, RuleError: the palindrome
@@ -106,6 +118,7 @@ class Racecar(nn.Module):
         layerwise: bool = False,
         subset: int | None = None,
         checkpoint: bool = False,
+        verify: bool = True,
     ) -> None:
         super().__init__()
         check_model(model)
@@ -122,6 +135,7 @@ class Racecar(nn.Module):
             layerwise=layerwise,
             subset=subset,
             checkpoint=checkpoint,
+            verify=verify,
         )
         if decoder is not None:
             check_decoder(decoder, model)
@@ -130,7 +144,8 @@ class Racecar(nn.Module):
         args, kwargs = as_call(example_inputs)
         self._order = positional_names(model, args, kwargs)
         args, kwargs = self._positional(args, kwargs)
-        self._palindromes: dict[bool, tuple[Configuration, list[Program]]] = {}
+        self._palindromes: dict[bool, list[_Derived]] = {}
+        self._example = Example(args, kwargs)
         self._pending: Tensor | None = None
         self.check_finite = True
         self.draws = 0
@@ -188,6 +203,12 @@ class Racecar(nn.Module):
             return self.model(*args, **kwargs), self.lambdas.new_zeros(())
         args, kwargs = self._positional(args, kwargs)
         program = self._program(args, kwargs, training=self.model.training)
+        layers = program.palindrome.layers
+        if len(layers) != len(self.lambdas):
+            raise ArgumentError(
+                f"the model has changed: it now has {len(layers)} compared layers ({', '.join(map(repr, layers))}) for "
+                f"{len(self.lambdas)} λ: make a new Racecar"
+            )
         draw = self._draw(program.subset)
         output, distances = program.train(self.model, self.decoder, args, kwargs, draw)
         terms = self.lambdas * distances
@@ -232,11 +253,25 @@ class Racecar(nn.Module):
     @property
     def program(self) -> Program:
         """The training program and the names of the weights it reads (for :mod:`racecar.ensemble`)."""
-        return self._palindromes[True][1][0]
+        if not self._palindromes.get(True):  # just unpickled
+            args, kwargs = self._example.inputs(self.lambdas.device)
+            return self._program(args, kwargs, training=True)
+        return self._palindromes[True][0].programs[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, ``torch.save`` and processes that are started: without programs, which are derived again."""
+        return vars(self) | {"_palindromes": {}, "_pending": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Racecar:
+        other = memo[id(self)] = Racecar.__new__(Racecar)
+        for name, value in vars(self).items():
+            vars(other)[name] = copy.deepcopy(value, memo)
+        return other
 
     def reweighted(self, weight: Weight) -> Racecar:
         """The same palindrome of the same model with other λ, without deriving it again."""
-        other = copy.copy(self)
+        other = Racecar.__new__(Racecar)
+        vars(other).update(vars(self))
         other._options = dataclasses.replace(self._options, weight=weight)
         other._buffers = {"lambdas": other._options.lambdas(len(self.layers), self.model)}
         return other
@@ -254,10 +289,13 @@ class Racecar(nn.Module):
 
     def _program(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool) -> Program:
         """The program for the model's present configuration and these inputs; derived when there is none yet."""
-        known = self._palindromes.get(training)
-        if known is not None and torch.compiler.is_compiling():
-            return known[1][0]
-        programs = known[1] if known is not None and known[0].holds(self.model) else []
+        known = self._palindromes.setdefault(training, [])
+        if known and torch.compiler.is_compiling():
+            return known[0].programs[0]
+        place = next((i for i, derived in enumerate(known) if derived.configuration.holds(self.model)), None)
+        if place:  # the one that was used last comes first
+            known.insert(0, known.pop(place))
+        programs = known[0].programs if place is not None else []
         for program in programs:
             if program.fits(args, kwargs):
                 return program
@@ -266,13 +304,10 @@ class Racecar(nn.Module):
         another = any(not program.fits_but_for_the_batch(args, kwargs) for program in programs)
         sizes_vary = another or len(programs) > _BATCHES
         program = Program.derive(self.model, args, kwargs, self._options, training=training, sizes_vary=sizes_vary)
-        layers, lambdas = program.palindrome.layers, self._buffers.get("lambdas")
-        if lambdas is not None and len(layers) != len(lambdas):
-            raise ArgumentError(
-                f"the model has changed: it now has {len(layers)} compared layers ({', '.join(map(repr, layers))}) for "
-                f"{len(lambdas)} λ: make a new Racecar"
-            )
-        self._palindromes[training] = (Configuration(self.model), [*programs, program])
+        if place is None:
+            known.insert(0, _Derived(Configuration(self.model, program.carried), programs))
+            del known[_CONFIGURATIONS:]
+        programs.append(program)
         return program
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from racecar.errors import ArgumentError
@@ -50,6 +51,7 @@ class Options:
     layerwise: bool = False
     subset: int | None = None
     checkpoint: bool = False
+    verify: bool = True
 
     def __post_init__(self) -> None:
         if self.reduction not in ("mean", "sum"):
@@ -65,7 +67,7 @@ class Options:
             raise ArgumentError(f"fraction must be a share of the batch, above 0 and at most 1, not {fraction!r}")
         if self.subset is not None and not _whole(self.subset):
             raise ArgumentError(f"subset must be a number of layers, 1 or more, or None, not {self.subset!r}")
-        for name in ("layerwise", "checkpoint"):
+        for name in ("layerwise", "checkpoint", "verify"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ArgumentError(f"{name} must be True or False, not {value!r}")
         if self.checkpoint and self.norm_statistics == "shared":
@@ -189,3 +191,31 @@ def positional_names(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     except TypeError as error:
         raise ArgumentError(f"example_inputs do not fit {type(model).__name__}.forward{signature}: {error}") from error
     return [p.name for p in signature.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+class Example:
+    """Shapes and types of example inputs, to derive from them again: small, and picklable.
+
+    Args:
+        args, kwargs: of the call.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._call = pytree.tree_map_only(
+            Tensor, lambda t: _Shape(tuple(t.shape), tuple(t.stride()), t.dtype), (args, dict(kwargs))
+        )
+
+    def inputs(self, device: torch.device) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of such a call: zeros, and masks that hide nothing."""
+        return pytree.tree_map_only(_Shape, lambda shape: shape.zeros(device), self._call)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    def zeros(self, device: torch.device) -> Tensor:
+        value = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=device)
+        return value.fill_(self.dtype == torch.bool)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
-from racecar.errors import ArgumentError
-from racecar.forward.export import at_least_two, export_forward
-from racecar.forward.graph import Shapes
+from racecar.errors import ArgumentError, ExportError
+from racecar.forward.checkpoints import checkpoints_inlined
+from racecar.forward.export import as_configured, at_least_two, check_devices, export_forward, without_hooks
+from racecar.forward.graph import ForwardGraph
+from racecar.forward.hooks import hooked_modules
+from racecar.forward.numbers import as_tensors, numbers_in
+from racecar.forward.rehearsal import Rehearsal, rehearse, run
 from racecar.options import Options
 from racecar.passes.fraction import reverse_on_fraction
 from racecar.passes.segments import Draw, Subset, divide
 from racecar.passes.sync_batch_norm import as_plain_norms, synchronise
+from racecar.proof import compare
 from racecar.reverse.palindrome import Palindrome, build
 
 
@@ -28,17 +34,16 @@ class Program:
         self,
         palindrome: Palindrome,
         subset: Subset | None,
-        weights: list[str],
-        constants: list[Tensor],
+        forward: ForwardGraph,
         specs: Any,
-        shapes: Shapes,
         leaves: list[Any],
     ) -> None:
-        self.palindrome, self.subset, self.constants, self.shapes = palindrome, subset, constants, shapes
-        self.fixed, self.derived = _fixed(leaves), _sizes(leaves)
+        self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
+        self.constants, self.names = forward.constants, forward.weights
+        self.numbers = forward.numbers
+        self.fixed, self.derived = _fixed(leaves, self.numbers), _sizes(leaves)
         self.seen = {self.derived}
-        self.names = weights
-        self.owners = [name.rpartition(".")[::2] for name in weights]
+        self.owners = [name.rpartition(".")[::2] for name in self.names]
         self.decoder_owners = [name.rpartition(".")[::2] for name in palindrome.decoder]
         self.in_spec, self.out_spec = specs
         # The usual cases, some tensors in and one out, are spared the pytree.
@@ -54,8 +59,8 @@ class Program:
         return other
 
     def nest(self, outputs: Sequence[Any]) -> Any:
-        """The flat outputs in the model's own structure."""
-        return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.out_spec)
+        """The flat outputs in the model's own structure, without what the model keeps on itself."""
+        return outputs[0] if self.single else pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
 
     @classmethod
     def derive(
@@ -70,14 +75,20 @@ class Program:
     ) -> Program:
         """Export, mirror, synchronise and vary; ``sizes_vary``: see :mod:`racecar.forward.export`."""
         _check_whole(model)
+        hooked_modules(model)  # refuses those that no graph can run
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         for enough in (at_least_two(leaves), leaves):
             call = pytree.tree_unflatten(enough, in_spec)
             with as_plain_norms(model):
-                forward = export_forward(model, *call, training=training, sizes_vary=sizes_vary)
+                real = None
+                if options.verify:
+                    check_devices(model, *call)
+                    with as_configured(model, training), without_hooks(model), checkpoints_inlined():
+                        real = rehearse(model, *call)
+                forward = _exported(model, enough, in_spec, training, sizes_vary, real)
             if enough is not leaves and not all(forward.shapes.batch_varies(enough)):
                 continue  # what holds for this size alone must be derived for the given one, not for one doubled
-            palindrome = build(forward, model, enough, options)
+            palindrome = build(forward, model, as_tensors(enough, forward.numbers), options)
             if palindrome.sized != "batch":
                 break
         if enough is not leaves:
@@ -85,18 +96,21 @@ class Program:
             palindrome = replace(palindrome, steps=steps)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             synchronise(program, model)
+        if real is not None:
+            with as_plain_norms(model), as_configured(model, training), without_hooks(model):
+                _prove(model, forward, palindrome, enough, real)
         palindrome, subset = _varied(palindrome, options)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             for node in program.graph.nodes:  # fake and symbolic tensors keep the tracer alive and cannot be copied
                 example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
                 node.meta = {"example": example}
         specs = in_spec, forward.out_spec
-        return cls(palindrome, subset, forward.weights, forward.constants, specs, forward.shapes, leaves)
+        return cls(palindrome, subset, forward, specs, leaves)
 
     def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the model's Python code would do with these inputs what it did with the example."""
         leaves = self._inputs(args, kwargs)
-        if self.fixed != _fixed(leaves):
+        if self.fixed != _fixed(leaves, self.numbers):
             return False
         if self.palindrome.sized is not None:  # a mask of what is known fits these sizes alone
             firsts = [self.palindrome.sized == "shape" and varies for varies in self.shapes.batch_varies(leaves)]
@@ -125,6 +139,10 @@ class Program:
             )
         return leaves
 
+    def _operands(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        leaves = self._inputs(args, kwargs)
+        return as_tensors(leaves, self.numbers) if self.numbers else leaves
+
     def weights(self, model: nn.Module, decoder: nn.Module | None) -> list[Tensor]:
         """What the program reads, as it is now: the model's parameters and buffers, then a decoder's."""
         found = [getattr(model.get_submodule(path), name) for path, name in self.owners]
@@ -146,8 +164,10 @@ class Program:
         running = () if draw is None else (draw.segments,)
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
             outputs, distances = self.palindrome.training(
-                *self.weights(model, decoder), *self.constants, *self._inputs(args, kwargs), *running
+                *self.weights(model, decoder), *self.constants, *self._operands(args, kwargs), *running
             )
+        if self.carried:
+            self.carried.set(model, outputs[self.out_spec.num_leaves :])
         return self.nest(outputs), distances
 
     def pairs(
@@ -156,12 +176,47 @@ class Program:
         """The n pairs (L_m, L'_m); buffers stay as they are."""
         weights = [w if isinstance(w, nn.Parameter) else w.clone() for w in self.weights(model, decoder)]
         with torch.set_grad_enabled(torch.is_grad_enabled()):
-            return self.palindrome.pairs(*weights, *self.constants, *self._inputs(args, kwargs))
+            return self.palindrome.pairs(*weights, *self.constants, *self._operands(args, kwargs))
 
 
-def _fixed(leaves: Sequence[Any]) -> list[Any]:
-    """What the graph holds as constants: dtypes, and inputs that are no tensors (numbers and flags)."""
-    return [leaf.dtype if isinstance(leaf, Tensor) else (leaf,) for leaf in leaves]
+def _exported(
+    model: nn.Module, leaves: list[Any], spec: Any, training: bool, sizes_vary: bool, real: Rehearsal | None
+) -> ForwardGraph:
+    """The forward graph, with numbers as its inputs where the forward does not need the numbers themselves."""
+
+    def export(numbers: frozenset[int]) -> ForwardGraph:
+        args, kwargs = pytree.tree_unflatten(as_tensors(leaves, numbers), spec)
+        return export_forward(
+            model, args, kwargs, training=training, sizes_vary=sizes_vary, rehearsal=real, numbers=numbers
+        )
+
+    if numbers := numbers_in(leaves):
+        with contextlib.suppress(ExportError):
+            return export(numbers)
+    return export(frozenset())
+
+
+def _prove(
+    model: nn.Module, forward: ForwardGraph, palindrome: Palindrome, leaves: Sequence[Any], real: Rehearsal
+) -> None:
+    """Run the forward program as the model was run, and compare; see :mod:`racecar.proof`."""
+
+    def call() -> Any:
+        named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        tensors = dict(named)
+        weights = [tensors[name] for name in (*forward.weights, *palindrome.decoder)]
+        outputs, _ = palindrome.forward(*weights, *forward.constants, *as_tensors(leaves, forward.numbers))
+        return outputs[: forward.out_spec.num_leaves]
+
+    compare(model, real, run(model, call))
+
+
+def _fixed(leaves: Sequence[Any], numbers: Set[int]) -> list[Any]:
+    """What the graph holds as constants: dtypes, and inputs that are no tensors (flags, words, some numbers)."""
+    return [
+        leaf.dtype if isinstance(leaf, Tensor) else float if i in numbers and type(leaf) is float else (leaf,)
+        for i, leaf in enumerate(leaves)
+    ]
 
 
 def _sizes(leaves: Sequence[Any]) -> tuple[torch.Size, ...]:
@@ -185,36 +240,6 @@ def _described(spec: pytree.TreeSpec) -> str:
     if spec.num_leaves != args.num_children + kwargs.num_children:
         words.append(f"{spec.num_leaves} values inside")
     return ", ".join(words)
-
-
-class Configuration:
-    """What the exported graph depends on and a user may change between two calls."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modules = self._modules(model)
-        # Dropout.p, BatchNorm.momentum, … and parameters that are not there, such as a bias.
-        self.settings = [
-            (m, name, value)
-            for m in model.modules()
-            if type(m).__module__.startswith("torch.nn.")
-            for name, value in [*m.__dict__.items(), *m._parameters.items()]
-            if name[0] != "_" and name != "training" and isinstance(value, float | int | str | tuple | None)
-        ]
-
-    @staticmethod
-    def _modules(model: nn.Module) -> Any:
-        return tuple((m, m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()), next(
-            ((p.device, p.dtype) for p in model.parameters()), None
-        )
-
-    def holds(self, model: nn.Module) -> bool:
-        """Whether the model is still as it was."""
-        return self.modules == self._modules(model) and all(
-            (now := getattr(m, name, _MISSING)) is value or now == value for m, name, value in self.settings
-        )
-
-
-_MISSING = object()
 
 
 def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subset | None]:

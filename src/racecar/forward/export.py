@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
 from racecar.forward.activations import fold_activations
+from racecar.forward.carried import carry
+from racecar.forward.checkpoints import checkpoints_inlined
 from racecar.forward.checks import drop_checks
 from racecar.forward.graph import ForwardGraph, data_nodes
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
@@ -26,31 +28,58 @@ from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
 from racecar.forward.recurrent import one_operation_per_layer
 from racecar.forward.regions import inline_regions
+from racecar.forward.rehearsal import Rehearsal, check_constants
 
 
 def export_forward(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool, sizes_vary: bool = False
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    training: bool,
+    sizes_vary: bool = False,
+    rehearsal: Rehearsal | None = None,
+    numbers: frozenset[int] = frozenset(),
 ) -> ForwardGraph:
     """Export ``model`` as it is configured now (every submodule in its own mode) and clean the graph.
 
     The batch may vary; other sizes too if ``sizes_vary``, which can take the tracer far longer.
 
-    The model is left as it was: hooks, modes, buffers, random state.
+    The model is left as it was: hooks, modes, attributes, buffers, random state.
+
+    Args:
+        model, args, kwargs: the call.
+        training: the mode, if it is not the model's own.
+        sizes_vary: see above.
+        rehearsal: of the same call, if there was one.
+        numbers: positions among the flat arguments of tensors that stand for numbers.
 
     Raises:
         ArgumentError: the example and the model are on different devices, or the example holds no tensor.
-        ExportError: ``torch.export`` refuses the model.
+        ExportError: ``torch.export`` refuses the model, or the model does what no graph can.
     """
-    _check_devices(model, args, kwargs)
+    check_devices(model, args, kwargs)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, dict(kwargs)))
     hooked = hooked_modules(model)
-    with _pristine(model, training):
+    constants = rehearsal.set_to_constants if rehearsal is not None else []
+    with (
+        as_configured(model, training),
+        without_hooks(model),
+        checkpoints_inlined(),
+        carry(model, constants) as carried,
+    ):
         try:
             program = _trace(model, args, kwargs, sizes_vary)
+        except ExportError:
+            raise
         except Exception as error:
             raise ExportError(_why_untraceable(model, args, kwargs, error)) from error
     inline_regions(program.graph_module)
-    forward = lift(program)
+    forward = lift(program, carried)
+    forward.numbers = numbers
+    if rehearsal is not None:
+        with as_configured(model, training), checkpoints_inlined():
+            check_constants(model, args, kwargs, rehearsal, forward.constants)
     drop_checks(forward.graph)
     out_of_place(forward)
     fold_activations(forward.graph)
@@ -115,12 +144,18 @@ def _export(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> to
             free = [size > 1 and (dims is None or d < dims) for d, size in enumerate(leaf.shape)]
             shapes[leaf] = {d: Dim.AUTO if f else Dim.STATIC for d, f in enumerate(free)}
     with warnings.catch_warnings():
-        # An RNN puts its own parameters into a list at every call.
+        # An RNN puts its own parameters into a list at every call; an attribute may hold an activation.
         warnings.filterwarnings("ignore", r"The tensor attributes self\.\S*_flat_weights", UserWarning)
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
 
 
-def _check_devices(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def check_devices(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse an example without tensors, or on another device than the model.
+
+    Raises:
+        ArgumentError: saying which.
+    """
     leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     if not leaves:
         raise ArgumentError("example_inputs holds no tensor: give a tensor, a tuple of arguments or a dict of keywords")
@@ -144,24 +179,32 @@ def at_least_two(leaves: list[Any]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _pristine(model: nn.Module, training: bool) -> Iterator[None]:
-    """Export without hooks and outside of any user context, and put everything back."""
+def as_configured(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in a mode (its own flags if it is in it), outside of any context of the user's; put back afterwards."""
     modules = list(model.modules())
     flags = [m.training for m in modules]
-    saved = [(m, kind, getattr(m, kind)) for m in modules for kind in HOOKS]
     try:
-        for m, kind, hooks in saved:
-            if hooks:
-                setattr(m, kind, type(hooks)())
         if model.training != training:
             model.train(training)
         with torch.enable_grad(), _disable_current_modes(), _no_autocast():
             yield
     finally:
-        for m, kind, hooks in saved:
-            setattr(m, kind, hooks)
         for m, flag in zip(modules, flags, strict=True):
             m.training = flag
+
+
+@contextlib.contextmanager
+def without_hooks(model: nn.Module) -> Iterator[None]:
+    """No forward hook of the user's is called while it lasts."""
+    saved = [(m, kind, getattr(m, kind)) for m in model.modules() for kind in HOOKS]
+    try:
+        for m, kind, hooks in saved:
+            if hooks:
+                setattr(m, kind, type(hooks)())
+        yield
+    finally:
+        for m, kind, hooks in saved:
+            setattr(m, kind, hooks)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
+from racecar.forward.carried import Carried
 from racecar.rules.creators import CREATORS
 
 
@@ -61,6 +62,8 @@ class ForwardGraph:
         inputs: placeholders of the flattened user inputs.
         in_spec / out_spec: how inputs and outputs nest.
         shapes: which other shapes of the inputs take the same path through the model's Python code.
+        carried: what the model keeps on itself, whose values follow its own outputs.
+        numbers: positions of inputs that stand for numbers: coefficients, nothing to estimate.
         data: values that change with the network's input.
         coefficients: of a product of two activations the position of the one that is not estimated.
         averages: products whose coefficient is attention weights.
@@ -76,6 +79,8 @@ class ForwardGraph:
     out_spec: pytree.TreeSpec
     outputs: list[Any]
     shapes: Shapes
+    carried: Carried = field(default_factory=Carried)
+    numbers: frozenset[int] = frozenset()
     data: set[fx.Node] = field(default_factory=set)
     coefficients: dict[fx.Node, int] = field(default_factory=dict)
     averages: set[fx.Node] = field(default_factory=set)
@@ -166,14 +171,26 @@ def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     return [n for n in nodes_in((node.args, node.kwargs)) if isinstance(example(n), Tensor | list | tuple)]
 
 
+def shares_memory(node: fx.Node) -> bool:
+    """Whether an operation returns memory that it was given: a view, or what it has changed in place."""
+    schema = node.target._schema if isinstance(node.target, torch._ops.OpOverload) else None
+    return schema is not None and any(r.alias_info is not None for r in schema.returns)
+
+
 def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
-    """Values that change with the user's input; sizes and other numbers read off it are not data."""
-    data = set(forward.inputs)
+    """Values that change with the user's input; sizes and other numbers read off it are not data.
+
+    Neither is a buffer that is updated in place: whoever reads it next reads a state of the model.
+    """
+    data = {node for i, node in enumerate(forward.inputs) if i not in forward.numbers}
+    state = set(forward.weight_nodes)
     for node in forward.graph.nodes:
         is_tensor = isinstance(symbolic(node), Tensor | list | tuple)
         if node.op != "call_function" or not is_tensor or node.target in CREATORS:
             continue
-        if any(a in data for a in node.all_input_nodes):
+        if node.args and node.args[0] in state and shares_memory(node):
+            state.add(node)
+        elif any(a in data for a in node.all_input_nodes):
             data.add(node)
     return data
 

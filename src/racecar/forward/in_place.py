@@ -47,6 +47,8 @@ def out_of_place(forward: ForwardGraph) -> None:
             owner[node] = owner.get(first, first)
             shown.setdefault(owner[node], []).append(node)
         base = owner.get(first, first)
+        if schema.is_mutable and base in state:
+            owner[node] = base  # ema.mul_(0.9).add_(x): what the first returns is the buffer itself
         if not schema.is_mutable or base in state or data.isdisjoint([base, *node.all_input_nodes]):
             continue  # memory that the model has just made, such as a mask, is compared with nothing
         name, overload = str(node.target).removeprefix("aten.").rsplit(".", 1)

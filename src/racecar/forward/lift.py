@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.utils._pytree as pytree
 from torch import fx
 from torch.export.graph_signature import ConstantArgument, InputKind
 
 from racecar.errors import ExportError
+from racecar.forward.carried import Carried
 from racecar.forward.graph import ForwardGraph, Shapes, symbolic
 
 
-def lift(program: torch.export.ExportedProgram) -> ForwardGraph:
+def lift(program: torch.export.ExportedProgram, carried: Carried | None = None) -> ForwardGraph:
     """Copy an exported program's graph and sort its inputs into weights, literal constants and the user's inputs.
+
+    Args:
+        program: whose output is that of the model; under :func:`racecar.forward.carried.carry` with what it keeps.
+        carried: from there.
 
     Raises:
         ExportError: an operation takes something else, such as a custom object.
@@ -41,6 +48,9 @@ def lift(program: torch.export.ExportedProgram) -> ForwardGraph:
     for i, spec in enumerate(program.graph_signature.output_specs):
         if isinstance(spec.arg, ConstantArgument):
             outputs[i] = spec.arg.value
+    out_spec: Any = program.call_spec.out_spec
+    if carried is not None:
+        out_spec, carried.spec = out_spec.children()
     return ForwardGraph(
         graph,
         weights,
@@ -48,7 +58,8 @@ def lift(program: torch.export.ExportedProgram) -> ForwardGraph:
         weight_nodes + constant_nodes,
         inputs,
         program.call_spec.in_spec,
-        program.call_spec.out_spec,
+        out_spec,
         outputs,
         Shapes([symbolic(node) for node in inputs]),
+        carried or Carried(),
     )

@@ -44,7 +44,13 @@ class NormCall(NamedTuple):
     cudnn: bool = True
 
     def separate(self, estimate: Tensor) -> NormCall:
-        """The norm of an estimate by its own statistics, which leaves the running ones alone."""
+        """The norm of an estimate by its own statistics, which leaves the running ones alone.
+
+        A single value per channel has no variance: where the norm is frozen, so that the forward pass takes it, the
+        running statistics serve.
+        """
+        if not self.training and self.running_mean is not None and estimate.numel() == estimate.shape[1]:
+            return self.shared(estimate)
         return NormCall(estimate, self.weight, self.bias, None, None, True, 0.0, self.eps)
 
     def shared(self, estimate: Tensor) -> NormCall:

@@ -1,0 +1,87 @@
+"""A derivation proves itself: on the example the program gives what the real model gave, or it is refused.
+
+What Python does beside the graph is invisible to ``torch.export``: state on ``self``, hooks that store activations,
+backward passes of one's own. Instead of a list of such things, the program and the model are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from racecar.errors import ExportError
+from racecar.forward.rehearsal import Rehearsal
+
+_TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.2}
+
+
+def compare(model: nn.Module, real: Rehearsal, program: Rehearsal) -> None:
+    """Refuse a program that gives something else than the model.
+
+    Args:
+        model: for messages.
+        real: of the model.
+        program: of the program, on the same inputs with the same random state.
+
+    Raises:
+        ExportError: naming what differs, the likely cause and what to do.
+    """
+    differing = _first_difference(real, program)
+    if differing is None:
+        return
+    if real.custom:
+        cause = (
+            f"it uses an autograd.Function of its own ({', '.join(real.custom)}), whose backward the graph does not "
+            "have: write it with torch's operations, or keep it behind start="
+        )
+    else:
+        cause = (
+            "something in it happens in Python, beside the graph: a value that a hook or an earlier call has stored, "
+            "data of a tensor read with .data, .item() or .detach().copy_()"
+        )
+    raise ExportError(
+        f"the exported graph of {type(model).__name__} does not do what the model does: {differing}.\nLikely cause: "
+        f"{cause}. If the difference is meant, verify=False leaves this check out."
+    )
+
+
+def _first_difference(real: Rehearsal, program: Rehearsal) -> str | None:
+    for i, (a, b) in enumerate(zip(real.outputs, program.outputs, strict=True)):
+        if (words := _difference(a, b)) is not None:
+            return f"output {i} differs ({words})"
+    for name, a in real.buffers.items():
+        if (words := _difference(a, program.buffers.get(name))) is not None:
+            return f"buffer {name!r} ends with another value ({words})"
+    scale = _scale([g for g in real.gradients.values() if g is not None])
+    for name, a in real.gradients.items():
+        if (words := _difference(a, program.gradients.get(name), scale)) is not None:
+            return f"the gradient of {name!r} differs ({words})"
+    return None
+
+
+def _scale(tensors: Sequence[Tensor]) -> float:
+    return max((float(t.detach().abs().max()) for t in tensors if t.numel()), default=0.0)
+
+
+def _difference(a: Any, b: Any, scale: float = 0.0) -> str | None:
+    if isinstance(a, Tensor) and b is None:
+        return None if not bool(a.any()) else "it has none, the model's has"
+    if isinstance(b, Tensor) and a is None:
+        return None if not bool(b.any()) else "the model's has none"
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return None if a is b or a == b else f"{a!r} in the model, {b!r} in the program"
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return f"{a.dtype} {tuple(a.shape)} in the model, {b.dtype} {tuple(b.shape)} in the program"
+    if a.requires_grad != b.requires_grad:
+        return None
+    if not a.numel() or torch.equal(a, b):
+        return None
+    if not a.is_floating_point() and not a.is_complex():
+        return f"{int((a != b).sum())} of {a.numel()} entries"
+    tolerance = _TOLERANCE.get(a.dtype, 2e-3) * max(_scale([a]), scale)
+    if torch.allclose(a, b, rtol=0, atol=max(tolerance, 1e-30), equal_nan=True):
+        return None
+    return f"by up to {float((a - b).abs().nan_to_num(torch.inf).max()):.3g}, values up to {float(a.abs().max()):.3g}"

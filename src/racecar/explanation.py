@@ -14,6 +14,7 @@ class Explanation:
         steps: one per operation on the path, in forward order.
         start: where the reverse pass begins (I_r).
         lambdas: λ_m per compared layer.
+        left_out: layers that the reverse pass does not go through, with the reason.
         options: those of :class:`racecar.Racecar` that are not the default and that no column shows.
     """
 
@@ -21,6 +22,7 @@ class Explanation:
     start: str
     lambdas: tuple[float, ...]
     options: Mapping[str, object] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     columns = ("layer", "forward", "reverse", "L_m", "compared", "MFLOP", "λ")
 
@@ -56,6 +58,10 @@ class Explanation:
             f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
             f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
         )
+        for reason in dict.fromkeys(self.left_out.values()):
+            names = [name for name, why in self.left_out.items() if why == reason]
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            sentence += f" Not mirrored ({reason}): {', '.join(map(repr, names[:8]))}{more}."
         rest = dict(self.options)
         if (every := rest.pop("every", None)) is not None:
             sentence += f" It runs in one of {every} training calls, its penalty weighted by {every}."

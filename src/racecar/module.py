@@ -247,7 +247,11 @@ class Racecar(nn.Module):
         """The table of the palindrome: layer, forward, reverse, compared or not, FLOPs, λ. ``print`` it."""
         palindrome = self.program.palindrome
         return Explanation(
-            palindrome.steps, palindrome.start, tuple(self.lambdas.tolist()), self._options.changed(*_EXPLAINED)
+            palindrome.steps,
+            palindrome.start,
+            tuple(self.lambdas.tolist()),
+            self._options.changed(*_EXPLAINED),
+            palindrome.left_out,
         )
 
     @property

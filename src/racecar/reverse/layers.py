@@ -28,12 +28,12 @@ class Plan:
     """What a reverse pass is to do.
 
     Attributes:
-        start: the value I_r at which it begins.
+        starts: the values I_r at which it begins: one, or one for each of the heads that mirrored layers lead to.
         inputs: the compared layers in forward order, each with its data operand L_m.
-        path: what lies between those values and the start, both included: only this needs rules.
+        path: what lies between those values and the starts, both included: only this needs rules.
     """
 
-    start: fx.Node
+    starts: tuple[fx.Node, ...]
     inputs: dict[fx.Node, fx.Node]
     path: frozenset[fx.Node]
 
@@ -101,10 +101,10 @@ class Selection:
             ArgumentError: an unknown layer or start, one behind the other, or nothing to mirror.
         """
         mirrored, compared = self._chosen()
-        start = self._start(mirrored)
-        before = self.ancestors(start)
+        starts = self._starts(mirrored)
+        before = set[fx.Node]().union(*map(self.ancestors, starts))
         if not self.by_name():
-            # Heads that branch off (auxiliary classifiers) are not on the way back; explain() shows what is.
+            # What branches off behind the start, or leads to no output, is not on the way back; explain() names it.
             compared = [n for n in compared if n in before]
         if behind := [self.names[n] for n in compared if n not in before]:
             raise ArgumentError(
@@ -117,7 +117,7 @@ class Selection:
         for node in self.nodes:
             if node in before and (node in targets or any(a in path for a in node.all_input_nodes)):
                 path.add(node)
-        return Plan(start, inputs, frozenset(path))
+        return Plan(starts, inputs, frozenset(path))
 
     def by_name(self) -> bool:
         """Whether the user has named layers, rather than a kind or a number of them."""
@@ -169,14 +169,30 @@ class Selection:
             raise ArgumentError(f"no layer is called {name!r}; nearest: {', '.join(map(repr, near))}")
         return matches
 
-    def _start(self, mirrored: list[fx.Node]) -> fx.Node:
-        """The node whose value is I_r: named by the user, or the end of the last mirrored layer's block."""
+    def _starts(self, mirrored: list[fx.Node]) -> tuple[fx.Node, ...]:
+        """The values I_r: that of the module a user has named, or the ends of the blocks that mirrored layers end in.
+
+        One is enough where it lies behind all mirrored layers. Of several heads (an auxiliary classifier, one output
+        per task or scale) each has its own; what leads to no output of the model has none.
+        """
         if self.options.start is not None:
-            return self._named_start(self.options.start)
+            return (self._named_start(self.options.start),)
+        results = [n for n in self.forward.outputs if isinstance(n, fx.Node)]
+        seen = set[fx.Node]().union(*map(self.ancestors, results))
+        left = [n for n in mirrored if n in seen] or mirrored
+        starts: list[fx.Node] = []
+        while left:
+            starts.append(self._last(left) if not starts else self._end_of_block(left[-1]))
+            before = self.ancestors(starts[-1])
+            left = [n for n in left if n not in before]
+        behind = {s for s in starts if any(s in self.ancestors(other) for other in starts if other is not s)}
+        return tuple(sorted((s for s in starts if s not in behind), key=self.order.__getitem__))
+
+    def _last(self, mirrored: list[fx.Node]) -> fx.Node:
+        """The end of the last mirrored layer's block, or the first value that all mirrored layers lead to."""
         node = self._end_of_block(mirrored[-1])
         if all(n in self.ancestors(node) for n in mirrored):
             return node
-        # Parallel branches: the first value that all mirrored layers lead to.
         for candidate in self.nodes[self.order[node] :]:
             if candidate in self.forward.data and set(mirrored) <= self.ancestors(candidate):
                 return self._end_of_block(candidate)

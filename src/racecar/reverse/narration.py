@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from racecar.explanation import Step
 from racecar.forward.graph import example, module_path, tensor_arguments
-from racecar.reverse.layers import Selection, rule_of
+from racecar.reverse.layers import Plan, Selection, rule_of
 from racecar.rules.registry import unchanged
 
 
@@ -41,6 +41,28 @@ def narrate(selection: Selection, walked: Set[fx.Node], compared: Mapping[fx.Nod
             )
         )
     return tuple(steps)
+
+
+def left_out(selection: Selection, plan: Plan, walked: Set[fx.Node]) -> dict[str, str]:
+    """Every layer that the reverse pass does not go through, with the reason.
+
+    Args:
+        selection: layers and their names.
+        plan: of the reverse pass.
+        walked: the operations that were reversed.
+    """
+    before = set[fx.Node]().union(*map(selection.ancestors, plan.starts))
+    reasons = {}
+    for layer, name in selection.names.items():
+        if layer in walked:
+            continue
+        if layer not in before:
+            reasons[name] = "not on the way back from the start"
+        elif layer in plan.path:
+            reasons[name] = "nothing comes back to it"
+        else:
+            reasons[name] = "before the compared layers"
+    return reasons
 
 
 def _operation(node: fx.Node) -> str:

@@ -21,7 +21,7 @@ from racecar.options import Options
 from racecar.reverse.builder import Builder
 from racecar.reverse.known import Masks, known_share, unknown_as_nan
 from racecar.reverse.layers import Plan, Selection
-from racecar.reverse.narration import narrate
+from racecar.reverse.narration import left_out, narrate
 from racecar.reverse.reversal import Estimate
 from racecar.reverse.untie import untie
 from racecar.reverse.walk import Walk, Walked
@@ -38,7 +38,8 @@ class Palindrome:
         layers: the n compared layers' names, from the network's input on.
         segment_of: for each of them the segment of the reverse pass in which its input is estimated.
         steps: the table of the palindrome, in forward order.
-        start: the name of the operation whose output is I_r.
+        start: the name of the operation whose output is I_r; with several, of each.
+        left_out: names of the layers that are not mirrored, each with the reason.
         decoder: names of the weights that follow the model's own: those of an untied decoder, else none.
         sized: whether a mask fixes the sizes of the inputs: None, ``"shape"`` (all but the batch's) or ``"batch"``.
     """
@@ -50,6 +51,7 @@ class Palindrome:
     segment_of: tuple[int, ...]
     steps: tuple[Step, ...]
     start: str
+    left_out: dict[str, str]
     decoder: tuple[str, ...]
     sized: Literal["shape", "batch"] | None = None
 
@@ -74,7 +76,7 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
     plan = selection.plan()
     masks = Masks(builder)
     walked = Walk(builder, masks, list(selection.names), options).back(
-        plan.start, plan.path, frozenset(plan.inputs.values())
+        plan.starts, plan.path, frozenset(plan.inputs.values())
     )
     compared = _regenerated(selection, plan, walked)
     distances = builder.add(torch.stack, [walked.distances[left] for left in compared.values()])
@@ -93,7 +95,8 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
             walked.reversed,
             {layer: known_share(walked.estimates[left].known) for layer, left in compared.items()},
         ),
-        start=selection.names.get(plan.start) or module_path(plan.start) or plan.start.name,
+        start=", ".join(selection.names.get(n) or module_path(n) or n.name for n in plan.starts),
+        left_out=left_out(selection, plan, walked.reversed),
         decoder=decoder,
         sized=masks.sized,
     )

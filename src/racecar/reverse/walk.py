@@ -53,11 +53,11 @@ class Walk:
         self.reversal = Reversal(builder, masks)
         self.ranges = Ranges(builder, options, next(iter(layers), None), self.reversal)
 
-    def back(self, start: fx.Node, path: Set[fx.Node], compared: Set[fx.Node]) -> Walked:
+    def back(self, starts: Sequence[fx.Node], path: Set[fx.Node], compared: Set[fx.Node]) -> Walked:
         """Estimate every value on the path that something comes back to.
 
         Args:
-            start: the value that is its own estimate.
+            starts: the values that are their own estimates.
             path: the operations to reverse.
             compared: values L_m; at each a segment of the reverse pass ends.
 
@@ -66,7 +66,7 @@ class Walk:
             RuleError: a rule or a range map failed.
         """
         walked, missing = Walked(), list[str]()
-        arrived: dict[fx.Node, list[Piece]] = {start: [Piece(start, Estimate(start))]}
+        arrived: dict[fx.Node, list[Piece]] = {start: [Piece(start, Estimate(start))] for start in starts}
         without_range: set[fx.Node] = set()  # values whose estimate left a layer's adjoint
         segment = 0
         for node in reversed(self.builder.nodes):

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from racecar.study.core import growing
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import read_json
-from racecar.study.core.folder import Study
+from racecar.study.core.folder import Study, read_description
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.variants import Run
 
@@ -280,7 +279,7 @@ def page_of(folder: Path) -> Page:
     Raises:
         StudyError: no study, or one that is not known.
     """
-    name = read_json(folder / "study.json").get("experiment")
+    name = read_description(folder / "study.json")["experiment"]
     if name not in _ENTRIES:
         raise StudyError(f"{folder} holds the study {name!r}, which this version cannot report")
     spec = spec_of(name)

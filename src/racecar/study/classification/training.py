@@ -319,6 +319,8 @@ class Trainer:
             StudyError: a state of something else.
         """
         try:
+            if not 0 <= int(state.about["step"]) <= self.total:
+                raise ValueError(f"step {state.about['step']} of {self.total}")
             unpack(state.tensors, self.modules, [self.optimiser])
             # Only the main process has saved its sums: the others begin the epoch's mean without a past.
             own = self.accelerator.is_main_process

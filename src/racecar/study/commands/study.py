@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.presets import PresetParser
 from racecar.study.core.processes import Stopper, run_shares
+from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import STOPPED, progress_bar, worker_count
 from racecar.study.studies import ReadyStudy, StudySpec, presets_of, spec_of, train_part
 
@@ -105,16 +106,16 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
 def _train(ready: ReadyStudy, workers: int) -> int:
     """What is missing, in so many processes; the exit code."""
     study = ready.study
-    study.remove_leftovers()
-    total, done = ready.work()
-    started = time.monotonic()
-    complete = True
-    if done < total:
-        parts = [(ready, runs) for runs in ready.parts(workers)]
-        with Stopper() as stop, progress_bar(f"{len(ready.runs)} {ready.spec.unit}", total, done) as advance:
-            complete = run_shares(train_part, parts, advance, stop)
-        study.add_seconds(time.monotonic() - started)
-    path = write_report(study.folder)
+    with sole_use(study.folder):
+        study.remove_leftovers()
+        started = time.monotonic()
+        complete = True
+        if not all(study.finished(run) for run in ready.runs):
+            parts = [(ready, runs) for runs in ready.parts(workers)]
+            with Stopper() as stop, progress_bar(f"{len(ready.runs)} {ready.spec.unit}", *ready.work()) as advance:
+                complete = run_shares(train_part, parts, advance, stop)
+            study.add_seconds(time.monotonic() - started)
+        path = write_report(study.folder)
     if not complete:
         print(STOPPED, file=sys.stderr)
         return 130
@@ -128,7 +129,9 @@ def _train_together(spec: StudySpec, folder: Path, config: Any, inputs: Any, opt
     accelerator = make_accelerator()
     main = accelerator.is_main_process
     ready = spec.ready(folder, config, inputs, options) if main else None
+    held = ExitStack()
     if ready is not None:
+        held.enter_context(sole_use(folder))
         ready.study.remove_leftovers()
     accelerator.wait_for_everyone()
     shown = (
@@ -137,7 +140,7 @@ def _train_together(spec: StudySpec, folder: Path, config: Any, inputs: Any, opt
         else nullcontext(lambda units: None)
     )
     started = time.monotonic()
-    with Stopper() as stop, shown as advance:
+    with held, Stopper() as stop, shown as advance:
         study = spec.open(folder, config)
         complete = spec.together(study, config, config.runs(), inputs, Callbacks(advance, stop=stop), options.shard)
     if ready is not None:

@@ -35,6 +35,12 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
     found.add_argument("--content", type=str, required=True, help="image")
     found.add_argument("--style", type=str, required=True, help="image")
     found.add_argument("--network", type=str, required=True, help=KINDS)
+    found.add_argument(
+        "--model",
+        type=str,
+        default=None,
+        help="the module:NAME of --network's folder, to say that this code may be run; timm and torchvision need none",
+    )
     found.add_argument("--out", type=str, default="stylized.png", help="PNG to write; while it is made, how far it is")
     add_both(found, "style_only", action="store_true", help="without the content loss: η = 0")
     found.add_argument("--size", type=int, default=512, help="pixels of the longer side of both pictures")
@@ -53,7 +59,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     if options.size < 1:
         raise ValueError(f"--size must be at least 1, not {options.size}")
     content, style = (read_picture(Path(p), options.size) for p in (options.content, options.style))
-    seeing = open_network(options.network)
+    seeing = open_network(options.network, options.model)
     device = make_accelerator().device
     stylization = Stylization(
         seeing.network.to(device), content.to(device), style.to(device), seeing.normalisation, settings

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from racecar.study.commands import study as study_command
 from racecar.study.core.errors import StudyError
+from racecar.study.core.locks import Locks
 from racecar.study.core.presets import given
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED, console, progress_bar, worker_count
@@ -22,7 +23,6 @@ from racecar.study.studies import registered, spec_of
 from racecar.study.sweep import workers as engines
 from racecar.study.sweep.drive import drive
 from racecar.study.sweep.jobs import make_jobs
-from racecar.study.sweep.locks import Locks
 from racecar.study.sweep.results import SweepResults, check_folder, check_weights, has_weight
 from racecar.study.sweep.workers import Engine, Processes, Submitted, Worker
 

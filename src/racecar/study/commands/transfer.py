@@ -65,9 +65,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     if not 0 < options.labels <= 1:
         raise ValueError(f"--labels must be above 0 and at most 1, not {options.labels}")
     source = Path(options.checkpoint)
-    source_about = checkpoint.read_about(source)
-    _trusted(source, source_about, options.model)
-    checkpoint.load(source, source_about)  # fails before anything is decoded or written
+    _, source_about = checkpoint.open_checkpoint(source, options.model)  # fails before anything is decoded or written
     folder = Path(options.out or f"runs/transfer-{source.resolve().name}-{options.mode}")
     names = ("data", "validation", "image_column", "label_column", "skip_bad", "mode", "labels")
     config = {n: getattr(options, n) for n in names} | {"recipe": asdict(recipe)}
@@ -111,17 +109,6 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         _report(folder, options, pending)
     accelerator.end_training()
     return 0
-
-
-def _trusted(source: Path, about: checkpoint.About, model: str | None) -> None:
-    """A file may name any code; outside the two libraries it runs only if the user names it too."""
-    if model is not None and model != about["model"]:
-        raise StudyError(f"{source} holds {about['model']}, not {model}")
-    if model is None and not checkpoint.library(about["model"]):
-        raise StudyError(
-            f"{source} was made by {about['model']}, which is neither timm's nor torchvision's: to run that code, "
-            f"repeat its name, --model {about['model']}"
-        )
 
 
 def _config(seed: int, kind: str) -> dict[str, Any]:

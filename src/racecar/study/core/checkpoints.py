@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.core.files import read_tensors_and_metadata, write_tensors
 
 
 def pack(modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> dict[str, Tensor]:
@@ -66,6 +66,7 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = value
         known = optimiser.state_dict()
+        _check_moments(i, moments, optimiser)
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         for place, values in moments.items():
             of = parameters[place]
@@ -76,6 +77,14 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _check_moments(number: int, moments: Mapping[int, Mapping[str, Tensor]], optimiser: Optimizer) -> None:
+    """All parameters that are trained have the same moments, or none has any, as before the first step."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    kinds = {frozenset(moments.get(i, {})) for i, p in enumerate(parameters) if p.requires_grad}
+    if len(kinds) > 1 or any(i >= len(parameters) for i in moments):
+        raise ValueError(f"moments of optimiser {number} are missing, or there are too many")
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -101,10 +110,16 @@ def write_progress(path: Path, progress: Progress) -> None:
 
 
 def read_progress(path: Path) -> Progress | None:
-    """A saved state; None where it is missing or damaged: what it was about starts again."""
+    """A saved state; None where there is none, or a damaged one, which is said: what it held starts again."""
+    if not path.exists():
+        return None
     try:
-        tensors = read_tensors(path)
-        with safe_open(path, "pt") as file:
-            return Progress(tensors, json.loads(file.metadata()["about"]))
-    except (StudyError, KeyError, TypeError, ValueError, SafetensorError):
+        tensors, metadata = read_tensors_and_metadata(path)
+        return Progress(tensors, json.loads(metadata["about"]))
+    except (StudyError, KeyError, TypeError, ValueError) as error:
+        if path.exists():  # else another process has just finished its run
+            reason = (
+                f"{error}".split(". Delete it")[0] if isinstance(error, StudyError) else f"{path} is no saved state"
+            )
+            print(f"racecar: {reason}. What it held starts again from its beginning", file=sys.stderr)
         return None

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,18 +84,43 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors atomically."""
+    """Write safetensors atomically, with a checksum of tensors and metadata beside the metadata."""
     content = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
-    write_atomically(path, lambda p: save_file(content, p, dict(metadata or {})))
+    said = dict(metadata or {})
+    write_atomically(path, lambda p: save_file(content, p, said | {"checksum": _checksum(content, said)}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read safetensors.
 
     Raises:
-        StudyError: missing, truncated or not safetensors.
+        StudyError: missing, truncated, not safetensors, or not what was written.
+    """
+    return read_tensors_and_metadata(path)[0]
+
+
+def read_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read safetensors with what was written beside the tensors.
+
+    Raises:
+        StudyError: missing, truncated, not safetensors, or not what was written.
     """
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise StudyError(f"{path} cannot be read: {error}. Delete it to redo what it held.") from error
+    written = metadata.pop("checksum", None)  # files of others, and older ones, have none
+    if written is not None and written != _checksum(tensors, metadata):
+        raise StudyError(f"{path} is damaged: it does not hold what was written. Delete it to redo what it held.")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    total = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        if tensor.numel():
+            total = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"crc32 {total:08x}"

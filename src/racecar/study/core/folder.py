@@ -54,6 +54,23 @@ def check_same(folder: Path, known: Mapping[str, Any], now: Mapping[str, Any]) -
         raise StudyError(f"{folder} holds runs of another configuration ({changes}): choose another --out")
 
 
+def read_description(path: Path) -> dict[str, Any]:
+    """The content of a study.json.
+
+    Raises:
+        StudyError: missing, damaged, or of something else.
+    """
+    content = read_json(path)
+    wanted: dict[str, type | tuple[type, ...]] = {"experiment": str, "config": dict, "command": str}
+    wanted |= {"environment": dict, "seconds": (int, float)}
+    wrong = [k for k, kind in wanted.items() if not isinstance(content, dict) or not isinstance(content.get(k), kind)]
+    if wrong:
+        raise StudyError(
+            f"{path} does not describe a study ({', '.join(wrong)} missing or wrong): choose another --out"
+        )
+    return content
+
+
 class Study:
     """A study's folder.
 
@@ -71,8 +88,8 @@ class Study:
         config = json.loads(json.dumps(config))
         path = folder / "study.json"
         if path.exists():
-            known = read_json(path)
-            if known.get("experiment") != name:
+            known = read_description(path)
+            if known["experiment"] != name:
                 raise StudyError(f"{folder} holds the study {known.get('experiment')!r}: choose another --out")
             check_same(folder, known["config"], config)
         else:
@@ -92,7 +109,7 @@ class Study:
 
     def metadata(self) -> dict[str, Any]:
         """The content of study.json: configuration, command, environment, and what was noted beside them."""
-        return read_json(self.folder / "study.json")
+        return read_description(self.folder / "study.json")
 
     def note(self, **content: Any) -> None:
         """Keep something about the study beside its configuration."""

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from racecar.study.core.files import read_json
-from racecar.study.core.folder import Study
+from racecar.study.core.folder import Study, read_description
 from racecar.study.core.variants import Run, Variant
 
 GROWS = ("variants", "phases", "seeds")
@@ -64,7 +63,7 @@ def reopen(folder: Path, name: str, kind: type[Made]) -> tuple[Study, Made]:
     Raises:
         StudyError: no such study.
     """
-    known = read_json(folder / "study.json")
+    known = read_description(folder / "study.json")
     config = from_json(kind, known["config"] | {k: known[k] for k in GROWS if k in known})
     return open_study(folder, name, config), config  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ from racecar.study.classification.batches import Normalisation
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_json, read_tensors, write_json, write_tensors
 from racecar.study.core.models import make_model
+from racecar.study.pretrain import trust
 from racecar.study.pretrain.heads import replace_head
 
 LIBRARIES = ("timm", "torchvision")
@@ -121,7 +122,23 @@ def read_about(folder: Path) -> About:
         or not about["classes"]
     ):
         raise StudyError(f"{path} does not describe a model: give the folder that `racecar train` wrote (its --out)")
+    trust.check_input(folder, about)
     return about
+
+
+def open_checkpoint(folder: Path, named: str | None = None) -> tuple[nn.Module, About]:
+    """A trained classifier from anywhere, and what its ``model.json`` says; the one way in for all commands.
+
+    Args:
+        folder: of the checkpoint.
+        named: the ``module:NAME`` that the user has repeated to say that this code may be run.
+
+    Raises:
+        StudyError: no checkpoint, damaged, of another architecture, or one that asks for what must not be run.
+    """
+    about = read_about(folder)
+    trust.check(folder, about["model"], about["options"], named)
+    return load(folder, about), about
 
 
 def normalisation(about: About) -> Normalisation:

@@ -33,6 +33,7 @@ from racecar.study.core.environment import environment
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import is_leftover
 from racecar.study.core.folder import Study
+from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import progress_bar
 from racecar.study.pretrain import checkpoint
 
@@ -93,13 +94,14 @@ def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str,
     """Say, before anything costly, whether the folder is free for this training, or its own; True if it is finished.
 
     Raises:
-        StudyError: it belongs to something else, or to another configuration.
+        StudyError: it belongs to something else, or to another configuration, or another process trains in it.
     """
     if accelerator.is_main_process and folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
         study = Study(folder, name, config)
-        study.remove_leftovers()
-        if finished(folder):
-            study.drop_progress(SLOT)
+        with sole_use(folder):
+            study.remove_leftovers()
+            if finished(folder):
+                study.drop_progress(SLOT)
     accelerator.wait_for_everyone()
     return finished(folder)
 
@@ -125,8 +127,8 @@ def open_folder(accelerator: Accelerator, folder: Path, name: str, config: Mappi
 
 
 def finished(folder: Path) -> bool:
-    """Whether a trained model is there; its JSON is written last."""
-    return (folder / "model.json").exists()
+    """Whether a trained model is there, weights and JSON; the JSON is written last."""
+    return all((folder / name).exists() for name in ("model.json", "model.safetensors"))
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ def train(
     model.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
     example = data.normalisation(data.train.pixels[: min(8, recipe.batch_size)], channels_last=last)
     main = accelerator.is_main_process
-    with no_memory(accelerator, recipe.batch_size):
+    with sole_use(study.folder) if main else nullcontext(), no_memory(accelerator, recipe.batch_size):
         trainer = Trainer(
             mirror.objective(model, example),
             recipe,

@@ -148,6 +148,8 @@ class Training(ABC):
         try:
             if state.about["total"] != self.total:
                 raise ValueError(f"{state.about['total']} steps there, {self.total} now")
+            if not 0 <= int(state.about["step"]) <= self.total:
+                raise ValueError(f"step {state.about['step']} of {self.total}")
             unpack(state.tensors, self.modules, self.optimisers)
             self.sums = state.tensors["sums"].clone()
             self.step, self.summed = int(state.about["step"]), int(state.about["summed"])

@@ -39,8 +39,12 @@ class Seeing:
     words: str
 
 
-def open_network(name: str) -> Seeing:
+def open_network(name: str, named: str | None = None) -> Seeing:
     """A trained network by name or path.
+
+    Args:
+        name: one of :data:`KINDS`.
+        named: of a folder that `racecar train` wrote, the model's ``module:NAME`` that the user has repeated.
 
     Raises:
         StudyError, ValueError: none there, damaged, not to be downloaded, or not of a known kind.
@@ -53,8 +57,8 @@ def open_network(name: str) -> Seeing:
         return Seeing(network, seen, name)
     path = Path(name)
     if path.is_dir() and (path / "model.json").exists():
-        about = checkpoint.read_about(path)
-        return Seeing(checkpoint.load(path, about), checkpoint.normalisation(about), f"{about['model']} ({path.name})")
+        network, about = checkpoint.open_checkpoint(path, named)
+        return Seeing(network, checkpoint.normalisation(about), f"{about['model']} ({path.name})")
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         raise StudyError(f"{name} is not a network: use {KINDS}")

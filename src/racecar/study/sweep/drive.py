@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 
 from racecar.study.core.errors import StudyError
+from racecar.study.core.locks import Locks
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import console
-from racecar.study.sweep.locks import Locks
 from racecar.study.sweep.workers import Engine, Job
 
 MOST_KILLED = 3  # workers without a run finished in between: then it is not bad luck

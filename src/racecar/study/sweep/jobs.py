@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from racecar.study.core import growing
+from racecar.study.core.locks import Locks
 from racecar.study.core.variants import Variant
 from racecar.study.studies import ReadyStudy, StudySpec
-from racecar.study.sweep.locks import Locks
 from racecar.study.sweep.results import has_weight, open_sweep, study_name
 from racecar.study.sweep.workers import Job
 

@@ -1,6 +1,6 @@
 """What starts the workers of a sweep: processes here, or jobs of a cluster through submitit.
 
-A worker takes from the shared folder whatever nobody trains (:mod:`racecar.study.sweep.locks`), so an engine only
+A worker takes from the shared folder whatever nobody trains (:mod:`racecar.study.core.locks`), so an engine only
 starts workers and says how many live; which one trains what is never its business.
 """
 
@@ -24,10 +24,10 @@ import torch
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
+from racecar.study.core.locks import BEAT, LEASE, Locks
 from racecar.study.core.processes import Stop, Stopper
 from racecar.study.core.variants import Run
 from racecar.study.studies import ReadyStudy
-from racecar.study.sweep.locks import BEAT, LEASE, Locks
 
 ASK = 60.0  # seconds between questions to SLURM about jobs without a result; submitit's own are ten minutes
 
@@ -69,7 +69,7 @@ class Worker:
         claims: the folder of their locks.
         jobs: all of the sweep, in the order in which they are taken.
         threads: of torch.
-        lease, beat: see :class:`racecar.study.sweep.locks.Locks`.
+        lease, beat: see :class:`racecar.study.core.locks.Locks`.
     """
 
     claims: Path

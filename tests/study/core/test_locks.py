@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from racecar.study.sweep import locks as module
-from racecar.study.sweep.locks import Locks
+from racecar.study.core import locks as module
+from racecar.study.core.locks import Locks
 
 # Without racecar itself, and so without torch: it starts in a moment.
 TAKE = """

@@ -1,0 +1,35 @@
+"""A folder is trained in by one process at a time; who is dead holds nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from racecar.study.core.errors import StudyError
+from racecar.study.core.sole import sole_use
+
+HOLD = """
+import sys
+from pathlib import Path
+from racecar.study.core.sole import sole_use
+with sole_use(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_one_is_told_who_has_it_and_takes_over_from_the_dead(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        words = f"process {holder.pid} on .* is training in .*choose another --out"
+        with pytest.raises(StudyError, match=words), sole_use(tmp_path):
+            pass
+        holder.kill()
+    for _ in range(2):
+        with sole_use(tmp_path):
+            pass

@@ -15,7 +15,7 @@ GIVEN: dict[str, Any] = {
     "layers": ["0", "2"], "start": "2", "weight": torch.tensor([0.1, 0.2]), "reduction": "sum",
     "input_range": torch.tanh,
     "norm_statistics": "shared", "decoder": None, "every": 4, "fraction": 0.5, "layerwise": True, "subset": 1,
-    "checkpoint": False,
+    "checkpoint": False, "verify": False,
 }  # fmt: skip
 
 
@@ -38,6 +38,7 @@ def test_what_was_given_comes_back_as_json_holds_it() -> None:
     assert said == {
         "layers": ["0", "2"], "start": "2", "reduction": "sum", "input_range": "tanh", "norm_statistics": "shared",
         "decoder": True, "every": 4, "fraction": 0.5, "layerwise": True, "subset": 1, "checkpoint": False,
+        "verify": False,
     }  # fmt: skip
 
 

@@ -33,3 +33,4 @@ def test_a_second_one_is_told_who_has_it_and_takes_over_from_the_dead(tmp_path: 
     for _ in range(2):
         with sole_use(tmp_path):
             pass
+    assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from racecar.study.core.errors import StudyError
 
@@ -33,24 +34,38 @@ def sole_use(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with (folder / NAME).open("a+", encoding="utf-8") as file:
+    path = folder / NAME
+    with _opened(path) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StudyError(
-                f"{_holder(folder)} is training in {folder}: wait for it, stop it, or choose another --out"
-            ) from error
-        except OSError:  # a file system without locks: as before there were any
+            json.dump({"process": os.getpid(), "machine": platform.node()}, file)
+            file.flush()
             yield
-            return
-        file.truncate(0)
-        json.dump({"process": os.getpid(), "machine": platform.node()}, file)
-        file.flush()
-        yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held: who has opened it by then finds that it is gone
 
 
-def _holder(folder: Path) -> str:
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """The file, locked, empty, and still the one of that name."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StudyError(
+                    f"{_holder(path)} is training in {path.parent}: wait for it, stop it, or choose another --out"
+                ) from error
+            except OSError:  # a file system without locks: as it was before there were any
+                yield file
+                return
+            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                file.truncate(0)
+                yield file
+                return
+
+
+def _holder(path: Path) -> str:
     with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         return f"process {int(content['process'])} on {content['machine']}"
     return "another process"

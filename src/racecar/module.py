@@ -33,6 +33,7 @@ from racecar.program import Program
 
 _EXPLAINED = ("layers", "start", "weight")  # by the table itself
 _CONFIGURATIONS = 8  # of the model whose programs are kept, for when they come back
+_SIZES = 64  # of inputs whose programs are kept, the latest ones
 _BATCHES = 4  # programs for one batch size each, before one for any size is tried
 
 
@@ -307,11 +308,15 @@ class Racecar(nn.Module):
         # none: where the batch cannot vary, a program for every one of them costs far less.
         another = any(not program.fits_but_for_the_batch(args, kwargs) for program in programs)
         sizes_vary = another or len(programs) > _BATCHES
-        program = Program.derive(self.model, args, kwargs, self._options, training=training, sizes_vary=sizes_vary)
+        exported = next((p.source for p in programs if p.holds_in_other_sizes(args, kwargs)), None)
+        program = Program.derive(
+            self.model, args, kwargs, self._options, training=training, sizes_vary=sizes_vary, exported=exported
+        )
         if place is None:
             known.insert(0, _Derived(Configuration(self.model, program.carried), programs))
             del known[_CONFIGURATIONS:]
         programs.append(program)
+        del programs[1:-_SIZES]  # the first is the example's
         return program
 
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

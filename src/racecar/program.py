@@ -37,7 +37,9 @@ class Program:
         forward: ForwardGraph,
         specs: Any,
         leaves: list[Any],
+        source: ForwardGraph | None = None,
     ) -> None:
+        self.source = source if palindrome.sized is not None else None  # to be mirrored for other sizes
         self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
         self.constants, self.names = forward.constants, forward.weights
         self.numbers = forward.numbers
@@ -56,6 +58,7 @@ class Program:
         other.palindrome = copy.deepcopy(self.palindrome, memo)
         other.constants = copy.deepcopy(self.constants, memo)
         other.seen = set(self.seen)
+        other.source = None  # it keeps the tracer alive, which cannot be copied
         return other
 
     def nest(self, outputs: Sequence[Any]) -> Any:
@@ -72,20 +75,35 @@ class Program:
         *,
         training: bool,
         sizes_vary: bool,
+        exported: ForwardGraph | None = None,
     ) -> Program:
-        """Export, mirror, synchronise and vary; ``sizes_vary``: see :mod:`racecar.forward.export`."""
+        """Export, mirror, synchronise and vary.
+
+        Args:
+            model, args, kwargs: the call.
+            options: of the Racecar.
+            training: the model's mode.
+            sizes_vary: see :mod:`racecar.forward.export`.
+            exported: a forward graph that holds for these sizes too: it is mirrored for them.
+        """
         _check_whole(model)
         hooked_modules(model)  # refuses those that no graph can run
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
-        for enough in (at_least_two(leaves), leaves):
+        doubled = at_least_two(leaves)
+        real: Rehearsal | None = None
+        for enough in [doubled, leaves] if doubled is not leaves and exported is None else [leaves]:
             call = pytree.tree_unflatten(enough, in_spec)
-            with as_plain_norms(model):
-                real = None
-                if options.verify:
-                    check_devices(model, *call)
-                    with as_configured(model, training), without_hooks(model), checkpoints_inlined():
-                        real = rehearse(model, *call)
-                forward = _exported(model, enough, in_spec, training, sizes_vary, real)
+            if exported is not None:
+                forward = exported
+            else:
+                with as_plain_norms(model):
+                    if options.verify:
+                        check_devices(model, *call)
+                        with as_configured(model, training), without_hooks(model), checkpoints_inlined():
+                            real = rehearse(model, *call)
+                    forward = _exported(model, enough, in_spec, training, sizes_vary, real)
+            source = forward
+            forward = forward.copied()
             if enough is not leaves and not all(forward.shapes.batch_varies(enough)):
                 continue  # what holds for this size alone must be derived for the given one, not for one doubled
             palindrome = build(forward, model, as_tensors(enough, forward.numbers), options)
@@ -105,7 +123,7 @@ class Program:
                 example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
                 node.meta = {"example": example}
         specs = in_spec, forward.out_spec
-        return cls(palindrome, subset, forward, specs, leaves)
+        return cls(palindrome, subset, forward, specs, leaves, source if sizes_vary else None)
 
     def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the model's Python code would do with these inputs what it did with the example."""
@@ -122,6 +140,13 @@ class Program:
         if (sizes := _sizes(leaves)) not in self.seen and self.shapes.allow(leaves):
             self.seen.add(sizes)
         return sizes in self.seen
+
+    def holds_in_other_sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether only the masks of what is known keep it from these inputs, so that :attr:`source` serves."""
+        leaves = self._inputs(args, kwargs)
+        single = any(leaf.shape[0] == 1 for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim)
+        same = self.fixed == _fixed(leaves, self.numbers)
+        return self.source is not None and same and not single and self.shapes.allow(leaves)
 
     def fits_but_for_the_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether these inputs have the example's sizes but for the first ones."""

@@ -7,7 +7,7 @@ every call, then the flattened example inputs; it holds no tensor of its own. :m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sympy
@@ -90,6 +90,34 @@ class ForwardGraph:
     def depends_on_input(self, value: object) -> bool:
         """Whether a graph value changes with the network's input."""
         return isinstance(value, fx.Node) and value in self.data
+
+    @property
+    def batch_symbols(self) -> set[Any]:
+        """The symbols of the first dimensions of the inputs."""
+        firsts = [symbolic(n).shape[0] for n in self.inputs if isinstance(symbolic(n), Tensor) and symbolic(n).ndim]
+        return {symbol for s in firsts if isinstance(s, torch.SymInt) for symbol in s.node.expr.free_symbols}
+
+    def copied(self) -> ForwardGraph:
+        """The same as it was exported, to be mirrored for other sizes: mirroring extends a graph in place."""
+        graph, root = fx.Graph(), nn.Module()
+        copies: dict[fx.Node, fx.Node] = {}
+        graph.output(graph.graph_copy(self.graph, copies))
+        for name, module in self.root.named_children():
+            root.add_module(name, module)
+        return replace(
+            self,
+            graph=graph,
+            weights=[*self.weights],
+            constants=[*self.constants],
+            weight_nodes=[copies[n] for n in self.weight_nodes],
+            inputs=[copies[n] for n in self.inputs],
+            outputs=[copies[o] if isinstance(o, fx.Node) else o for o in self.outputs],
+            data={copies[n] for n in self.data},
+            coefficients={},
+            averages=set(),
+            pointwise={},
+            root=root,
+        )
 
 
 # --- reading a node ---------------------------------------------------------------------------------------------------

@@ -128,11 +128,13 @@ class Masks:
         return _mask(ones != zeros)
 
     def note(self, value: fx.Node, mask: Known) -> None:
-        """A mask that differs along a dimension that may vary holds for this very batch."""
-        sizes = getattr(symbolic(value), "shape", ())
-        free = [isinstance(s, torch.SymInt) for s in sizes]
-        if mask is not None and any(m > 1 and f for m, f in zip(mask.shape, free, strict=False)):
-            self.sized = "batch"
+        """A mask that differs along a dimension in which the batch lies holds for this very batch."""
+        if mask is None:
+            return
+        batch = self.builder.forward.batch_symbols
+        for size, length in zip(getattr(symbolic(value), "shape", ()), mask.shape, strict=False):
+            if length > 1 and isinstance(size, torch.SymInt) and size.node.expr.free_symbols & batch:
+                self.sized = "batch"
 
     def _real(self, node: fx.Node) -> Any:
         """A value for asking how knowledge passes: ones, but constants such as indices as they are."""

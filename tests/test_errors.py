@@ -361,18 +361,56 @@ def test_call(case: str) -> None:
     assert rr(vectors())[1] > 0  # and the next call is none the worse
 
 
-@pytest.mark.parametrize("broken", ["weights", "input"])
-def test_a_penalty_that_is_not_finite_names_the_layers(broken: str) -> None:
+def nan_in_a_weight(model: nn.Module, x: Tensor) -> None:
+    model[2].weight.data[0, 0] = torch.nan
+
+
+def huge_weights(model: nn.Module, x: Tensor) -> None:
+    model[0].weight.data.fill_(1e30)
+
+
+def nan_in_the_input(model: nn.Module, x: Tensor) -> None:
+    x[0, 0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (nan_in_a_weight, r"'2\.weight' of the model"),
+        (nan_in_the_input, "its input is not"),
+        (huge_weights, "reverse pass grew | layer '0' | weight="),
+    ],
+)
+def test_a_penalty_that_is_not_finite_names_what_was_first(spoil: Callable[..., None], words: str) -> None:
     model, x = mlp(), vectors()
     rr = Racecar(model, x)
-    if broken == "weights":
-        model[0].weight.data.fill_(1e30)
-    else:
-        x[0, 0] = torch.nan
+    spoil(model, x)
     with pytest.raises(NonFiniteError) as caught:
         rr(x)
-    check(caught.value, "layer '0' | reverse pass | weight=")
-    assert ("'2'" in str(caught.value)) is (broken == "input")
+    check(caught.value, words)
+
+
+def test_a_forward_pass_that_overflows_is_not_laid_to_the_reverse_pass() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), torch.ones(3, 6)
+    rr = Racecar(model, x)
+    for parameter in model.parameters():
+        parameter.data.fill_(1e30)
+    with pytest.raises(NonFiniteError, match="the model's own output"):
+        rr(x)
+
+
+def test_without_a_penalty_nothing_stops() -> None:
+    model, x = mlp(), vectors()
+    rr = Racecar(model, x, weight=0.0)
+    model[0].weight.data.fill_(1e30)
+    rr(x)
+
+
+def test_an_empty_batch_has_no_penalty() -> None:
+    rr = Racecar(mlp(), vectors())
+    output, penalty = rr(vectors()[:0])
+    assert output.shape[0] == 0
+    assert penalty.item() == 0
 
 
 def test_reweighted_checks_its_lambdas() -> None:

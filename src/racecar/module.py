@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from racecar.configuration import Configuration
@@ -216,7 +217,7 @@ class Racecar(nn.Module):
         if draw is not None:
             terms = terms * terms.new_tensor(draw.weights)
         if self.check_finite and not torch.compiler.is_compiling():
-            self._check_finite(terms.detach())
+            self._check_finite(terms.detach(), (args, kwargs), output)
         penalty = terms.sum()
         return output, penalty if self.every == 1 else self.every * penalty
 
@@ -343,19 +344,37 @@ class Racecar(nn.Module):
             "process per GPU and use torch.nn.parallel.DistributedDataParallel(rr)"
         )
 
-    def _check_finite(self, terms: Tensor) -> None:
+    def _check_finite(self, terms: Tensor, inputs: Any, output: Any) -> None:
+        """Raise NonFiniteError for the terms of this call, on an accelerator for those of the call before."""
         previous, self._pending = (terms, None) if terms.device.type == "cpu" else (self._pending, terms)
         if previous is None or math.isfinite(previous.sum()):
             return
-        bad = [name for name, value in zip(self.layers, previous.tolist(), strict=True) if not math.isfinite(value)]
-        raise NonFiniteError(
-            f"the racecar penalty is not finite at layer {', '.join(map(repr, bad)) or '(their sum)'}: the reverse "
-            "pass grew without bound, unless the input or the weights were not finite before. Lower weight= or the "
-            "learning rate, or compare fewer layers."
-        )
+        if not self.lambdas.any():  # nothing is asked of the penalty
+            return
+        weights = [*self.model.named_parameters(), *self.model.named_buffers()]
+        broken = next((name for name, t in weights if not _finite(t)), None)
+        if broken is not None:
+            reason = f"{broken!r} of the model is not: an earlier step has spoilt it, or it was loaded so"
+        elif not all(map(_finite, pytree.tree_leaves(inputs))):
+            reason = "its input is not"
+        elif not all(map(_finite, pytree.tree_leaves(output))):
+            reason = "the model's own output is not: its forward pass overflows"
+        else:
+            # The reverse pass runs from the last layer to the first.
+            values = zip(self.layers, previous.tolist(), strict=True)
+            first = next((n for n, v in reversed(list(values)) if not math.isfinite(v)), "(their sum)")
+            reason = (
+                f"the reverse pass grew without bound, first at layer {first!r}: lower weight= or the learning rate, "
+                "or compare fewer layers"
+            )
+        raise NonFiniteError(f"the racecar penalty is not finite, because {reason}.")
 
     def extra_repr(self) -> str:
         """The options in the constructor's words."""
         shown = {"layers": list(self.layers), "reduction": self._options.reduction}
         shown |= self._options.changed("layers", "reduction", "weight")
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or not value.is_floating_point() or bool(torch.isfinite(value).all())

@@ -37,8 +37,8 @@ def half_squared_distance(
     if reduction == "sum":
         return total
     if known is None:
-        return total / reverse.numel()
-    return total / (known.sum() * (reverse.numel() // known.numel()))
+        return total / max(reverse.numel(), 1)  # an empty batch is no distance
+    return total / (known.sum() * (reverse.numel() // known.numel())).clamp(min=1)
 
 
 class _SquaredDistance(Function):

@@ -204,7 +204,7 @@ def main() -> None:
         sections += [
             f"## {title}",
             "",
-            f"`{portable(results.about['command'])}`",
+            f"`{portable(results.metadata['command'])}`",
             "",
             *table(results, found, times),
             "",

@@ -85,10 +85,10 @@ def test_yaml_configuration_and_override(tmp_path: Path) -> None:
     )
     result = study("--config", "c.yaml", "--training.weight", "0.25", "--out", "s", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    about = json.loads((tmp_path / "s" / "study.json").read_text())
-    assert about["config"]["training"]["weight"] == 0.25
-    assert about["config"]["training"]["epochs"] == 1
-    assert about["variants"] == ["Std"]
+    metadata = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert metadata["config"]["training"]["weight"] == 0.25
+    assert metadata["config"]["training"]["epochs"] == 1
+    assert metadata["variants"] == ["Std"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

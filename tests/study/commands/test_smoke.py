@@ -48,8 +48,8 @@ def test_with_captures_all_of_table_6_without_them_b1_alone(data, tmp_path, caps
     assert {"Std_AB2", "RR6_AB2", "Std_B2"} < runs
     page = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
     assert "6 pictures of real smoke from plume" in page
-    about = json.loads((tmp_path / "s" / "study.json").read_text())
-    assert about["setting"] == "quick preset"
+    metadata = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert metadata["setting"] == "quick preset"
     capsys.readouterr()
 
 

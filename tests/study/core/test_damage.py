@@ -23,7 +23,7 @@ def state(folder: Path) -> Path:
 def test_a_saved_state_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read = read_progress(state(tmp_path))
     assert read is not None
-    assert read.about == {"run": "x", "step": 7}
+    assert read.metadata == {"run": "x", "step": 7}
     assert torch.equal(read.tensors["w"], torch.arange(100.0))
     assert read_progress(tmp_path / "nothing.safetensors") is None
     assert capsys.readouterr().err == ""

@@ -102,10 +102,10 @@ def test_progress_survives_and_a_truncated_one_counts_as_none(tmp_path: Path) ->
     study = Study(tmp_path / "s", "test", {})
     study.save_progress("a", Progress(WEIGHTS, {"runs": [RUN.key]}))
     study.save_progress("b", Progress(WEIGHTS, {"runs": []}))
-    assert [p.about for p in study.load_progress()] == [{"runs": [RUN.key]}, {"runs": []}]
+    assert [p.metadata for p in study.load_progress()] == [{"runs": [RUN.key]}, {"runs": []}]
     file = tmp_path / "s" / "progress-a.safetensors"
     file.write_bytes(file.read_bytes()[:-5])
-    assert [p.about for p in study.load_progress()] == [{"runs": []}]
+    assert [p.metadata for p in study.load_progress()] == [{"runs": []}]
     study.drop_progress("a")
     study.drop_progress("b")
     assert study.load_progress() == []
@@ -117,7 +117,7 @@ def test_what_saved_states_are_about_is_known_without_their_tensors(tmp_path: Pa
         study.save_progress(f"slot-{i}", Progress({"x": torch.arange(1000.0)}, {"run": i}))
     path = tmp_path / "out" / "progress-slot-1.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    assert study.progress_notes() == [p.about for p in study.load_progress()] == [{"run": 0}, {"run": 2}]
+    assert study.progress_notes() == [p.metadata for p in study.load_progress()] == [{"run": 0}, {"run": 2}]
 
 
 def test_data_of_another_study_are_taken_without_a_second_copy(tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def test_nothing_but_json_and_safetensors_is_written(tmp_path: Path) -> None:
     study.finish(RUN, WEIGHTS, {"accuracy": 1.0})
     study.note(seconds=1.5)
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".json", ".safetensors"}
-    about = json.loads((tmp_path / "s" / "study.json").read_text())
-    assert about["seconds"] == 1.5
-    assert {"torch", "processor", "revision"} <= about["environment"].keys()
+    metadata = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert metadata["seconds"] == 1.5
+    assert {"torch", "processor", "revision"} <= metadata["environment"].keys()

@@ -42,7 +42,7 @@ def test_stopped_it_leaves_a_state_and_goes_on_from_it(tmp_path) -> None:
     assert train_run(study, RUN, training, 25, Callbacks(told.append, stop=lambda: training.step == 4)) is None
     assert sum(told) == 10
     state = saved_state(study, RUN)
-    assert state.about == {"step": 4, "run": RUN.key, "total": 10}
+    assert state.metadata == {"step": 4, "run": RUN.key, "total": 10}
     assert saved_state(study, OTHER) is None
     again = Counting()
     again.restore(state)

@@ -31,18 +31,18 @@ def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
 def test_train_then_transfer_reports_both_and_their_difference(data, tmp_path, command) -> None:
     code, out, err = command(*TRAIN)
     assert code == 0, err
-    about = json.loads((tmp_path / "a" / "model.json").read_text())
-    assert about["accuracy"] > 0.6
-    assert f"{about['accuracy']:.4f}" in out
-    assert about["classes"] == ["cat", "dog", "owl"]
-    assert about["racecar"]["weight"] == 1e-2
-    assert about["history"][0]["penalty"] > 0
+    metadata = json.loads((tmp_path / "a" / "model.json").read_text())
+    assert metadata["accuracy"] > 0.6
+    assert f"{metadata['accuracy']:.4f}" in out
+    assert metadata["classes"] == ["cat", "dog", "owl"]
+    assert metadata["racecar"]["weight"] == 1e-2
+    assert metadata["history"][0]["penalty"] > 0
     assert "model = net(num_classes=3)" in out
     assert 'load_file("a/model.safetensors")' in out
     assert not list((tmp_path / "a").glob("progress*"))
     steps = scalars(tmp_path / "a", "accuracy/validation")
     assert [s for s, _ in steps] == [4, 8, 12, 16]
-    assert steps[-1][1] == pytest.approx(about["accuracy"])
+    assert steps[-1][1] == pytest.approx(metadata["accuracy"])
     for name in ("loss/cross-entropy", "loss/penalty", "accuracy/train", "learning-rate", "seconds-per-epoch"):
         assert len(scalars(tmp_path / "a", name)) == 4
 
@@ -57,7 +57,7 @@ def test_train_then_transfer_reports_both_and_their_difference(data, tmp_path, c
     assert "p_AB − p_B" in out
     # The new network saw 8 × 8 pixels, as the old one, normalised as for the old one.
     new = json.loads((tmp_path / "b" / "pretrained-0" / "model.json").read_text())
-    assert new["input"] == about["input"]
+    assert new["input"] == metadata["input"]
     assert new["classes"] == ["x", "y"]
     # More seeds are added to what is there; what is done stays.
     before = (tmp_path / "b" / "scratch-1" / "model.json").stat().st_mtime_ns
@@ -133,11 +133,11 @@ def test_options_from_yaml_and_a_class_without_num_classes(data, tmp_path, comma
     Path("c.yaml").write_text("model: small_nets:three\ndata: data\nepochs: 1\nbatch_size: 8\nout: y\nsize: 6\n")
     code, _, err = command("train", "--config", "c.yaml", "--batch-size", 4)
     assert code == 0, err
-    about = json.loads((tmp_path / "y" / "model.json").read_text())
-    assert about["recipe"]["batch_size"] == 4
-    assert about["input"]["height"] == 6
-    assert about["options"] == {}
-    assert about["racecar"] is None
+    metadata = json.loads((tmp_path / "y" / "model.json").read_text())
+    assert metadata["recipe"]["batch_size"] == 4
+    assert metadata["input"]["height"] == 6
+    assert metadata["options"] == {}
+    assert metadata["racecar"] is None
     # Two classes now: the constructor cannot make that network, the last layer is replaced, also when loaded again.
     write_images(tmp_path / "other", classes=("x", "y"), seed=1)
     for source, out_folder in (("y", "b"), ("b/pretrained-0", "d")):
@@ -214,7 +214,7 @@ def test_grey_images_keep_one_channel_if_asked(tmp_path, command) -> None:
     words = ("train", "--model", "timm:test_resnet", "--data", "data", "--epochs", 1, "--channels", 1, "--out", "a")
     code, _, err = command(*words)
     assert code == 0, err
-    about = checkpoint.read_about(Path("a"))
-    assert about["options"] == {"in_chans": 1, "num_classes": 3}
-    assert len(about["input"]["mean"]) == 1
-    assert math.isfinite(about["accuracy"])
+    metadata = checkpoint.read_metadata(Path("a"))
+    assert metadata["options"] == {"in_chans": 1, "num_classes": 3}
+    assert len(metadata["input"]["mean"]) == 1
+    assert math.isfinite(metadata["accuracy"])

@@ -52,8 +52,8 @@ def test_stopped_after_any_step(tmp_path: Path, optimiser, channels_last: bool) 
         )
         assert len(kept) == 1
         write_tensors(tmp_path / "state.safetensors", kept[0].tensors)
-        about = json.loads(json.dumps(kept[0].about))
-        second.restore(Progress(read_tensors(tmp_path / "state.safetensors"), about))
+        metadata = json.loads(json.dumps(kept[0].metadata))
+        second.restore(Progress(read_tensors(tmp_path / "state.safetensors"), metadata))
         assert second.step == steps
         assert second.run()
         for name, value in whole.objective.model.state_dict().items():

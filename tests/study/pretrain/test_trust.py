@@ -31,9 +31,9 @@ def made(folder: Path, **changes: Any) -> Path:
 
 
 def test_the_packages_own_network_is_opened(tmp_path: Path) -> None:
-    model, about = checkpoint.open_checkpoint(made(tmp_path / "m"))
+    model, metadata = checkpoint.open_checkpoint(made(tmp_path / "m"))
     assert isinstance(model, nn.Module)
-    assert about["outputs"] == 3
+    assert metadata["outputs"] == 3
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -27,7 +27,7 @@ def test_what_is_read_is_what_was_simulated(made) -> None:
     assert found.density.shape == (2, 2, 1, 16, 16)
     alone = simulate(SETTINGS, 5 * 1_000_003 + 1).density
     assert torch.allclose(found.density[1], alone, atol=1e-3)
-    assert found.about["settings"] == dataclasses.asdict(SETTINGS)
+    assert found.metadata["settings"] == dataclasses.asdict(SETTINGS)
     worst = dataset.checks(made)
     assert worst["divergence"] < 0.01
     assert worst["density"] == pytest.approx(float(found.density.mean()), rel=1e-4)

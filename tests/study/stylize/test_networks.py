@@ -51,12 +51,12 @@ def test_a_checkpoint_of_racecar_train(tmp_path) -> None:
     torch.manual_seed(0)
     model = strong(4, 4)
     write_tensors(tmp_path / "model.safetensors", model.state_dict())
-    about = {
+    metadata = {
         "model": "racecar.study.cifar.network:strong", "options": {"classes": 4, "width": 4}, "outputs": 4,
         "classes": list("abcd"),
         "input": {"channels": 3, "height": 32, "width": 32, "mean": [0.5] * 3, "std": [0.25] * 3},
     }  # fmt: skip
-    (tmp_path / "model.json").write_text(json.dumps(about))
+    (tmp_path / "model.json").write_text(json.dumps(metadata))
     found = open_network(str(tmp_path))
     assert same(found.network, model)
     assert found.normalisation.mean == (0.5, 0.5, 0.5)

@@ -115,8 +115,8 @@ def test_it_goes_on_to_the_same_picture_from_any_step(network, tmp_path) -> None
         assert not first.run(Callbacks(stop=lambda: next(count) == steps))  # noqa: B023
         state = first.state()
         write_tensors(tmp_path / "state.safetensors", state.tensors)
-        about = json.loads(json.dumps(state.about))
-        second.restore(Progress(read_tensors(tmp_path / "state.safetensors"), about))
+        metadata = json.loads(json.dumps(state.metadata))
+        second.restore(Progress(read_tensors(tmp_path / "state.safetensors"), metadata))
         assert second.step == steps
         assert second.run()
         assert torch.equal(whole.pixels, second.pixels), steps

@@ -160,12 +160,12 @@ class Experiment(ABC):
         """How the images of task A that a study has kept are normalised."""
         return self.normalisation(config, self.kept(study, config)["A"])
 
-    def measure(self, config: ClassificationConfig, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
+    def measure(self, config: ClassificationConfig, metadata: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
         """The accuracy that tables show, top-1 or top-5.
 
         Args:
             config: of the study.
-            about: the content of study.json.
+            metadata: the content of study.json.
         """
         return "accuracy"
 
@@ -173,7 +173,7 @@ class Experiment(ABC):
         """The seed of order and augmentation: every phase of a seed has the same."""
         return run.seed
 
-    def comparable(self, config: ClassificationConfig, about: Mapping[str, Any]) -> bool:
+    def comparable(self, config: ClassificationConfig, metadata: Mapping[str, Any]) -> bool:
         """Whether the paper's accuracies may stand beside this study's."""
         return True
 

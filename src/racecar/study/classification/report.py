@@ -95,7 +95,7 @@ class _Content:
         methods = sorted((variant_of(m).method for m in results.models), key=lambda m: m.place)
         notes = dict.fromkeys(m.note(results.config.compute_match) for m in methods)
         parts += filter(None, notes)
-        if results.paper and not str(results.about.get("setting", "paper")).startswith("paper"):
+        if results.paper and not str(results.metadata.get("setting", "paper")).startswith("paper"):
             parts.append("The paper's numbers are of its own network and recipe.")
         if not results.paper:
             theirs = ", ".join(f"{m} {v[0]:.4f}" for m, v in results.constants.ACCURACY.items())
@@ -126,7 +126,7 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
     provenance = results.provenance(results.sources, "networks", results.all_seeds)
     return Page(
         experiment.title,
-        f"{results.sources} {provenance.amount} trained in {results.about['seconds']:.0f} s.",
+        f"{results.sources} {provenance.amount} trained in {results.metadata['seconds']:.0f} s.",
         [
             Section("Accuracy", _accuracy(content), lead=f"{results.constants.TABLES} of the paper, run by run."),
             _curves(content),

@@ -63,13 +63,13 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
     def load(cls, study: Study, experiment: Experiment, config: ClassificationConfig) -> ClassificationResults:
         """Read the finished runs of a configuration."""
         constants = importlib.import_module(f"{type(experiment).__module__.rpartition('.')[0]}.paper")
-        runs, about = config.runs(), study.metadata()
-        measure = experiment.measure(config, about)
+        runs, metadata = config.runs(), study.metadata()
+        measure = experiment.measure(config, metadata)
         metrics = load_metrics(study, runs)
         if measure != "accuracy":
             metrics = {r: _measured(m, measure) for r, m in metrics.items()}
-        theirs = constants.ACCURACY if experiment.comparable(config, about) else {}
-        return cls(config, about, runs, metrics, theirs, constants, measure)
+        theirs = constants.ACCURACY if experiment.comparable(config, metadata) else {}
+        return cls(config, metadata, runs, metrics, theirs, constants, measure)
 
     @property
     def models(self) -> list[str]:

@@ -304,13 +304,13 @@ class Trainer:
         """Everything needed to go on from here."""
         tensors = pack(self.modules, [self.optimiser]) | {"sums": self.sums.clone()}
         scaler = self.accelerator.scaler
-        about = {
+        metadata = {
             "step": self.step,
             "seconds": self.seconds,
             "history": [asdict(p) for p in self.history],
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        return Progress(tensors, about)
+        return Progress(tensors, metadata)
 
     def restore(self, state: Progress) -> None:
         """Go on from a saved state of the same training.
@@ -319,16 +319,16 @@ class Trainer:
             StudyError: a state of something else.
         """
         try:
-            if not 0 <= int(state.about["step"]) <= self.total:
-                raise ValueError(f"step {state.about['step']} of {self.total}")
+            if not 0 <= int(state.metadata["step"]) <= self.total:
+                raise ValueError(f"step {state.metadata['step']} of {self.total}")
             unpack(state.tensors, self.modules, [self.optimiser])
             # Only the main process has saved its sums: the others begin the epoch's mean without a past.
             own = self.accelerator.is_main_process
             self.sums = state.tensors["sums"] if own else torch.zeros_like(self.sums)
-            self.seconds = float(state.about["seconds"])
-            self.step = int(state.about["step"])
-            self.history = [Point(**p) for p in state.about["history"]]
-            if self.accelerator.scaler is not None and state.about.get("scaler"):
-                self.accelerator.scaler.load_state_dict(state.about["scaler"])
+            self.seconds = float(state.metadata["seconds"])
+            self.step = int(state.metadata["step"])
+            self.history = [Point(**p) for p in state.metadata["history"]]
+            if self.accelerator.scaler is not None and state.metadata.get("scaler"):
+                self.accelerator.scaler.load_state_dict(state.metadata["scaler"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise StudyError(f"a saved state does not fit this training: {error}") from error

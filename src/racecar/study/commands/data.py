@@ -18,13 +18,13 @@ from racecar.study.smoke.simulation import Settings
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
-    found = ArgumentParser(description="simulate rising smoke with PhiFlow for `racecar study smoke`")
-    found.add_argument("--out", type=str, default=".data/smoke", help="folder")
-    found.add_argument("--count", type=int, default=20, help="simulations; more may be added later")
-    found.add_argument("--seed", type=int, default=0, help="of the random inflows and buoyancies")
-    found.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
-    found.add_class_arguments(Settings)
-    return found
+    made = ArgumentParser(description="simulate rising smoke with PhiFlow for `racecar study smoke`")
+    made.add_argument("--out", type=str, default=".data/smoke", help="folder")
+    made.add_argument("--count", type=int, default=20, help="simulations; more may be added later")
+    made.add_argument("--seed", type=int, default=0, help="of the random inflows and buoyancies")
+    made.add_argument("--workers", type=int, default=None, help="processes (default: one per core, two at most)")
+    made.add_class_arguments(Settings)
+    return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:

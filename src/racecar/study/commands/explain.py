@@ -17,12 +17,12 @@ from racecar.study.core.models import make_model
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
-    found = ArgumentParser(description="print the palindrome of a model")
-    found.add_argument("model", type=str, help="timm:NAME, torchvision:NAME or module:NAME of a class or function")
-    found.add_argument("--input", type=str, default="3,224,224", help="shape of one sample, e.g. 3,32,32")
-    found.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
-    found.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
-    return found
+    made = ArgumentParser(description="print the palindrome of a model")
+    made.add_argument("model", type=str, help="timm:NAME, torchvision:NAME or module:NAME of a class or function")
+    made.add_argument("--input", type=str, default="3,224,224", help="shape of one sample, e.g. 3,32,32")
+    made.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
+    made.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
+    return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:

@@ -27,27 +27,27 @@ from racecar.study.stylize.pictures import read_picture, write_picture
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
-    found = ArgumentParser(
+    made = ArgumentParser(
         allow_abbrev=False,
         description="one picture in the style of another: L_total = η L_content + δ L_style, Equations 3 and 4",
     )
-    found.add_argument("--config", action="config", help="YAML file with any of the options below")
-    found.add_argument("--content", type=str, required=True, help="image")
-    found.add_argument("--style", type=str, required=True, help="image")
-    found.add_argument("--network", type=str, required=True, help=KINDS)
-    found.add_argument(
+    made.add_argument("--config", action="config", help="YAML file with any of the options below")
+    made.add_argument("--content", type=str, required=True, help="image")
+    made.add_argument("--style", type=str, required=True, help="image")
+    made.add_argument("--network", type=str, required=True, help=KINDS)
+    made.add_argument(
         "--model",
         type=str,
         default=None,
         help="the module:NAME of --network's folder, to say that this code may be run; timm and torchvision need none",
     )
-    found.add_argument("--out", type=str, default="stylized.png", help="PNG to write; while it is made, how far it is")
-    add_both(found, "style_only", action="store_true", help="without the content loss: η = 0")
-    found.add_argument("--size", type=int, default=512, help="pixels of the longer side of both pictures")
-    found.add_argument("--preview", type=float, default=10.0, help="seconds between previews written to --out")
-    add_both(found, "save_every", type=float, default=60.0, help="seconds between saved states")
-    add_fields(found, Settings)
-    return found
+    made.add_argument("--out", type=str, default="stylized.png", help="PNG to write; while it is made, how far it is")
+    add_both(made, "style_only", action="store_true", help="without the content loss: η = 0")
+    made.add_argument("--size", type=int, default=512, help="pixels of the longer side of both pictures")
+    made.add_argument("--preview", type=float, default=10.0, help="seconds between previews written to --out")
+    add_both(made, "save_every", type=float, default=60.0, help="seconds between saved states")
+    add_fields(made, Settings)
+    return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
@@ -67,11 +67,11 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     wanted = _fingerprint(settings, seeing.network, content, style)
     kept = out.with_name(f".{out.name}.state.safetensors")
     found = read_progress(kept)
-    if found is not None and found.about.get("wanted") == wanted:
+    if found is not None and found.metadata.get("wanted") == wanted:
         stylization.restore(found)
 
     def save(state: Progress) -> None:
-        write_progress(kept, Progress(state.tensors, state.about | {"wanted": wanted}))
+        write_progress(kept, Progress(state.tensors, state.metadata | {"wanted": wanted}))
 
     preview = Timer(options.preview)
 

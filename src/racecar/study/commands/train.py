@@ -26,31 +26,31 @@ from racecar.study.pretrain.run import Data, Mirror, look, no_memory, open_folde
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
-    found = ArgumentParser(
+    made = ArgumentParser(
         allow_abbrev=False, description="pretrain a classifier with racecar, or plainly, on your own images"
     )
-    found.add_argument(
+    made.add_argument(
         "--model", type=str, required=True, help="timm:NAME, torchvision:NAME or module:NAME of a class or function"
     )
-    found.add_argument(
+    made.add_argument(
         "--model-options", type=dict[str, Any] | None, default=None, help="for its constructor, e.g. '{\"depth\": 20}'"
     )
-    found.add_argument("--racecar", type=float, default=0.0, help="λ, e.g. 1e-4; 0: plain training")
-    found.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
-    found.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
-    found.add_argument(
+    made.add_argument("--racecar", type=float, default=0.0, help="λ, e.g. 1e-4; 0: plain training")
+    made.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
+    made.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
+    made.add_argument(
         "--reduction", type=Literal["mean", "sum"], default="mean", help="of the penalty; sum: as the paper's λ need"
     )
-    found.add_argument("--size", type=int, default=None, help="pixels of the square images (default: as they are)")
-    found.add_argument(
+    made.add_argument("--size", type=int, default=None, help="pixels of the square images (default: as they are)")
+    made.add_argument(
         "--channels",
         type=Literal[1, 3],
         default=None,
         help="1: grey, 3: colour (default: 3 for timm and torchvision, else as the images are)",
     )
-    found.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and dropout")
-    add_common(found)
-    return found
+    made.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and dropout")
+    add_common(made)
+    return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
@@ -88,12 +88,12 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         model = model.to(device)
         checkpoint.check(model, options.model, data.normalisation(data.train.pixels[:2]), classes)
     study = open_folder(accelerator, folder, "train", config, data)
-    about = {"model": options.model, "options": made, "outputs": classes}
+    metadata = {"model": options.model, "options": made, "outputs": classes}
     with Stopper() as stop:
         done = train(
             study,
             model,
-            about,
+            metadata,
             data,
             recipe,
             seed=options.seed,
@@ -113,10 +113,10 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
 def _show(accelerator: Accelerator, folder: Path) -> None:
     if not accelerator.is_main_process:
         return
-    about = checkpoint.read_about(folder)
+    metadata = checkpoint.read_metadata(folder)
     table = Table("", "", show_header=False)
-    table.add_row("validation accuracy", f"{about['accuracy']:.4f}")
-    table.add_row("seconds per epoch", f"{about['seconds_per_epoch']:.2f}")
+    table.add_row("validation accuracy", f"{metadata['accuracy']:.4f}")
+    table.add_row("seconds per epoch", f"{metadata['seconds_per_epoch']:.2f}")
     table.add_row("checkpoint (last epoch)", str(folder / "model.safetensors"))
     Console().print(table)
-    print(f"without racecar:\n\n{checkpoint.how_to_load(folder, about)}\n")
+    print(f"without racecar:\n\n{checkpoint.how_to_load(folder, metadata)}\n")

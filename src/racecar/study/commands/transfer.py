@@ -32,29 +32,29 @@ from racecar.study.report.statistics import Summary, paired_difference, summaris
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
-    found = ArgumentParser(
+    made = ArgumentParser(
         allow_abbrev=False, description="fine-tune or probe what `racecar train` wrote, on another data set"
     )
-    found.add_argument("--from", dest="checkpoint", type=str, required=True, help="the folder of the checkpoint")
-    found.add_argument(
+    made.add_argument("--from", dest="checkpoint", type=str, required=True, help="the folder of the checkpoint")
+    made.add_argument(
         "--model",
         type=str,
         default=None,
         help="the checkpoint's module:NAME, to say that this code may be run; timm and torchvision need none",
     )
-    found.add_argument(
+    made.add_argument(
         "--mode",
         type=Literal["finetune", "probe"],
         default="finetune",
         help="finetune: all weights; probe: a new last layer alone, the rest and its statistics stay",
     )
-    found.add_argument(
+    made.add_argument(
         "--scratch", action="store_true", help="also train all weights from random ones and report p_AB − p_B"
     )
-    found.add_argument("--seeds", type=int, default=1, help="how many, counted from 0; may grow later")
-    found.add_argument("--labels", type=float, default=1.0, help="share of the training labels, e.g. 0.01, stratified")
-    add_common(found)
-    return found
+    made.add_argument("--seeds", type=int, default=1, help="how many, counted from 0; may grow later")
+    made.add_argument("--labels", type=float, default=1.0, help="share of the training labels, e.g. 0.01, stratified")
+    add_common(made)
+    return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
@@ -85,14 +85,14 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         data = Data(share, test_images, checkpoint.normalisation(source_about))
         open_folder(accelerator, folder, "transfer", config, Data(train_images, test_images, data.normalisation))
         study = open_folder(accelerator, folder / f"{kind}-{seed}", "transfer-run", _config(seed, kind), data)
-        model, about, frozen = _model(source, source_about, options.mode, kind, seed, len(data.train.classes))
+        model, metadata, frozen = _model(source, source_about, options.mode, kind, seed, len(data.train.classes))
         with no_memory(accelerator, recipe.batch_size):
             model = model.to(accelerator.device)
         with Stopper() as stop:
             done = train(
                 study,
                 model,
-                about,
+                metadata,
                 data,
                 recipe,
                 seed=seed,
@@ -119,9 +119,9 @@ def _ready(accelerator: Accelerator, folder: Path, seed: int, kind: str) -> bool
     return look(accelerator, folder / f"{kind}-{seed}", "transfer-run", _config(seed, kind))
 
 
-def _images(accelerator: Accelerator, options: Namespace, about: checkpoint.About) -> tuple[Images, Images]:
+def _images(accelerator: Accelerator, options: Namespace, metadata: checkpoint.Metadata) -> tuple[Images, Images]:
     """The new data set, in the size of the checkpoint's."""
-    shape = about["input"]["channels"], about["input"]["height"], about["input"]["width"]
+    shape = metadata["input"]["channels"], metadata["input"]["height"], metadata["input"]["width"]
     found, test, bad = train_and_validation(
         options.data,
         validation=options.validation,
@@ -142,17 +142,17 @@ def _images(accelerator: Accelerator, options: Namespace, about: checkpoint.Abou
 
 
 def _model(
-    source: Path, about: checkpoint.About, mode: str, kind: str, seed: int, classes: int
-) -> tuple[nn.Module, checkpoint.About, tuple[nn.Module, ...]]:
+    source: Path, metadata: checkpoint.Metadata, mode: str, kind: str, seed: int, classes: int
+) -> tuple[nn.Module, checkpoint.Metadata, tuple[nn.Module, ...]]:
     """The network a run begins with, how to make it, what of it stays in evaluation mode."""
-    before, options = len(about["classes"]), dict(about["options"])
-    outputs = about["outputs"]
+    before, options = len(metadata["classes"]), dict(metadata["options"])
+    outputs = metadata["outputs"]
     if "num_classes" in options:
         options["num_classes"] = outputs = classes
-    new = {"model": about["model"], "options": options, "outputs": outputs, "pretrained_on": str(source)}
+    new = {"model": metadata["model"], "options": options, "outputs": outputs, "pretrained_on": str(source)}
     if kind == "scratch":
         return checkpoint.construct(new | {"classes": [""] * classes}, seed), new | {"pretrained_on": None}, ()
-    model = checkpoint.load(source, about)
+    model = checkpoint.load(source, metadata)
     torch.manual_seed(seed)
     heads = replace_head(model, before, classes)
     if mode == "probe":
@@ -165,7 +165,7 @@ def _report(folder: Path, options: Namespace, trained: list[Any]) -> None:
     """transfer.json and the table: p_AB, p_B and their difference paired by seed."""
 
     def accuracies(kind: str) -> list[float]:
-        return [float(checkpoint.read_about(folder / f"{kind}-{s}")["accuracy"]) for s in range(options.seeds)]
+        return [float(checkpoint.read_metadata(folder / f"{kind}-{s}")["accuracy"]) for s in range(options.seeds)]
 
     values = {"p_AB": accuracies("pretrained")}
     rows = {"p_AB": summarise(values["p_AB"])}

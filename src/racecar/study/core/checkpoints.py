@@ -97,16 +97,16 @@ class Progress:
 
     Attributes:
         tensors: anything the experiment needs to go on, by name.
-        about: anything else that is JSON.
+        metadata: anything else that is JSON.
     """
 
     tensors: dict[str, Tensor]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def write_progress(path: Path, progress: Progress) -> None:
     """Replace a saved state."""
-    write_tensors(path, progress.tensors, {"about": json.dumps(progress.about)})
+    write_tensors(path, progress.tensors, {"about": json.dumps(progress.metadata)})
 
 
 def read_progress(path: Path) -> Progress | None:

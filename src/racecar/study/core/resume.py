@@ -39,7 +39,7 @@ def slot(run: Run) -> str:
 
 def saved_state(study: Study, run: Run) -> Progress | None:
     """What an earlier call has reached in a run; None where it begins."""
-    return next((p for p in study.load_progress() if p.about.get("run") == run.key), None)
+    return next((p for p in study.load_progress() if p.metadata.get("run") == run.key), None)
 
 
 def train_run(
@@ -63,8 +63,8 @@ def train_run(
 
     def save(state: Progress) -> None:
         if writes:
-            about = state.about | {"run": run.key, "total": training.total}
-            study.save_progress(slot(run), Progress(state.tensors, about))
+            metadata = state.metadata | {"run": run.key, "total": training.total}
+            study.save_progress(slot(run), Progress(state.tensors, metadata))
 
     failure = ""
     try:

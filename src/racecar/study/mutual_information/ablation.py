@@ -104,13 +104,13 @@ def main() -> None:
         done = run_shares(train, shares, lambda n: None, stop)
     if not done:
         sys.exit("stopped; what is done is kept and the same command goes on from here")
-    about = environment()
+    metadata = environment()
     studies = [read_json(_folder(options.out, label) / "study.json")["environment"] for label in configs]
     revisions = ", ".join(sorted({e["revision"] for e in studies}))
     text = (
         f"# 12-bit study: what the paper leaves open\n\n`python -m racecar.study.mutual_information.ablation "
         f"--epochs {options.epochs} --seeds {options.seeds}`\n\nPaper's split and metric, accuracy as mean ± standard "
-        f"deviation, n = {options.seeds} seeds. {about['processor']}, torch {about['torch']}, runs at revision "
+        f"deviation, n = {options.seeds} seeds. {metadata['processor']}, torch {metadata['torch']}, runs at revision "
         f"{revisions}.\n\nPreset: {base}\n\n{table(options.out, configs)}"
     )
     print(text)

@@ -46,7 +46,7 @@ def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> 
     length = {r: _epochs(config, r) for r in runs}
     done = sum(length[r] for r in runs if study.finished(r))
     for progress in study.load_progress():
-        group = Group.restore([Run.parse(k) for k in progress.about["runs"]], progress.tensors)
+        group = Group.restore([Run.parse(k) for k in progress.metadata["runs"]], progress.tensors)
         done += sum(group.epoch for r in group.runs if r in length and not study.finished(r))
     return sum(length.values()), done
 
@@ -88,7 +88,7 @@ def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run
     groups = []
     rest = list(pending)
     for progress in study.load_progress():
-        known = Group.restore([Run.parse(k) for k in progress.about["runs"]], progress.tensors)
+        known = Group.restore([Run.parse(k) for k in progress.metadata["runs"]], progress.tensors)
         keep = [i for i, r in enumerate(known.runs) if r in rest]
         if keep and known.epochs == epochs:
             groups.append(known.select(keep))

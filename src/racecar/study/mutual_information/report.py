@@ -33,7 +33,7 @@ def page(study: Study, config: MutualInformationConfig) -> Page:
         "12-bit study",
         "Racecar training and mutual information on the 12-bit task of Shwartz-Ziv & Tishby. Protocol "
         f"**{config.protocol}**: {_PROTOCOL[config.protocol]} {provenance.amount} trained in "
-        f"{results.about['seconds']:.0f} s.",
+        f"{results.metadata['seconds']:.0f} s.",
         [
             Section("Accuracy", _accuracy(results), lead="Tables 1 and 2 of the paper, run by run."),
             Section(
@@ -47,7 +47,7 @@ def page(study: Study, config: MutualInformationConfig) -> Page:
         command=provenance.command,
         setting=f"{config.protocol} protocol",
         provenance=provenance,
-        name=f"{results.about['experiment']}-{config.protocol}",
+        name=f"{results.metadata['experiment']}-{config.protocol}",
     )
 
 

@@ -25,7 +25,7 @@ from racecar.study.pretrain import trust
 from racecar.study.pretrain.heads import replace_head
 
 LIBRARIES = ("timm", "torchvision")
-About = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 def library(name: str) -> str | None:
@@ -34,7 +34,7 @@ def library(name: str) -> str | None:
     return source if source in LIBRARIES else None
 
 
-def build(name: str, options: dict[str, Any], classes: int, channels: int, seed: int) -> tuple[nn.Module, About]:
+def build(name: str, options: dict[str, Any], classes: int, channels: int, seed: int) -> tuple[nn.Module, Metadata]:
     """A model for so many classes with weights drawn by a seed, and the options that made it.
 
     Classes and channels become ``num_classes`` and timm's ``in_chans``; a class of the user's that takes no
@@ -88,17 +88,17 @@ def check(model: nn.Module, name: str, batch: Tensor, classes: int) -> None:
         )
 
 
-def write(folder: Path, model: nn.Module, about: About) -> None:
+def write(folder: Path, model: nn.Module, metadata: Metadata) -> None:
     """Keep a trained model; the JSON comes last and says that it is complete.
 
     Raises:
         StudyError: the disk refuses.
     """
-    write_tensors(folder / "model.safetensors", model.state_dict(), {"model": about["model"]})
-    write_json(folder / "model.json", about)
+    write_tensors(folder / "model.safetensors", model.state_dict(), {"model": metadata["model"]})
+    write_json(folder / "model.json", metadata)
 
 
-def read_about(folder: Path) -> About:
+def read_metadata(folder: Path) -> Metadata:
     """What ``model.json`` says.
 
     Raises:
@@ -112,21 +112,21 @@ def read_about(folder: Path) -> About:
             if unfinished
             else f"{path} does not exist: give the folder that `racecar train` wrote (its --out)"
         )
-    about = read_json(path)
+    metadata = read_json(path)
     wanted: dict[str, type] = {"model": str, "options": dict, "outputs": int, "classes": list, "input": dict}
     parts = ("channels", "height", "width", "mean", "std")
     if (
-        not isinstance(about, dict)
-        or any(not isinstance(about.get(k), t) for k, t in wanted.items())
-        or any(k not in about["input"] for k in parts)
-        or not about["classes"]
+        not isinstance(metadata, dict)
+        or any(not isinstance(metadata.get(k), t) for k, t in wanted.items())
+        or any(k not in metadata["input"] for k in parts)
+        or not metadata["classes"]
     ):
         raise StudyError(f"{path} does not describe a model: give the folder that `racecar train` wrote (its --out)")
-    trust.check_input(folder, about)
-    return about
+    trust.check_input(folder, metadata)
+    return metadata
 
 
-def open_checkpoint(folder: Path, named: str | None = None) -> tuple[nn.Module, About]:
+def open_checkpoint(folder: Path, named: str | None = None) -> tuple[nn.Module, Metadata]:
     """A trained classifier from anywhere, and what its ``model.json`` says; the one way in for all commands.
 
     Args:
@@ -136,30 +136,30 @@ def open_checkpoint(folder: Path, named: str | None = None) -> tuple[nn.Module, 
     Raises:
         StudyError: no checkpoint, damaged, of another architecture, or one that asks for what must not be run.
     """
-    about = read_about(folder)
-    trust.check(folder, about["model"], about["options"], named)
-    return load(folder, about), about
+    metadata = read_metadata(folder)
+    trust.check(folder, metadata["model"], metadata["options"], named)
+    return load(folder, metadata), metadata
 
 
-def normalisation(about: About) -> Normalisation:
+def normalisation(metadata: Metadata) -> Normalisation:
     """Of the images the model was trained on."""
-    return Normalisation(tuple(about["input"]["mean"]), tuple(about["input"]["std"]))
+    return Normalisation(tuple(metadata["input"]["mean"]), tuple(metadata["input"]["std"]))
 
 
-def construct(about: About, seed: int) -> nn.Module:
+def construct(metadata: Metadata, seed: int) -> nn.Module:
     """The model of a checkpoint with weights drawn by a seed.
 
     Raises:
         ValueError: no such model here, or it does not take the options.
     """
     torch.manual_seed(seed)
-    model = make_model(about["model"], **about["options"])
-    if about["outputs"] != len(about["classes"]):
-        replace_head(model, about["outputs"], len(about["classes"]))
+    model = make_model(metadata["model"], **metadata["options"])
+    if metadata["outputs"] != len(metadata["classes"]):
+        replace_head(model, metadata["outputs"], len(metadata["classes"]))
     return model
 
 
-def load(folder: Path, about: About) -> nn.Module:
+def load(folder: Path, metadata: Metadata) -> nn.Module:
     """The model of a checkpoint with its weights.
 
     Raises:
@@ -175,33 +175,33 @@ def load(folder: Path, about: About) -> nn.Module:
             f"{path} is truncated or no safetensors file ({_line(error.__cause__ or error)}): copy it again, or train "
             "again with another --out"
         ) from error
-    model = construct(about, 0)
+    model = construct(metadata, 0)
     own = {n: tuple(t.shape) for n, t in model.state_dict().items()}
     there = {n: tuple(t.shape) for n, t in weights.items()}
     differing = sorted(n for n in own.keys() | there.keys() if own.get(n) != there.get(n))
     if differing:
         first = differing[0]
         raise StudyError(
-            f"{path} holds another architecture than {about['model']} with {about['options']}: {len(differing)} of "
-            f"{len(own)} tensors differ, {first} is {there.get(first, 'missing')} in the file and "
+            f"{path} holds another architecture than {metadata['model']} with {metadata['options']}: "
+            f"{len(differing)} of {len(own)} tensors differ, {first} is {there.get(first, 'missing')} in the file and "
             f"{own.get(first, 'missing')} in the model. Use the model.json it was saved with"
         )
     model.load_state_dict(weights)
     return model
 
 
-def how_to_load(folder: Path, about: About) -> str:
+def how_to_load(folder: Path, metadata: Metadata) -> str:
     """Lines of Python that load the model without racecar."""
-    source, _, what = about["model"].partition(":")
-    options = ", ".join(f"{k}={v!r}" for k, v in about["options"].items())
+    source, _, what = metadata["model"].partition(":")
+    options = ", ".join(f"{k}={v!r}" for k, v in metadata["options"].items())
     if source == "timm":
         make = f'import timm\nmodel = timm.create_model("{what}", {options})'
     elif source == "torchvision":
         make = f'from torchvision.models import get_model\nmodel = get_model("{what}", {options})'
     else:
         make = f"from {source} import {what}\nmodel = {what}({options})"
-        if about["outputs"] != len(about["classes"]):
-            make += f"  # then replace its last layer by one with {len(about['classes'])} outputs"
+        if metadata["outputs"] != len(metadata["classes"]):
+            make += f"  # then replace its last layer by one with {len(metadata['classes'])} outputs"
     path = (folder / "model.safetensors").as_posix()
     return f'from safetensors.torch import load_file\n{make}\nmodel.load_state_dict(load_file("{path}"))'
 

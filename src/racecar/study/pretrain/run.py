@@ -137,7 +137,7 @@ def finished(folder: Path) -> bool:
 def train(
     study: Study,
     model: nn.Module,
-    about: checkpoint.About,
+    metadata: checkpoint.Metadata,
     data: Data,
     recipe: Recipe,
     *,
@@ -154,7 +154,7 @@ def train(
     Args:
         study: the folder.
         model: on the accelerator's device, with the weights it begins with.
-        about: for model.json: model, options, outputs.
+        metadata: for model.json: model, options, outputs.
         data: images.
         recipe: hyper-parameters.
         seed: of order, augmentation and dropout.
@@ -202,7 +202,7 @@ def train(
     if main:
         channels, height, width = data.train.shape
         seconds = sorted(p.seconds for p in trainer.history)
-        content = about | {
+        content = metadata | {
             "classes": list(data.train.classes),
             "input": {
                 "channels": channels,

@@ -95,14 +95,14 @@ class Provenance:
     """Where the numbers of a study come from.
 
     Args:
-        about: The content of study.json.
+        metadata: The content of study.json.
         config: The configuration; nested keys are joined by dots.
         sources: The data, in sentences.
         amount: What was trained, such as "65 networks".
         seeds: Which seeds, in a sentence.
     """
 
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     config: Mapping[str, object]
     sources: str
     amount: str
@@ -111,26 +111,26 @@ class Provenance:
     @property
     def command(self) -> str:
         """The calls that have filled the study's folder."""
-        return str(self.about["command"])
+        return str(self.metadata["command"])
 
     def html(self, at: str = "") -> str:
         """Return the command, the configuration and the environment."""
         blocks = (
             Command(self.command),
             KeyValues(self.config, "Configuration", open=True),
-            KeyValues(self.about["environment"], "Environment"),
+            KeyValues(self.metadata["environment"], "Environment"),
         )
         return "\n".join(block.html(at) for block in blocks)
 
     def markdown(self, at: str = "") -> str:
         """Return the command, and the data, hardware, versions, revisions and time in one paragraph."""
-        environment = self.about["environment"]
+        environment = self.metadata["environment"]
         accelerator = environment.get("accelerator", "none")
         hardware = environment["processor"] + (f", {accelerator}" if accelerator != "none" else "")
-        revisions = ", ".join(self.about.get("revisions") or [environment["revision"]])
+        revisions = ", ".join(self.metadata.get("revisions") or [environment["revision"]])
         line = (
             f"{self.sources} {hardware}, torch {environment['torch']}, Python {environment['python']}, revision "
-            f"{revisions}; {self.amount} in {self.about['seconds']:.0f} s. {self.seeds}"
+            f"{revisions}; {self.amount} in {self.metadata['seconds']:.0f} s. {self.seeds}"
         )
         return f"{Command(self.command).markdown(at)}\n\n{markdown_line(line)}"
 

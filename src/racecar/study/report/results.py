@@ -48,7 +48,7 @@ class Results(Generic[AnyConfig]):
 
     Attributes:
         config: of the study.
-        about: the content of study.json.
+        metadata: the content of study.json.
         runs: of the configuration, in its order of phases and variants.
         metrics: per finished run, the content of its run.json.
     """
@@ -58,7 +58,7 @@ class Results(Generic[AnyConfig]):
     unknown_source: ClassVar[str] = "Origin of the data not recorded."
 
     config: AnyConfig
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     runs: Sequence[Run]
     metrics: Mapping[Run, Mapping[str, Any]]
 
@@ -127,13 +127,13 @@ class Results(Generic[AnyConfig]):
     @property
     def sources(self) -> str:
         """Where the data comes from, for every table."""
-        given = self.about.get("sources", {})
+        given = self.metadata.get("sources", {})
         return " ".join(self.source.format(name, text) for name, text in given.items()) or self.unknown_source
 
     @property
     def setting(self) -> str:
         """What the study was run as, such as "paper recipe, small preset"."""
-        return str(self.about.get("setting", ""))
+        return str(self.metadata.get("setting", ""))
 
     @property
     def all_seeds(self) -> str:
@@ -149,7 +149,7 @@ class Results(Generic[AnyConfig]):
             seeds: which seeds, in a sentence.
         """
         config: dict[str, Any] = asdict(self.config)  # type: ignore[call-overload]
-        return Provenance(self.about, config, sources, f"{len(self.metrics)} {made}", seeds)
+        return Provenance(self.metadata, config, sources, f"{len(self.metrics)} {made}", seeds)
 
     def missing(self, *models: str) -> str:
         """What a verdict on these models waits for."""

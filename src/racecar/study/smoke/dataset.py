@@ -29,11 +29,11 @@ class Simulations:
 
     Attributes:
         density: [simulations, frames, 1, size, size], float32, 0 to 1; row 0 is the top.
-        about: the content of smoke.json.
+        metadata: the content of smoke.json.
     """
 
     density: Tensor
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def open_folder(folder: Path, settings: Settings, count: int, seed: int) -> None:
@@ -45,15 +45,15 @@ def open_folder(folder: Path, settings: Settings, count: int, seed: int) -> None
     wanted = {"settings": asdict(settings), "seed": seed}
     path = folder / "smoke.json"
     if path.exists():
-        about = read_json(path)
-        known = {k: about.get(k) for k in wanted}
+        metadata = read_json(path)
+        known = {k: metadata.get(k) for k in wanted}
         if known != wanted:
             raise StudyError(
                 f"{folder} holds simulations of other settings ({known} there, {wanted} now): another --out"
             )
-        if about["count"] >= count:
+        if metadata["count"] >= count:
             return
-        write_json(path, about | {"count": count})
+        write_json(path, metadata | {"count": count})
         return
     if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
         raise StudyError(f"{folder} is not empty and holds no simulations: choose another --out")
@@ -77,11 +77,11 @@ def make(share: tuple[Path, Sequence[int]], advance: Advance, stop: Stop) -> boo
         Whether all are made.
     """
     folder, numbers = share
-    about = read_json(folder / "smoke.json")
+    metadata = read_json(folder / "smoke.json")
     for number in numbers:
         if stop():
             return False
-        found = simulate(Settings(**about["settings"]), about["seed"] * 1_000_003 + number, advance)
+        found = simulate(Settings(**metadata["settings"]), metadata["seed"] * 1_000_003 + number, advance)
         tensors = {
             "density": found.density.half(),
             "divergence": found.divergence,
@@ -101,17 +101,17 @@ def load(folder: Path) -> Simulations:
     command = f"racecar data smoke --out {folder}"
     if not (folder / "smoke.json").exists():
         raise StudyError(f"{folder} holds no simulations: run `{command}` first")
-    about = read_json(folder / "smoke.json")
+    metadata = read_json(folder / "smoke.json")
     if left := missing(folder):
-        raise StudyError(f"{folder} lacks {len(left)} of {about['count']} simulations: run `{command}` again")
-    size, frames = about["settings"]["size"], about["settings"]["frames"]
+        raise StudyError(f"{folder} lacks {len(left)} of {metadata['count']} simulations: run `{command}` again")
+    size, frames = metadata["settings"]["size"], metadata["settings"]["frames"]
     density = []
-    for number in range(about["count"]):
+    for number in range(metadata["count"]):
         found = read_tensors(_file(folder, number)).get("density")
         if found is None or found.shape != (frames, 1, size, size):
             raise StudyError(f"{_file(folder, number)} is not a simulation of this set: delete it and run `{command}`")
         density.append(found.float())
-    return Simulations(torch.stack(density), about)
+    return Simulations(torch.stack(density), metadata)
 
 
 def checks(folder: Path) -> dict[str, float]:

@@ -57,7 +57,7 @@ def page(study: Study, config: SmokeConfig) -> Page:
     provenance = results.provenance(results.sources, "networks", f"Seeds 0 to {config.seeds - 1}.")
     return Page(
         "Smoke: super-resolution, then auto-encoders of simulated and real smoke",
-        f"{results.sources} {provenance.amount} trained in {results.about['seconds']:.0f} s.",
+        f"{results.sources} {provenance.amount} trained in {results.metadata['seconds']:.0f} s.",
         [
             Section("The smoke", [_data(study, results)]),
             Section(

@@ -130,14 +130,14 @@ class Training(ABC):
     def state(self) -> Progress:
         """Everything needed to go on from here."""
         tensors = pack(self.modules, self.optimisers) | {"sums": self.sums.clone()}
-        about: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "step": self.step,
             "total": self.total,
             "seconds": self.seconds,
             "summed": self.summed,
             "history": list(self.history),
         }
-        return Progress(tensors, about)
+        return Progress(tensors, metadata)
 
     def restore(self, state: Progress) -> None:
         """Go on from a saved state of the same training.
@@ -146,13 +146,13 @@ class Training(ABC):
             StudyError: a state of something else.
         """
         try:
-            if state.about["total"] != self.total:
-                raise ValueError(f"{state.about['total']} steps there, {self.total} now")
-            if not 0 <= int(state.about["step"]) <= self.total:
-                raise ValueError(f"step {state.about['step']} of {self.total}")
+            if state.metadata["total"] != self.total:
+                raise ValueError(f"{state.metadata['total']} steps there, {self.total} now")
+            if not 0 <= int(state.metadata["step"]) <= self.total:
+                raise ValueError(f"step {state.metadata['step']} of {self.total}")
             unpack(state.tensors, self.modules, self.optimisers)
             self.sums = state.tensors["sums"].clone()
-            self.step, self.summed = int(state.about["step"]), int(state.about["summed"])
-            self.seconds, self.history = float(state.about["seconds"]), list(state.about["history"])
+            self.step, self.summed = int(state.metadata["step"]), int(state.metadata["summed"])
+            self.seconds, self.history = float(state.metadata["seconds"]), list(state.metadata["history"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise StudyError(f"a saved state does not fit this training: {error}") from error

@@ -208,20 +208,26 @@ def _stylize(
     callbacks: Callbacks,
 ) -> bool:
     folder, kept = study.path(run), saved_state(study, run)
-    done: list[dict[str, Any]] = kept.about["done"] if kept is not None else []
+    done: list[dict[str, Any]] = kept.metadata["done"] if kept is not None else []
     seeing, total = open_network(str(sources.network(run))), cost(config, run)
     network = seeing.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def save(state: Progress) -> None:
-        step = len(done) * config.steps + state.about["step"]
-        about = state.about | {"run": run.key, "done": done, "inner": state.about["step"], "step": step, "total": total}
-        study.save_progress(slot(run), Progress(state.tensors, about))
+        step = len(done) * config.steps + state.metadata["step"]
+        metadata = state.metadata | {
+            "run": run.key,
+            "done": done,
+            "inner": state.metadata["step"],
+            "step": step,
+            "total": total,
+        }
+        study.save_progress(slot(run), Progress(state.tensors, metadata))
 
     for pair in pairs(run.way, sources.pictures, config.size, config.factor)[len(done) :]:
         content, style = pair.content.to(device), pair.style.to(device)
         made = Stylization(network, content, style, seeing.normalisation, config.settings(run.way, pair))
-        if kept is not None and kept.about["inner"]:
-            made.restore(Progress(kept.tensors, kept.about | {"step": kept.about["inner"]}))
+        if kept is not None and kept.metadata["inner"]:
+            made.restore(Progress(kept.tensors, kept.metadata | {"step": kept.metadata["inner"]}))
         kept = None
         began = time.monotonic()
         if not made.run(replace(callbacks, save=save)):

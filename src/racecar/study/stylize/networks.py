@@ -57,8 +57,8 @@ def open_network(name: str, named: str | None = None) -> Seeing:
         return Seeing(network, seen, name)
     path = Path(name)
     if path.is_dir() and (path / "model.json").exists():
-        network, about = checkpoint.open_checkpoint(path, named)
-        return Seeing(network, checkpoint.normalisation(about), f"{about['model']} ({path.name})")
+        network, metadata = checkpoint.open_checkpoint(path, named)
+        return Seeing(network, checkpoint.normalisation(metadata), f"{metadata['model']} ({path.name})")
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         raise StudyError(f"{name} is not a network: use {KINDS}")

@@ -219,7 +219,7 @@ class Stylization:
             with torch.no_grad():
                 self.pixels.copy_(state.tensors["pixels"])
             memory: dict[str, Any] = {}
-            for name, value in state.about["lbfgs"].items():
+            for name, value in state.metadata["lbfgs"].items():
                 if name.endswith(".length"):
                     key = name.removesuffix(".length")
                     memory[key] = [state.tensors.get(f"lbfgs.{key}.{i}") for i in range(value)]
@@ -230,8 +230,8 @@ class Stylization:
                 if name != key and "." not in key:
                     memory[key] = tensor
             self.optimiser.state[self.pixels].update({k: _on(v, self.pixels) for k, v in memory.items()})
-            self.history = [Losses(*h) for h in state.about["history"]]
-            self.step = int(state.about["step"])
+            self.history = [Losses(*h) for h in state.metadata["history"]]
+            self.step = int(state.metadata["step"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise StudyError(f"a saved state does not fit this stylization: {error}") from error
 

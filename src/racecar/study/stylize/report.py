@@ -43,7 +43,7 @@ def page(study: Study, config: StylizeConfig) -> Page:
     provenance = results.provenance(results.sources, "runs", results.all_seeds)
     return Page(
         "Stylization: what VGG's features see",
-        f"{results.sources} {provenance.amount} in {results.about['seconds']:.0f} s.",
+        f"{results.sources} {provenance.amount} in {results.metadata['seconds']:.0f} s.",
         [
             Section("Pictures", _sheets(study, results) or [Only("page", Text("No run is finished."))]),
             Section("Numbers", [_numbers(results)]),
@@ -60,7 +60,7 @@ def page(study: Study, config: StylizeConfig) -> Page:
 def _numbers(results: StylizeResults) -> Table:
     titles = ["comparison", "number", *(v.label for v in results.variants), f"{results.headline} against Std, 95 % CI"]
     columns = [Column(title, numeric=i > 1) for i, title in enumerate(titles)]
-    judge = f" Judge: {results.about['judge']}." if results.about.get("judge") else ""
+    judge = f" Judge: {results.metadata['judge']}." if results.metadata.get("judge") else ""
     note = f"{_NOTE}{judge} {results.sources}"
     return Table(columns, results.rows(), "What the pictures show, in numbers.", note)
 
@@ -82,10 +82,10 @@ def _sheets(study: Study, results: StylizeResults) -> list[Block]:
 
 def _lines(study: Study, results: StylizeResults, comparison: str) -> list[list[tuple[str, Tensor]]]:
     """Titled pictures of a comparison, a line for each of its contents; none where no run is finished."""
-    runs, config, about = results.runs_of(comparison), results.config, results.about
+    runs, config, metadata = results.runs_of(comparison), results.config, results.metadata
     if not runs:
         return []
-    folder = Path(about["pictures"]) if about.get("pictures") else None
+    folder = Path(metadata["pictures"]) if metadata.get("pictures") else None
     lines: list[list[tuple[str, Tensor]]] = []
     for pair in pairs(comparison, folder, config.size, config.factor):
         line = [("content", pair.content), ("style", pair.style)]

@@ -184,7 +184,7 @@ class StylizeResults(Results[StylizeConfig]):
                 n = sum(r.way == comparison and r.variant == variant for r in self.metrics)
                 if n < self.config.seeds:
                     lines.append(f"{comparison} as {variant.label} sees it: {n} of {self.config.seeds} seeds finished.")
-        if not self.about.get("judge"):
+        if not self.metadata.get("judge"):
             lines.append("No independent network was given (--judge): errors against the reference are in pixels only.")
         lines.append("LPIPS with its learnt weights: they have to be downloaded.")
         return lines + self.not_judged()

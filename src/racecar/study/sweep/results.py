@@ -101,12 +101,12 @@ class SweepResults:
     """
 
     def __init__(self, folder: Path, criterion: str | None = None) -> None:
-        about = read_json(folder / "sweep.json")
-        self.experiment: str = about["experiment"]
-        self.seeds: int = about["seeds"]
-        self.weights: list[float] = about["weights"]
-        self.variants: list[str] = about["variants"]
-        self.phases: list[str] = [p for p in about["phases"] if p != START]
+        metadata = read_json(folder / "sweep.json")
+        self.experiment: str = metadata["experiment"]
+        self.seeds: int = metadata["seeds"]
+        self.weights: list[float] = metadata["weights"]
+        self.variants: list[str] = metadata["variants"]
+        self.phases: list[str] = [p for p in metadata["phases"] if p != START]
         phases = [p for p in self.phases if p.startswith("A")]
         if criterion is not None and criterion not in phases:
             raise ValueError(f"--criterion {criterion}: this sweep chooses λ by one of {', '.join(phases)}")

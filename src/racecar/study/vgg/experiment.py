@@ -146,17 +146,17 @@ class Vgg(Experiment):
         """The mean and deviation of ImageNet, for all images."""
         return IMAGENET
 
-    def measure(self, config: ClassificationConfig, about: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
+    def measure(self, config: ClassificationConfig, metadata: Mapping[str, Any]) -> Literal["accuracy", "top5"]:
         """The paper's top-5 where there are many classes."""
-        return "top5" if about.get("classes", 0) >= MANY else "accuracy"
+        return "top5" if metadata.get("classes", 0) >= MANY else "accuracy"
 
     def order(self, run: Run) -> int:
         """Every phase of a seed has other crops."""
         return 3 * run.seed + (START, "A", "AA").index(run.phase)
 
-    def comparable(self, config: ClassificationConfig, about: Mapping[str, Any]) -> bool:
+    def comparable(self, config: ClassificationConfig, metadata: Mapping[str, Any]) -> bool:
         """Only on all of ImageNet: the paper's numbers are top-5 accuracies there."""
-        return about.get("photographs", [0])[0] == TRAIN
+        return metadata.get("photographs", [0])[0] == TRAIN
 
     def depth(self, config: ClassificationConfig) -> int:
         """All 16 convolutions of VGG19 can be compared."""

@@ -1,5 +1,6 @@
 """What a program was derived for is watched: a change derives anew, what comes back finds its program again."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +73,13 @@ def test_broken_ties_are_seen(break_it: Callable[[Scaled], object]) -> None:
     with torch.no_grad():
         model.b.weight.add_(1.0)
     torch.testing.assert_close(rr(X)[0], model(X))
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_copy_watches_its_own_model(case: str) -> None:
+    rr = copy.deepcopy(racecar.Racecar(Scaled(), X))
+    CHANGES[case](rr.model)
+    torch.testing.assert_close(rr(X)[0], rr.model(X))
 
 
 def test_what_comes_back_is_not_derived_again(monkeypatch: pytest.MonkeyPatch) -> None:

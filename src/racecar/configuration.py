@@ -27,17 +27,17 @@ class Configuration:
         self._modules = _modules(model)
         self._ties = _ties(model)
         self._settings = [
-            (vars(module), name, value)
+            (module, name, value)
             for path, module in model.named_modules()
             for name, value in attributes(module).items()
             if (path, name) not in own and _plain(value)
         ]
         # None or there: a bias that is taken away, a buffer that is filled in the first call.
         self._tables = [
-            (table, name, value is None)
+            (module, kind, name, value is None)
             for path, module in model.named_modules()
-            for table in (module._parameters, module._buffers)
-            for name, value in table.items()
+            for kind in ("_parameters", "_buffers")
+            for name, value in getattr(module, kind).items()
             if (path, name) not in own
         ]
 
@@ -46,10 +46,13 @@ class Configuration:
         return (
             self._modules == _modules(model)
             and all(
-                (now := table.get(name, _MISSING)) is value or _equal(now, value)
-                for table, name, value in self._settings
+                (now := vars(module).get(name, _MISSING)) is value or _equal(now, value)
+                for module, name, value in self._settings
             )
-            and all(name in table and (table[name] is None) == missing for table, name, missing in self._tables)
+            and all(
+                (now := getattr(module, kind).get(name, _MISSING)) is not _MISSING and (now is None) == missing
+                for module, kind, name, missing in self._tables
+            )
             and self._ties == _ties(model)
         )
 

@@ -112,11 +112,11 @@ class Program:
         if enough is not leaves:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
             palindrome = replace(palindrome, steps=steps)
-        for program in (palindrome.forward, palindrome.training, palindrome.pairs):
-            synchronise(program, model)
         if real is not None:
             with as_plain_norms(model), as_configured(model, training), without_hooks(model):
                 _prove(model, forward, palindrome, enough, real)
+        for program in (palindrome.forward, palindrome.training, palindrome.pairs):
+            synchronise(program, model)
         palindrome, subset = _varied(palindrome, options)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             for node in program.graph.nodes:  # fake and symbolic tensors keep the tracer alive and cannot be copied

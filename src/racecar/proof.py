@@ -63,7 +63,8 @@ def _first_difference(real: Rehearsal, program: Rehearsal) -> str | None:
 
 
 def _scale(tensors: Sequence[Tensor]) -> float:
-    return max((float(t.detach().abs().max()) for t in tensors if t.numel()), default=0.0)
+    """The largest magnitude among the entries that are finite."""
+    return max((float(t.detach().abs().nan_to_num(0.0, 0.0).max()) for t in tensors if t.numel()), default=0.0)
 
 
 def _difference(a: Any, b: Any, scale: float = 0.0) -> str | None:

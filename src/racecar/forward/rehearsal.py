@@ -141,7 +141,10 @@ def run(model: nn.Module, call: Callable[[], list[Any]]) -> Rehearsal:
 
 
 def projected_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-    """Gradient of Σ ⟨output, random numbers⟩ with respect to each parameter: the same numbers at every call."""
+    """Gradient of Σ ⟨output, random numbers⟩ with respect to each parameter: the same numbers at every call.
+
+    Empty where the outputs cannot be differentiated.
+    """
     generator = torch.Generator().manual_seed(0)
     total: Tensor | None = None
     for leaf in leaves:
@@ -152,7 +155,10 @@ def projected_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> 
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
     if total is None or not trained:
         return dict.fromkeys(trained)
-    grads = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    try:
+        grads = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    except RuntimeError:  # an operation of the user's without a derivative: there is none to compare
+        return {}
     return dict(zip(trained, grads, strict=True))
 
 

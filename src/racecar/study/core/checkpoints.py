@@ -80,10 +80,9 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
 
 
 def _check_moments(number: int, moments: Mapping[int, Mapping[str, Tensor]], optimiser: Optimizer) -> None:
-    """All parameters that are trained have the same moments, or none has any, as before the first step."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    kinds = {frozenset(moments.get(i, {})) for i, p in enumerate(parameters) if p.requires_grad}
-    if len(kinds) > 1 or any(i >= len(parameters) for i in moments):
+    """All parameters that have been trained have moments of the same kinds; one without a gradient has none."""
+    count = sum(len(group["params"]) for group in optimiser.param_groups)
+    if len({frozenset(kinds) for kinds in moments.values()}) > 1 or any(i >= count for i in moments):
         raise ValueError(f"moments of optimiser {number} are missing, or there are too many")
 
 

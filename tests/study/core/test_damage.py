@@ -10,7 +10,7 @@ from torch import nn
 
 from racecar.study.core.checkpoints import Progress, pack, read_progress, unpack, write_progress
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.core.files import read_tensors, read_tensors_and_metadata, write_tensors
 from racecar.study.core.folder import Study
 
 
@@ -96,3 +96,11 @@ def test_a_description_is_read_again(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps([known]), encoding="utf-8")
     with pytest.raises(StudyError, match="does not describe a study"):
         Study(tmp_path, "x", {"a": 1}).metadata()
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {"model": "m", "a": "ü", "b": 'line\n"quoted"', "c": "1", "d": "2"}
+    for number in range(5):
+        write_tensors(tmp_path / str(number), {"é": torch.arange(6.0)}, metadata)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(5)}) == 1
+    assert read_tensors_and_metadata(tmp_path / "0")[1] == metadata

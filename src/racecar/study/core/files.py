@@ -87,7 +87,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write safetensors atomically, with a checksum of tensors and metadata beside the metadata."""
     content = {name: t.detach().contiguous().clone() for name, t in tensors.items()}
     said = dict(metadata or {})
-    write_atomically(path, lambda p: save_file(content, p, said | {"checksum": _checksum(content, said)}))
+    said["checksum"] = _checksum(content, said)
+
+    def write(place: Path) -> None:
+        save_file(content, place, said)
+        _order_metadata(place)
+
+    write_atomically(path, write)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -115,6 +121,18 @@ def read_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
     if written is not None and written != _checksum(tensors, metadata):
         raise StudyError(f"{path} is damaged: it does not hold what was written. Delete it to redo what it held.")
     return tensors, metadata
+
+
+def _order_metadata(path: Path) -> None:
+    """Same content, same bytes: safetensors writes the metadata's keys in a random order."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # else a character is escaped in another way: the file is right as it is
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

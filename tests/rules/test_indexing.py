@@ -84,6 +84,8 @@ PUT: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "index_put of a row": (aten.index_put.default, ([torch.tensor([2, 0])], rand(4))),
     "index_put further in": (aten.index_put.default, ([None, torch.tensor([2, 0])], rand(3, 2))),
     "index_put by a mask": (aten.index_put.default, ([torch.tensor([True, False, True])], rand(2, 4))),
+    "masked_scatter": (aten.masked_scatter.default, (torch.tensor([True, False, True, True]), rand(9))),
+    "masked_scatter of more": (aten.masked_scatter.default, (torch.tensor([[True], [False], [True]]), rand(3, 4))),
     "index_fill": (aten.index_fill.int_Tensor, (1, torch.tensor([3, 0]), torch.tensor(0.3, dtype=torch.float64))),
 }
 
@@ -102,6 +104,29 @@ def test_what_was_put_comes_back_from_its_place(name: str, varies: bool) -> None
     torch.testing.assert_close(piece, torch.where(taken, source, source if varies else 0))
     (only,) = back(op, y, x, *rest, estimated=(True, False, False), varies=varies)
     assert torch.equal(only, into)
+
+
+RANKED: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "sort": (aten.sort.default, ()),
+    "sort down": (aten.sort.default, (1, True)),
+    "topk": (aten.topk.default, (2,)),
+    "topk, the least": (aten.topk.default, (3, 1, False)),
+}
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_what_was_sorted_comes_back_to_its_place(name: str) -> None:
+    op, args = RANKED[name]
+    x = rand(3, 4, 5)
+    rule = find_rule(op)
+    assert rule is not None
+    values, indices = op(x, *args)
+    call = ReverseCall((True,), (None, torch.zeros(1, 1, 1, dtype=torch.bool)))
+    torch.testing.assert_close(rule.reverse([values, torch.zeros_like(values)], x, *args, context=call), x)
+    estimate = torch.randn_like(values)
+    dim = args[1] if op is aten.topk.default and len(args) > 1 else args[0] if args and op is aten.sort.default else -1
+    expected = x.scatter(dim, indices, estimate)
+    torch.testing.assert_close(rule.reverse([estimate, indices], x, *args, context=call), expected)
 
 
 def test_a_number_that_was_put() -> None:

@@ -16,7 +16,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from racecar.forward.carried import Carried
-from racecar.rules.creators import CREATORS
+from racecar.rules.creators import CREATORS, LIKE_ANOTHER
 
 
 class Shapes:
@@ -218,7 +218,7 @@ def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
             continue
         if node.args and node.args[0] in state and shares_memory(node):
             state.add(node)
-        elif any(a in data for a in node.all_input_nodes):
+        elif any(a in data for a in (node.args[:1] if node.target in LIKE_ANOTHER else node.all_input_nodes)):
             data.add(node)
     return data
 

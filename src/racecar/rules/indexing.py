@@ -160,6 +160,29 @@ for _taking, _rule in _TAKING.items():
     register_reverse(_taking, _rule, range="within", partial=True, informs=taken_informs(_rule), context=True)
 
 
+def ranked_back(op: torch._ops.OpOverload) -> Callable[..., Any]:
+    """The rule of a sort or of ``topk``: (values, indices) of x → every value in its place."""
+
+    def back(estimate: Sequence[Tensor], x: Tensor, *args: Any, context: ReverseCall, **kwargs: Any) -> Tensor:
+        indices = op(x, *args, **kwargs)[1]
+        named = [a.name for a in op._schema.arguments[1:] if not a.kwarg_only]
+        dim = {**dict(zip(named, args, strict=False)), **kwargs}.get("dim", -1)
+        every = context._replace(estimated=(True, True), varies=None, known=context.known[:1])
+        return gather_back(estimate[0], x, dim, indices, context=every)
+
+    back.__name__ = back.__qualname__ = f"{op._opname}_back"
+    return back
+
+
+def ranked_informs(estimate: Sequence[Tensor], x: Tensor, *args: Any, context: ReverseCall, **kwargs: Any) -> Tensor:
+    """Every entry comes back or is forward's own."""
+    return _everywhere(estimate[0], x)
+
+
+for _op in (aten.sort.default, aten.sort.stable, aten.topk.default):
+    register_reverse(_op, ranked_back(_op), informs=ranked_informs, context=True)
+
+
 # --- putting ----------------------------------------------------------------------------------------------------------
 
 Took = Callable[[Tensor], Tensor]
@@ -256,6 +279,21 @@ def scatter_reduce_back(
     return _put(estimate, x, nowhere, src, lambda t: t.gather(dim, index), context)
 
 
+def masked_scatter_back(
+    estimate: Tensor, x: Tensor, mask: Tensor, source: Tensor, *, context: ReverseCall
+) -> tuple[Tensor | None, ...]:
+    """``x.masked_scatter(mask, source)``: where the mask holds, one entry of the source after the other."""
+    over = mask.expand(x.shape)
+    ranks = over.flatten().cumsum(0) - 1
+    places = torch.where(over.flatten(), ranks, source.numel()).clamp(max=source.numel())
+
+    def took(t: Tensor) -> Tensor:
+        taken = t.new_zeros(source.numel() + 1).scatter(0, places, t.flatten())
+        return taken[:-1].reshape(source.shape)
+
+    return _put(estimate, x, over, source, took, context)
+
+
 def index_copy_back(
     estimate: Tensor, x: Tensor, dim: int, index: Tensor, source: Any, *, context: ReverseCall
 ) -> tuple[Tensor | None, ...]:
@@ -322,6 +360,7 @@ _PUTTING: dict[Callable[..., Any], tuple[Callable[..., Any], int]] = {
     aten.index_fill.int_Scalar: (index_copy_back, 2),
     aten.index_fill.int_Tensor: (index_copy_back, 2),
     aten.index_put.default: (index_put_back, 1),
+    aten.masked_scatter.default: (masked_scatter_back, 1),
 }
 for _putting, (_rule, _source) in _PUTTING.items():
     register_reverse(_putting, _rule, range="within", partial=True, informs=put_informs(_rule, _source), context=True)

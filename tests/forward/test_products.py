@@ -34,6 +34,16 @@ def layer_norm(x: Tensor) -> Tensor:
     return (x - u) / torch.sqrt(s + 1e-6)
 
 
+def written(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[y < 0] = 0.0
+    return y
+
+
+def bound(x: Tensor, at: float) -> Tensor:
+    return torch.full((6,), at, dtype=x.dtype)
+
+
 SPELLED_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
     "silu": (lambda x: x * torch.sigmoid(x), F.silu),
     "gelu": (lambda x: x * 0.5 * (1.0 + torch.erf(x / 2**0.5)), F.gelu),
@@ -43,6 +53,20 @@ SPELLED_OUT: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tens
     ),
     "mish": (lambda x: x * torch.tanh(F.softplus(x)), F.mish),
     "square": (lambda x: x * x, torch.square),
+    "leaky relu": (lambda x: torch.where(x > 0, x, 0.1 * x), lambda x: F.leaky_relu(x, 0.1)),
+    "leaky relu, the larger": (lambda x: torch.maximum(x, 0.1 * x), lambda x: F.leaky_relu(x, 0.1)),
+    "elu": (lambda x: torch.where(x <= 0, torch.expm1(x), x), F.elu),
+    "elu, by two conditions": (lambda x: torch.where((x > 0) & (x > -1), x, x.exp() - 1), F.elu),
+    "relu, filled": (lambda x: x.masked_fill(x < 0, 0.0), F.relu),
+    "relu, written": (written, F.relu),
+    "relu, times one or zero": (lambda x: x * (x > 0), F.relu),
+    "relu, times one or zero as a number": (lambda x: x * (x > 0).to(x.dtype), F.relu),
+    "relu, times a choice of numbers": (lambda x: torch.where(x > 0, 1.0, 0.0).to(x.dtype) * x, F.relu),
+    "hard shrink": (lambda x: torch.where(x.abs() > 0.2, x, 0.0), lambda x: F.hardshrink(x, 0.2)),
+    "hard tanh": (
+        lambda x: torch.minimum(torch.maximum(x, bound(x, -0.2)), bound(x, 0.3)),
+        lambda x: F.hardtanh(x, -0.2, 0.3),
+    ),
     "rms norm": (rms_norm, lambda x: F.rms_norm(x, (6,), eps=1e-6)),
     "layer norm": (layer_norm, lambda x: F.layer_norm(x, (6,), eps=1e-6)),
 }
@@ -59,6 +83,63 @@ def test_an_activation_or_norm_spelled_out_is_mirrored_like_the_one_in_torch(nam
     _, a = racecar.Racecar(one, x)(x)
     _, b = racecar.Racecar(other, x)(x)
     torch.testing.assert_close(a, b)
+
+
+def rounded(x: Tensor) -> Tensor:
+    return x + (torch.round(4 * x) / 4 - x).detach()
+
+
+def rounded_last(x: Tensor) -> Tensor:
+    return torch.round(4 * x) / 4 - x.detach() + x
+
+
+def rounded_before(x: Tensor) -> Tensor:
+    return torch.round(4 * x) / 4 + x - x.detach()
+
+
+CODES = torch.linspace(-1, 1, 30, dtype=torch.float64).sin().view(5, 6)
+
+
+def coded(x: Tensor) -> Tensor:
+    """The nearest of five codes, as in a VQ-VAE."""
+    code = CODES[torch.cdist(x, CODES).argmin(-1)]
+    return x + (code - x).detach()
+
+
+@pytest.mark.parametrize("quantise", [rounded, rounded_last, rounded_before, coded], ids=lambda f: f.__name__)
+def test_a_straight_through_estimator_is_the_quantisation(quantise: Callable[[Tensor], Tensor]) -> None:
+    """Nothing on the way back; it maps the estimate to its codes, with the same gradient past them."""
+    torch.manual_seed(0)
+    net, x = Between(quantise).double(), 3 * torch.randn(5, 4, dtype=torch.float64)
+    rr = racecar.Racecar(net, x)
+    output, penalty = rr(x)
+    assert torch.equal(output, net(x))
+    h = net.first(x)
+    right = quantise((net(x) - net.last.bias) @ net.last.weight)
+    back = (right - net.first.bias) @ net.first.weight
+    expected = 0.5 * ((quantise(h) - right) ** 2).mean() + 0.5 * ((x - back) ** 2).mean()
+    torch.testing.assert_close(penalty, expected)
+    gradients = torch.autograd.grad(penalty, list(net.parameters()))
+    for got, wanted in zip(gradients, torch.autograd.grad(expected, list(net.parameters())), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_of_a_code_that_depends_on_more_the_step_to_it_is_subtracted() -> None:
+    class Coded(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(x)
+            code = torch.round(self.other(x))
+            return self.last(h + (code - h).detach())
+
+    torch.manual_seed(0)
+    net, x = Coded(torch.tanh), torch.randn(5, 4, dtype=torch.float64)
+    net.other = nn.Linear(4, 6)
+    net.double()
+    rr = racecar.Racecar(net, x)
+    assert rr.layers == ("first", "last")
+    estimate = (net(x) - net.last.bias) @ net.last.weight
+    hidden = estimate - (torch.round(net.other(x)) - net.first(x))
+    torch.testing.assert_close(rr.reconstruct(x)["first"][1], (hidden - net.first.bias) @ net.first.weight)
 
 
 class Gated(nn.Module):

@@ -42,7 +42,10 @@ def reverse(op: Any, estimate: Tensor, args: Sequence[Any], kwargs: Any = None, 
     kwargs = dict(kwargs or {})
     if rule.context:
         kwargs["context"] = racecar.ReverseCall(tuple(t is args[position] for t in tensors))
-    return rule.reverse(estimate, *args, **kwargs)
+    back = rule.reverse(estimate, *args, **kwargs)
+    if isinstance(back, tuple):  # one estimate per tensor, None for what is not the data
+        (back,) = [b for b in back if b is not None]
+    return back
 
 
 def check_adjoint(op: Any, *args: Any, position: int = 0, **kwargs: Any) -> None:
@@ -206,6 +209,57 @@ def test_addmm(beta: float, alpha: float, bias: tuple[int, ...]) -> None:
     check_adjoint(aten.addmm.default, rand(*bias), rand(4, 3), rand(3, 2), position=1, beta=beta, alpha=alpha)
 
 
+@pytest.mark.parametrize(("beta", "alpha"), [(1, 1), (0.5, 2), (0, -1.5)])
+@pytest.mark.parametrize("position", [1, 2])
+def test_baddbmm(beta: float, alpha: float, position: int) -> None:
+    args = rand(1, 4, 2), rand(5, 4, 3), rand(5, 3, 2)
+    check_adjoint(aten.baddbmm.default, *args, position=position, beta=beta, alpha=alpha)
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("biased", [False, True])
+def test_bilinear(leading: tuple[int, ...], position: int, biased: bool) -> None:
+    bias = rand(2) if biased else None
+    check_adjoint(aten.bilinear.default, rand(*leading, 4), rand(*leading, 3), rand(2, 4, 3), bias, position=position)
+
+
+TENSORDOTS = {
+    "matrices": ((4, 3), (3, 2), [1], [0]),
+    "two": ((5, 4, 3), (4, 3, 2), [1, 2], [0, 1]),
+    "crossed": ((5, 4, 3), (3, 2, 4), [2, 1], [0, 2]),
+    "from the end": ((3, 5, 4), (2, 4, 3), [-1, 0], [-2, -1]),
+    "everything": ((2, 3), (2, 3), [0, 1], [0, 1]),
+    "nothing": ((2, 3), (4,), [], []),
+}
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("name", TENSORDOTS)
+def test_tensordot(name: str, position: int) -> None:
+    a, b, left, right = TENSORDOTS[name]
+    check_adjoint(aten.tensordot.default, rand(*a), rand(*b), left, right, position=position)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize(("mode", "dims"), [(0, 2), (1, 2), (2, 2), (0, 3), (1, 3)])
+def test_sampling_on_a_grid(mode: int, dims: int, padding: int, aligned: bool) -> None:
+    x = rand(2, 3, *[5, 4, 6][:dims])
+    grid = torch.rand(2, *[4, 3, 2][:dims], dims, dtype=torch.float64) * 2.6 - 1.3
+    check_adjoint(aten.grid_sampler.default, x, grid, mode, padding, aligned)
+
+
+def test_the_adjoint_of_sampling_has_gradients_of_its_own() -> None:
+    x, grid = rand(1, 2, 4, 4), torch.rand(1, 3, 3, 2, dtype=torch.float64) * 2 - 1
+    estimate = rand(1, 2, 3, 3).requires_grad_()
+    grid.requires_grad_()
+    rule = find_rule(aten.grid_sampler.default)
+    assert rule is not None
+    call = racecar.ReverseCall((True, False))
+    assert torch.autograd.gradcheck(lambda e, g: rule.reverse(e, x, g, 0, 0, False, context=call), (estimate, grid))
+
+
 class _Data(nn.Module):
     """The input multiplied from the side where the rules expect the weights; square, so that no shape gives it away."""
 
@@ -286,6 +340,25 @@ def test_multiplication(shapes: tuple[tuple[int, ...], ...], position: int) -> N
 @pytest.mark.parametrize("shapes", BROADCAST.values(), ids=BROADCAST)
 def test_division(shapes: tuple[tuple[int, ...], ...]) -> None:
     check_adjoint(aten.div.Tensor, rand(*shapes[0]), rand(*shapes[1]).abs() + 1)
+
+
+@pytest.mark.parametrize("op", [aten.addcmul.default, aten.addcdiv.default])
+@pytest.mark.parametrize("shapes", BROADCAST.values(), ids=BROADCAST)
+def test_a_bias_and_a_scaling(op: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
+    a, b = rand(*shapes[0]), rand(*shapes[1]).abs() + 1
+    bias = rand(max(shapes)[-1])
+    check_adjoint(op, bias, a, b, position=1, value=-0.5)
+    if op is aten.addcmul.default:
+        check_adjoint(op, bias, b, a, position=2, value=-0.5)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("shapes", BROADCAST.values(), ids=BROADCAST)
+def test_a_blend_with_a_constant(shapes: tuple[tuple[int, ...], ...], position: int) -> None:
+    args = [rand(*s) for s in shapes]
+    given = args if position == 0 else args[::-1]
+    check_adjoint(aten.lerp.Scalar, *given, 0.3, position=position)
+    check_adjoint(aten.lerp.Tensor, *given, torch.rand(given[0].shape, dtype=torch.float64), position=position)
 
 
 def test_scalars() -> None:

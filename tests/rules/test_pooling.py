@@ -132,6 +132,59 @@ def test_upsampling_is_reversed_by_max_pooling(up: nn.Module, size: tuple[int, .
     check(up, len(size), size, block_maximum(factor, len(size)))
 
 
+@pytest.mark.parametrize("size", [(5,), (3, 4), (2, 3, 2)])
+def test_exact_nearest_upsampling(size: tuple[int, ...]) -> None:
+    check(nn.Upsample(scale_factor=2, mode="nearest-exact"), len(size), size, block_maximum(2, len(size)))
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_antialiased_resizing(mode: str) -> None:
+    up = Function(lambda x: F.interpolate(x, scale_factor=2, mode=mode, antialias=True))
+    check(up, 2, (3, 4), block_maximum(2, 2))
+    down = Function(lambda x: F.interpolate(x, size=(3, 2), mode=mode, antialias=True))
+    check(down, 2, (7, 6), lambda estimate: nearest(estimate, (7, 6)))
+
+
+def test_resizing_without_names_of_sizes() -> None:
+    """torch's own operations, as libraries call them: the same rule as for torch.nn.functional's."""
+    up = Function(lambda x: torch.ops.aten.upsample_nearest2d.default(x, [6, 8], None, None))
+    check(up, 2, (3, 4), block_maximum(2, 2))
+
+
+def test_fractional_pooling_is_reversed_by_nearest_upsampling() -> None:
+    for size in ((7, 6), (5, 6, 5)):
+        kind = {2: nn.FractionalMaxPool2d, 3: nn.FractionalMaxPool3d}[len(size)]
+        samples = torch.rand(2, 3, len(size), dtype=torch.float64)
+        pool = kind(2, output_size=[3] * len(size), _random_samples=samples)
+        check(pool, len(size), size, lambda estimate, size=size: nearest(estimate, size))
+
+
+@pytest.mark.parametrize("size", [(8,), (6, 4), (4, 6, 2)])
+def test_unpooling_is_reversed_by_reading_where_it_wrote(size: tuple[int, ...]) -> None:
+    dims = len(size)
+    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[dims]
+    unpool = {1: F.max_unpool1d, 2: F.max_unpool2d, 3: F.max_unpool3d}[dims]
+    places: list[Tensor] = []
+
+    def up(x: Tensor) -> Tensor:
+        _, indices = pool(F.interpolate(torch.sin(9 * x), scale_factor=2), 2, return_indices=True)
+        places[:] = [indices]
+        return unpool(x, indices, 2)
+
+    torch.manual_seed(3)
+    model = Around(Function(up), dims).double()
+    x = torch.randn(2, 2, *size, dtype=torch.float64)
+    pairs = racecar.Racecar(model, x).reconstruct(x)
+    first, last = model.first, model.last
+    output = model(x)
+    raw = BACK[dims](output - last.bias.view(-1, *[1] * dims), last.weight)
+    before = raw.flatten(2).gather(2, places[0].flatten(2)).view(2, 3, *size)
+    mapped = torch.relu(before)  # the range of what was unpooled; where nothing was put is 0
+    torch.testing.assert_close(pairs["last"][1], unpool(mapped, places[0], 2))
+    expected = BACK[dims](mapped - first.bias.view(-1, *[1] * dims), first.weight)
+    torch.testing.assert_close(pairs["first"][1], expected)
+
+
 def test_resizing_that_grows_one_way_and_shrinks_the_other() -> None:
     def expected(e: Tensor) -> Tensor:  # forward 6×4 → 3×8: back, the width by maxima, the height by copies
         return F.max_pool2d(e, (1, 2)).repeat_interleave(2, 2)

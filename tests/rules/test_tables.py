@@ -7,13 +7,16 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import racecar
 from racecar import rules
-from racecar.rules import creators, gates, normalization, pointwise, recurrent, reshapes, shape
+from racecar.rules import aliases, creators, gates, normalization, pointwise, recurrent, reshapes, shape
+from racecar.rules import complex as complex_numbers
 from racecar.rules.registry import Rule, find_rule
 
 aten = torch.ops.aten
@@ -95,17 +98,46 @@ def test_what_a_spelled_out_norm_ends_in_is_pointwise() -> None:
     assert not pointwise.POINTWISE & pointwise.STATISTICS
     for op in pointwise.LAST_OF_SPELLED_OUT:
         rule(op)
+    for op in pointwise.FUNCTIONS | pointwise.CONDITIONS:
+        assert find_rule(op) is None
 
 
 @pytest.mark.parametrize("op", sorted(pointwise.POINTWISE, key=str), ids=str)
 def test_pointwise_is_entry_by_entry(op: torch._ops.OpOverload) -> None:
     """Every entry of the result of a shuffled argument is that of the argument, shuffled."""
-    x = torch.linspace(0.1, 2, 7, dtype=torch.float64)
+    x = torch.linspace(0.1, 0.9, 7, dtype=torch.float64)
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
-    tensors = sum(isinstance(a.type, torch.TensorType) and not a.has_default_value() for a in op._schema.arguments)
-    extra = {"aten.pow": (3,), "aten.clamp": (0.5, 1.5), "aten.clamp_min": (0.5,), "aten.to": (torch.float32,)}
-    rest = extra.get(str(op).rsplit(".", 1)[0], (2.0,) if str(op).endswith(".Scalar") else ())
-    torch.testing.assert_close(op(*[x[order]] * tensors, *rest), op(*[x] * tensors, *rest)[order])
+    named = {"rounding_mode": "floor"} if op is aten.div.Tensor_mode else {}
+    torch.testing.assert_close(op(*arguments(op, x[order]), **named), op(*arguments(op, x), **named)[order])
+
+
+def arguments(op: torch._ops.OpOverload, x: Tensor) -> Iterator[Any]:
+    """Those that an operation needs: a tensor, a condition made of it, or a number."""
+    extra = {aten.clamp.default: (0.3, 0.7), aten.to.dtype: (torch.float32,)}
+    for a in op._schema.arguments:
+        if a.kwarg_only or a.has_default_value() or str(a.type) not in ("Tensor", "number"):
+            break
+        if str(a.type) == "number" or a.name == "value":
+            yield 0.5 if str(a.type) == "number" else torch.tensor(0.5, dtype=x.dtype)
+        else:
+            whether = a.name in ("condition", "mask") or "bitwise" in str(op) or "__" in str(op)
+            yield x > 0.4 if whether else x
+    yield from extra.get(op, ())
+
+
+@pytest.mark.parametrize("alias", sorted(aliases.ALIASES, key=str), ids=str)
+def test_an_alias_takes_the_same_arguments_and_gives_the_same(alias: torch._ops.OpOverload) -> None:
+    op = aliases.ALIASES[alias]
+    places, own = ([(str(a.type), a.kwarg_only) for a in o._schema.arguments] for o in (op, alias))
+    assert places == own
+    assert [str(r.type) for r in op._schema.returns] == [str(r.type) for r in alias._schema.returns]
+    assert op not in aliases.ALIASES
+
+
+def test_what_is_known_by_another_name_has_no_rule_of_its_own() -> None:
+    assert not [alias for alias in {*aliases.ALIASES, *aliases.STACKS, *complex_numbers.PARTS} if find_rule(alias)]
+    for op in set(aliases.ALIASES.values()) - pointwise.CONDITIONS - pointwise.FUNCTIONS - {aten.div.Scalar_mode}:
+        rule(op)
 
 
 @pytest.mark.parametrize("op", sorted(normalization.NORMS, key=str), ids=str)

@@ -22,6 +22,7 @@ from racecar.forward.activations import fold_activations
 from racecar.forward.carried import carry
 from racecar.forward.checkpoints import checkpoints_inlined
 from racecar.forward.checks import drop_checks
+from racecar.forward.forms import normal_forms
 from racecar.forward.graph import ForwardGraph, data_nodes
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
 from racecar.forward.in_place import out_of_place
@@ -82,6 +83,7 @@ def export_forward(
             check_constants(model, args, kwargs, rehearsal, forward.constants)
     drop_checks(forward.graph)
     out_of_place(forward)
+    normal_forms(forward)
     fold_activations(forward.graph)
     one_operation_per_layer(forward)
     forward.data = data_nodes(forward)

@@ -6,7 +6,7 @@ every call, then the flattened example inputs; it holds no tensor of its own. :m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
 from racecar.forward.carried import Carried
-from racecar.rules.creators import CREATORS
+from racecar.rules.creators import CREATORS, LIKE_ANOTHER
 
 
 class Shapes:
@@ -218,14 +218,50 @@ def data_nodes(forward: ForwardGraph) -> set[fx.Node]:
             continue
         if node.args and node.args[0] in state and shares_memory(node):
             state.add(node)
-        elif any(a in data for a in node.all_input_nodes):
+        elif any(a in data for a in (node.args[:1] if node.target in LIKE_ANOTHER else node.all_input_nodes)):
             data.add(node)
     return data
 
 
-def is_floating(value: object) -> bool:
-    """Whether a value (a node's example, say) is a tensor of floating-point numbers."""
-    return isinstance(value, Tensor) and value.is_floating_point()
+def varying_nodes(forward: ForwardGraph, parameters: Container[str]) -> set[fx.Node]:
+    """Values that may differ from call to call: of the inputs, of parameters, of random numbers, of a changing state.
+
+    Args:
+        forward: with its ``data``.
+        parameters: the names of the model's parameters; its other weights are buffers, which are constants unless an
+            operation of the graph changes them.
+    """
+    varying = {n for n, name in zip(forward.weight_nodes, forward.weights, strict=False) if name in parameters}
+    varying.update(forward.inputs)
+    varying.update(base for node in forward.graph.nodes if (base := _changed_memory(node)) is not None)
+    for node in forward.graph.nodes:
+        if node.op != "call_function" or not isinstance(symbolic(node), Tensor | list | tuple):
+            continue  # sizes and other numbers do not vary with the values of what they are read off
+        if node in forward.data or is_random(node) or not varying.isdisjoint(node.all_input_nodes):
+            varying.add(node)
+    return varying
+
+
+def _changed_memory(node: fx.Node) -> fx.Node | None:
+    """The value whose memory a call changes in place, through whatever views."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not node.args:
+        return None
+    base: Any = node.args[0] if target is not torch.ops.aten.detach_.default else None
+    while isinstance(base, fx.Node) and shares_memory(base):
+        base = base.args[0]
+    return base if isinstance(base, fx.Node) else None
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a call draws random numbers."""
+    target = node.target
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+def is_number(value: object) -> bool:
+    """Whether a value (a node's example, say) is a tensor of floating-point or complex numbers."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def where(node: fx.Node, detail: str = "") -> str:

@@ -3,22 +3,25 @@
 A product is linear in one of its operands, the *value*: the reverse pass estimates that one, with the forward value of
 the other, the *coefficient*: gates (squeeze-excitation, GLU), attention weights, weights that a network computes. A
 product in which both operands are functions of one value, entry by entry or by its mean and variance, is no product
-but a norm or activation spelled out (``x * sigmoid(x)``): nothing on the way back, and range map (Section 3). A product
-with random numbers is dropout (stochastic depth).
+but a norm or activation spelled out (``x * sigmoid(x)``): nothing on the way back, and range map (Section 3). So is a
+choice (``where(x > 0, x, 0.1 * x)``, ``maximum(x, 0.1 * x)``), and a straight-through estimator, that is
+``x + (q - x).detach()`` with q a function of x: the quantisation of x. A product with random numbers is dropout
+(stochastic depth).
 """
 
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import TypeGuard
 
 import torch
 from torch import fx
 
-from racecar.forward.graph import ForwardGraph, example, tensor_arguments
+from racecar.forward.graph import ForwardGraph, example, is_number, is_random, tensor_arguments
 from racecar.rules import find_rule
 from racecar.rules.gates import BOUNDED, GATES, MATRIX_PRODUCTS, SOFTMAX
 from racecar.rules.identity import drop
-from racecar.rules.pointwise import LAST_OF_SPELLED_OUT, POINTWISE, STATISTICS
+from racecar.rules.pointwise import EXTREMA, FUNCTIONS, LAST_OF_SPELLED_OUT, POINTWISE, STATISTICS
 
 aten = torch.ops.aten
 
@@ -38,11 +41,11 @@ def analyse(forward: ForwardGraph, nodes: list[fx.Node]) -> None:
             continue
         if _drops(node, forward):
             continue
+        if (root := _spelled_out(node, forward, order)) is not None:
+            forward.pointwise[node] = root
+            continue
         operands = [a for a in tensor_arguments(node) if a in forward.data]
         if len(operands) < 2:
-            continue
-        if node.target in LAST_OF_SPELLED_OUT and (root := _single_source(node, forward, order)) is not None:
-            forward.pointwise[node] = root
             continue
         position = _coefficient(node, forward)
         if position is not None:
@@ -58,21 +61,29 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
     if node.target is aten.div.Tensor:
         return 1
     if node.target is aten.mul.Tensor:
-        a, b = arguments[:2]
-        sizes = [example(n).numel() for n in (a, b)]
-        if sizes[0] != sizes[1]:
-            return sizes.index(min(sizes))
-        for kinds in (GATES, BOUNDED, None):
-            gates = [_is_activation(n, kinds) for n in (a, b)]
-            if gates[0] != gates[1]:
-                return gates.index(True)
-        return 1
+        return _gate(*arguments[:2])
+    if node.target is aten.add.Tensor and (value := _straight_through(node)) is not None:
+        return 1 - arguments.index(value)  # what is quantised depends on more: the step to its code is subtracted
+    if node.target is aten.addcmul.default:
+        return 1 + _gate(*arguments[1:3]) if forward.data.issuperset(arguments[1:3]) else None
     if node.target in MATRIX_PRODUCTS and len(arguments) == 2:
         attention = [_is_attention(n, forward) for n in arguments]
         return attention.index(True) if any(attention) else 0
     if rule is not None and rule.layer is not None and arguments[0] in forward.data and len(arguments) > 1:
         return 1 if arguments[1] in forward.data else None  # weights that the network computes itself
     return None
+
+
+def _gate(a: fx.Node, b: fx.Node) -> int:
+    """Which of two factors is the coefficient: the smaller one, else the one that comes out of an activation."""
+    sizes = [example(n).numel() for n in (a, b)]
+    if sizes[0] != sizes[1]:
+        return sizes.index(min(sizes))
+    for kinds in (GATES, BOUNDED, None):
+        gates = [_is_activation(n, kinds) for n in (a, b)]
+        if gates[0] != gates[1]:
+            return gates.index(True)
+    return 1
 
 
 def _is_activation(node: fx.Node, kinds: Set[object] | None) -> bool:
@@ -119,12 +130,65 @@ def _is_random(node: fx.Node) -> bool:
     seen, stack = {node}, [node]
     while stack:
         n = stack.pop()
-        if isinstance(n.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in n.target.tags:
+        if is_random(n):
             return True
         new = [a for a in n.all_input_nodes if a not in seen]
         seen.update(new)
         stack.extend(new)
     return False
+
+
+def _spelled_out(node: fx.Node, forward: ForwardGraph, order: dict[fx.Node, int]) -> fx.Node | None:
+    """The value of which an operation is the norm or activation, spelled out in several; None if it is none."""
+    if (quantised := _straight_through(node)) is not None:
+        return quantised if _function_of(quantised, node, forward) else None
+    if node.target in FUNCTIONS:
+        return _single_source(node, forward, order) if find_rule(node.target) is None else None
+    if node.target not in LAST_OF_SPELLED_OUT:
+        return None
+    operands = [a for a in tensor_arguments(node) if a in forward.data]
+    alone = len(operands) == 1 and node.target not in EXTREMA and is_number(example(operands[0]))
+    return None if alone or not operands else _single_source(node, forward, order)
+
+
+def _straight_through(node: fx.Node) -> fx.Node | None:
+    """The x of ``x + (q - x).detach()``, ``q - x.detach() + x`` or ``q + x - x.detach()``; None of anything else."""
+    if node.target is aten.add.Tensor and not node.kwargs:
+        for value, other in (node.args, node.args[::-1]):
+            inside = _undetached(other)
+            if not _is_call(inside, aten.sub.Tensor) or not isinstance(value, fx.Node):
+                continue
+            detached = inside is not other or inside.args[1] is not value
+            if detached and _undetached(inside.args[1]) is _undetached(value):
+                return value
+    if _is_call(node, aten.sub.Tensor) and _is_call(total := node.args[0], aten.add.Tensor):
+        for value in total.args:
+            if isinstance(value, fx.Node) and _undetached(node.args[1]) is value and node.args[1] is not value:
+                return value
+    return None
+
+
+def _is_call(value: object, op: object) -> TypeGuard[fx.Node]:
+    return isinstance(value, fx.Node) and value.target is op and not value.kwargs
+
+
+def _undetached(value: object) -> object:
+    while isinstance(value, fx.Node) and value.target is aten.detach.default:
+        value = value.args[0]
+    return value
+
+
+def _function_of(source: fx.Node, node: fx.Node, forward: ForwardGraph) -> bool:
+    """Whether an operation depends on the network's input through a single value alone."""
+    seen, stack = {source}, [node]
+    while stack:
+        n = stack.pop()
+        if n.op != "call_function":
+            return False
+        new = [a for a in n.all_input_nodes if a in forward.data and a not in seen]
+        seen.update(new)
+        stack.extend(new)
+    return True
 
 
 def _single_source(node: fx.Node, forward: ForwardGraph, order: dict[fx.Node, int]) -> fx.Node | None:
@@ -134,7 +198,7 @@ def _single_source(node: fx.Node, forward: ForwardGraph, order: dict[fx.Node, in
     for _ in range(_LONGEST):
         if len(frontier) == 1:
             (source,) = frontier
-            if getattr(example(source), "shape", None) == shape:
+            if is_number(example(source)) and example(source).shape == shape:
                 return source
         last = max(frontier, key=order.__getitem__)
         if last.target not in POINTWISE and last.target not in STATISTICS:

@@ -7,13 +7,14 @@ change (so it fits any batch); None stands for "everything". The programs get ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
-from racecar.forward.graph import example, is_floating, symbolic
+from racecar.forward.graph import example, is_number, symbolic
 from racecar.reverse.builder import Builder
 from racecar.rules.registry import Rule, zero_unknown
 
@@ -76,15 +77,19 @@ def unknown_as_nan(estimate: Tensor, known: Tensor) -> Tensor:
 class Masks:
     """Masks as constants of the programs, and how rules pass them on.
 
+    Args:
+        builder: the graph.
+        varying: values on which no mask may hang: they differ from call to call.
+
     Attributes:
         sized: whether a mask fixes the sizes of the inputs: None, ``"shape"`` (all but the batch's) or ``"batch"``.
     """
 
-    def __init__(self, builder: Builder) -> None:
-        self.builder = builder
+    def __init__(self, builder: Builder, varying: Set[fx.Node]) -> None:
+        self.builder, self.varying = builder, varying
         self.sized: Literal["shape", "batch"] | None = None
         self._nodes: dict[Any, fx.Node] = {}
-        self._reals: dict[fx.Node, Tensor] = {}
+        self._constants: dict[fx.Node, Any] = {}
 
     def node(self, known: Known) -> fx.Node | None:
         """The constant that holds a mask; None where everything is known."""
@@ -107,7 +112,7 @@ class Masks:
 
         Args:
             rule: asked by calling it on ones where the estimate is known, and on zeros.
-            node: the operation; floating tensors among its arguments are ones, so that nothing cancels.
+            node: the operation; tensors of numbers among its arguments are ones, so that nothing cancels.
             estimate: what the rule is given, a node or a list of them; only shapes are read.
             known: its mask, or a list of them.
             kwargs: of the call.
@@ -137,22 +142,26 @@ class Masks:
                 self.sized = "batch"
 
     def _real(self, node: fx.Node) -> Any:
-        """A value for asking how knowledge passes: ones, but constants such as indices as they are."""
+        """A value for asking how knowledge passes: ones, but constants such as indices and masks as they are."""
         value = example(node)
         if isinstance(value, tuple | list):
             return type(value)(_one(v) for v in value)
         if not isinstance(value, Tensor):
             return value
-        if is_floating(value) or node in self.builder.forward.data:
-            return _one(value)
-        if node not in self._reals:
+        return _one(value) if is_number(value) or node in self.varying else self._constant(node)
+
+    def _constant(self, node: fx.Node) -> Any:
+        """What a node that does not vary gives at every call."""
+        if not any(isinstance(e, Tensor) for e in tree_leaves(example(node))):
+            return example(node)
+        if node not in self._constants:
             if node in self.builder.values:
-                self._reals[node] = self.builder.values[node].detach().cpu()
+                self._constants[node] = self.builder.values[node].detach().cpu()
             else:
-                args, kwargs = fx.map_arg((node.args, node.kwargs), self._real)
+                args, kwargs = fx.map_arg((node.args, node.kwargs), self._constant)
                 kwargs = {k: torch.device("cpu") if k == "device" else v for k, v in kwargs.items()}
-                self._reals[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return self._reals[node]
+                self._constants[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._constants[node]
 
 
 _NOWHERE = torch.zeros((), dtype=torch.bool)
@@ -162,9 +171,9 @@ def _as_numbers(estimate: Any, known: Any) -> Any:
     """1 where an estimate is known, else 0."""
     if isinstance(estimate, list):
         return [_as_numbers(e, k) for e, k in zip(estimate, known, strict=True)]
-    if known is None:
-        return torch.ones(estimate.shape, dtype=torch.float64)
-    return known.expand(estimate.shape).to(torch.float64)
+    mask = torch.ones((), dtype=torch.bool) if known is None else known
+    numbers = mask.expand(estimate.shape).to(torch.float64)
+    return torch.complex(numbers, numbers) if estimate.is_complex() else numbers
 
 
 def _mask(mask: Tensor) -> Known:
@@ -174,4 +183,6 @@ def _mask(mask: Tensor) -> Known:
 def _one(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
-    return torch.ones((), dtype=torch.float64 if is_floating(value) else value.dtype).expand(value.shape)
+    kinds = ((value.is_complex(), torch.complex128), (value.is_floating_point(), torch.float64))
+    dtype = next((wide for kind, wide in kinds if kind), value.dtype)
+    return torch.ones((), dtype=dtype).expand(value.shape)

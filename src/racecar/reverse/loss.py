@@ -15,7 +15,7 @@ from racecar.options import Reduction
 def half_squared_distance(
     forward: Tensor, reverse: Tensor, reduction: Reduction = "mean", known: Tensor | None = None
 ) -> Tensor:
-    """½‖L_m − L'_m‖², without its λ_m.
+    """½‖L_m − L'_m‖², without its λ_m; of complex numbers by their modulus.
 
     Args:
         forward: L_m, any shape.
@@ -31,7 +31,8 @@ def half_squared_distance(
         forward, reverse = torch.broadcast_tensors(forward, reverse)
     if torch.compiler.is_compiling():  # fuses this, and chooses itself what to keep
         difference = _difference(forward, reverse, known)
-        total = 0.5 * difference.to(_precision(difference)).square().sum()
+        exact = difference.to(_precision(difference))
+        total = 0.5 * (exact.abs() if exact.is_complex() else exact).square().sum()
     else:
         total = 0.5 * _SquaredDistance.apply(forward, reverse, known)
     if reduction == "sum":

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from racecar.errors import IrreversibleError
 from racecar.explanation import Step
-from racecar.forward.graph import ForwardGraph, module_path, nodes_in
+from racecar.forward.graph import ForwardGraph, module_path, nodes_in, varying_nodes
 from racecar.forward.products import analyse
 from racecar.options import Options
 from racecar.reverse.builder import Builder
@@ -74,14 +74,14 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
     analyse(forward, builder.nodes)
     selection = Selection(forward, builder.nodes, options)
     plan = selection.plan()
-    masks = Masks(builder)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    masks = Masks(builder, varying_nodes(forward, parameters))
     walked = Walk(builder, masks, list(selection.names), options).back(
         plan.starts, plan.path, frozenset(plan.inputs.values())
     )
     compared = _regenerated(selection, plan, walked)
     distances = builder.add(torch.stack, [walked.distances[left] for left in compared.values()])
     pairs = tuple((left, _shown(builder, masks, walked.estimates[left])) for left in compared.values())
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     decoder = untie(builder, parameters) if options.untied else ()
     outputs = tuple(forward.outputs)
     return Palindrome(

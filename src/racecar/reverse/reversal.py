@@ -113,7 +113,8 @@ class Reversal:
             return values if isinstance(example(node), tuple | list) else values[0]
 
         def told(known: Any) -> dict[str, Any]:
-            call = ReverseCall(self._estimated(node), known, node in self.forward.averages)
+            varies = tuple(n in self.masks.varying for n in tensor_arguments(node))
+            call = ReverseCall(self._estimated(node), known, node in self.forward.averages, varies)
             return {**node.kwargs, "context": call} if rule.context else dict(node.kwargs)
 
         given = nested([self.masks.zeroed(output.node, output.known) for output in outputs])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import fx
 
 from racecar.errors import IrreversibleError
-from racecar.forward.graph import example, is_floating
+from racecar.forward.graph import example, is_number
 from racecar.options import Options
 from racecar.reverse.builder import Builder
 from racecar.reverse.known import Masks, mean_of_known, unite
@@ -84,7 +84,7 @@ class Walk:
             if lacking := self.reversal.lacks_rule(node):
                 missing.append(lacking)
                 # Stand-ins for what no rule can estimate, so that whatever lies further back is examined as well.
-                pieces = [Piece(a, Estimate(a)) for a in node.all_input_nodes if is_floating(example(a))]
+                pieces = [Piece(a, Estimate(a)) for a in node.all_input_nodes if is_number(example(a))]
             else:
                 with self.builder.segment(segment):
                     pieces = self.reversal.pieces(node, outputs)

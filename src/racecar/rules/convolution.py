@@ -1,6 +1,7 @@
 """Convolutions in 1, 2 and 3 dimensions and their transposes: bias subtracted, then the exact adjoint (Figure 1).
 
-The adjoint of a convolution is the transposed convolution with the same kernel, and the other way round. Strided
+The adjoint of a convolution is the transposed convolution with the same kernel (a complex one conjugated; ``conj`` of a
+real tensor is the tensor itself), and the other way round. Strided
 convolutions map several input sizes to one output size; the adjoint returns to the forward input's size.
 """
 
@@ -68,7 +69,7 @@ def conv_adjoint(
     ]
     excess = [b - a for a, b in zip(low, high, strict=True)]
     left = _without_bias(estimate, bias, dims, context.known[0])
-    result = _TRANSPOSED[dims](left, weight, None, stride, low, rest, groups, dilation)
+    result = _TRANSPOSED[dims](left, weight.conj(), None, stride, low, rest, groups, dilation)
     if any(excess):
         result = _cut(result, size)
     return result
@@ -92,7 +93,7 @@ def conv_transpose_adjoint(
     dims = weight.ndim - 2
     result = _CONV[dims](
         _without_bias(estimate, bias, dims, context.known[0]),
-        weight,
+        weight.conj(),
         None,
         _each(stride, dims),
         _each(padding, dims),

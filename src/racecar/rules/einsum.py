@@ -1,4 +1,7 @@
-"""``einsum`` of two operands: linear in each, so that the adjoint is an einsum of the same letters."""
+"""``einsum`` of two operands: linear in each, so that the adjoint is an einsum of the same letters.
+
+``conj`` of a real tensor is the tensor itself.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def einsum_adjoint(
             f"einsum {equation!r}: only two operands, each letter once in each, an explicit result"
         )
     mine, (known,) = context.estimated.index(True), context.known
-    other = tensors[1 - mine]
+    other = tensors[1 - mine].conj()
     if lost := set(places[mine]) - set(places[1 - mine]) - set(result):
         raise NotImplementedError(f"einsum {equation!r} sums {', '.join(sorted(lost))} of its data away")
     back = f"{result},{places[1 - mine]}->{places[mine]}"

@@ -10,7 +10,9 @@ import torch
 aten = torch.ops.aten
 
 # Sums of products: linear in either operand.
-MATRIX_PRODUCTS = frozenset({aten.matmul.default, aten.bmm.default, aten.mm.default, aten.einsum.default})
+MATRIX_PRODUCTS = frozenset(
+    {aten.matmul.default, aten.bmm.default, aten.mm.default, aten.einsum.default, aten.tensordot.default}
+)
 
 # Their rows are weights that sum to 1: a product with them is an average, as in attention.
 SOFTMAX = frozenset({aten.softmax.int, aten._softmax.default})

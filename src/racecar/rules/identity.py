@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from racecar.rules.arithmetic import real_as
 from racecar.rules.registry import register_reverse, unchanged
 
 aten = torch.ops.aten
@@ -19,6 +20,9 @@ for _op in (
     aten.contiguous.default,
     aten.detach.default,
     aten.lift_fresh_copy.default,
+    aten.positive.default,
+    aten.resolve_conj.default,
+    aten.resolve_neg.default,
 ):
     register_reverse(_op, unchanged, range="through")
 
@@ -33,8 +37,11 @@ register_reverse(drop, unchanged, range="through")
 
 def cast_back(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> Tensor:
     """The estimate in the dtype and on the device of the forward input."""
-    return estimate.to(device=x.device, dtype=x.dtype)
+    return real_as(estimate, x).to(device=x.device, dtype=x.dtype)
 
 
-for _op in (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten._to_copy.default):
+for _op in (
+    *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other),
+    *(aten._to_copy.default, aten.type_as.default),
+):
     register_reverse(_op, cast_back, range="within")

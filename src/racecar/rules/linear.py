@@ -1,10 +1,16 @@
-"""Fully connected operations: L = M x + b is reversed as M^T (L - b) (Section 3)."""
+"""Fully connected operations: L = M x + b is reversed as M^T (L - b) (Section 3).
+
+Of a complex M it is the conjugate transpose; ``conj`` of a real tensor is the tensor itself.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from racecar.rules.arithmetic import conjugate
 from racecar.rules.attention import attended_average
 from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse, zero_unknown
 
@@ -15,9 +21,9 @@ aten = torch.ops.aten
 def linear_adjoint(
     estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
 ) -> Tensor:
-    """(…, out) → (…, in): (y - b) W, over the outputs that are known."""
+    """(…, out) → (…, in): (y - b) W̄, over the outputs that are known."""
     refuse_data_as_weights(context.estimated[0])
-    return zero_unknown(estimate if bias is None else estimate - bias, context.known[0]) @ weight
+    return zero_unknown(estimate if bias is None else estimate - bias, context.known[0]) @ weight.conj()
 
 
 @register_reverse(aten.addmm.default, layer="linear", operands=1, context=True)
@@ -33,7 +39,65 @@ def addmm_adjoint(
 ) -> Tensor:
     """(rows, out) → (rows, in), for bias·beta + alpha·(x @ weight) with data in x."""
     refuse_data_as_weights(context.estimated[1])
-    return alpha * (zero_unknown(estimate - beta * bias, context.known[0]) @ weight.mT)
+    return conjugate(alpha) * (zero_unknown(estimate - beta * bias, context.known[0]) @ weight.mH)
+
+
+@register_reverse(aten.baddbmm.default, layer="linear", operands=1, context=True)
+def baddbmm_adjoint(
+    estimate: Tensor,
+    bias: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    context: ReverseCall,
+) -> tuple[Tensor | None, ...]:
+    """The adjoint of bias·beta + alpha·(a @ b) towards a or b."""
+    refuse_data_as_weights(not context.estimated[0])
+    rest = zero_unknown(estimate if beta == 0 else estimate - beta * bias, context.known[0])
+    scaled = conjugate(alpha) * rest
+    return None, *((scaled @ b.mH, None) if context.estimated[1] else (None, a.mH @ scaled))
+
+
+@register_reverse(aten.bilinear.default, layer="linear", operands=1, context=True)
+def bilinear_adjoint(
+    estimate: Tensor,
+    a: Tensor,
+    b: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    context: ReverseCall,
+) -> tuple[Tensor | None, ...]:
+    """(…, out) → (…, in) of one operand: a W b + bias is linear in a and in b; the other is a coefficient."""
+    refuse_data_as_weights(context.estimated[0] or context.estimated[1])
+    rest = zero_unknown(estimate if bias is None else estimate - bias, context.known[0])
+    if context.estimated[0]:
+        return torch.einsum("...o,oij,...j->...i", rest, weight.conj(), b.conj()), None
+    return None, torch.einsum("...o,oij,...i->...j", rest, weight.conj(), a.conj())
+
+
+@register_reverse(aten.tensordot.default, layer="linear", operands=1, context=True)
+def tensordot_adjoint(
+    estimate: Tensor, a: Tensor, b: Tensor, dims_a: Sequence[int], dims_b: Sequence[int], *, context: ReverseCall
+) -> Tensor:
+    """The adjoint towards one operand: a tensordot over what is left of the other; for attention the average."""
+    left = context.estimated[0]
+    mine, other, inside, across = (a, b, dims_a, dims_b) if left else (b, a, dims_b, dims_a)
+    summed = {d % mine.ndim: e % other.ndim for d, e in zip(inside, across, strict=True)}
+    if any(mine.shape[d] != other.shape[e] for d, e in summed.items()):
+        raise NotImplementedError("tensordot over dimensions of different sizes, of which one is repeated")
+    free = [d for d in range(other.ndim) if d not in summed.values()]
+    here = list(range(estimate.ndim - len(free), estimate.ndim)) if left else list(range(len(free)))
+    known = context.known[0]
+    back = torch.tensordot(zero_unknown(estimate, known), other.conj(), (here, free))
+    if context.average:
+        ones = torch.ones_like(estimate) if known is None else known.expand(estimate.shape).to(estimate.dtype)
+        back = back / torch.tensordot(ones, other, (here, free)).clamp(min=torch.finfo(back.dtype).tiny ** 0.5)
+    # Now the free dimensions of mine, then the summed ones in the order that they have in the other.
+    order = [d for d in range(mine.ndim) if d not in summed] + sorted(summed, key=summed.__getitem__)
+    return back.permute([order.index(d) for d in range(mine.ndim)])
 
 
 def matmul_adjoint(estimate: Tensor, a: Tensor, b: Tensor, *, context: ReverseCall) -> Tensor:
@@ -50,9 +114,9 @@ def matmul_adjoint(estimate: Tensor, a: Tensor, b: Tensor, *, context: ReverseCa
     if a.ndim == 1:
         estimate = estimate.unsqueeze(-2)
     if context.estimated[0]:
-        return (estimate @ right.mT).sum_to_size(left.shape).reshape(a.shape)
-    return (left.mT @ estimate).sum_to_size(right.shape).reshape(b.shape)
+        return (estimate @ right.mH).sum_to_size(left.shape).reshape(a.shape)
+    return (left.mH @ estimate).sum_to_size(right.shape).reshape(b.shape)
 
 
-for _op in (aten.matmul.default, aten.mm.default, aten.bmm.default):
+for _op in (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.mv.default):
     register_reverse(_op, matmul_adjoint, layer="linear", operands=1, context=True)

@@ -5,13 +5,14 @@ Both return to the forward input's size. The estimate keeps its range of values,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.rules.registry import register_reverse
+from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse
 
 aten = torch.ops.aten
 
@@ -51,22 +52,39 @@ _OPS = {
         aten.avg_pool1d.default,
         aten.adaptive_avg_pool1d.default,
         aten.upsample_nearest1d.vec,
+        aten.upsample_nearest1d.default,
+        aten._upsample_nearest_exact1d.vec,
+        aten._upsample_nearest_exact1d.default,
         aten.upsample_linear1d.vec,
+        aten.upsample_linear1d.default,
     ),
     resize2d: (
         aten.max_pool2d.default,
         aten.avg_pool2d.default,
         aten.adaptive_avg_pool2d.default,
         aten.upsample_nearest2d.vec,
+        aten.upsample_nearest2d.default,
+        aten._upsample_nearest_exact2d.vec,
+        aten._upsample_nearest_exact2d.default,
         aten.upsample_bilinear2d.vec,
+        aten.upsample_bilinear2d.default,
+        aten._upsample_bilinear2d_aa.vec,
+        aten._upsample_bilinear2d_aa.default,
         aten.upsample_bicubic2d.vec,
+        aten.upsample_bicubic2d.default,
+        aten._upsample_bicubic2d_aa.vec,
+        aten._upsample_bicubic2d_aa.default,
     ),
     resize3d: (
         aten.max_pool3d.default,
         aten.avg_pool3d.default,
         aten.adaptive_avg_pool3d.default,
         aten.upsample_nearest3d.vec,
+        aten.upsample_nearest3d.default,
+        aten._upsample_nearest_exact3d.vec,
+        aten._upsample_nearest_exact3d.default,
         aten.upsample_trilinear3d.vec,
+        aten.upsample_trilinear3d.default,
     ),
 }
 for _rule, _ops in _OPS.items():
@@ -91,11 +109,44 @@ def resize_first3d(estimate: list[Tensor | None], x: Tensor, *args: object, **kw
 
 for _first, _ops in {
     resize_first1d: (aten.max_pool1d_with_indices.default, aten.adaptive_max_pool1d.default),
-    resize_first2d: (aten.max_pool2d_with_indices.default, aten.adaptive_max_pool2d.default),
-    resize_first3d: (aten.max_pool3d_with_indices.default, aten.adaptive_max_pool3d.default),
+    resize_first2d: (
+        aten.max_pool2d_with_indices.default,
+        aten.adaptive_max_pool2d.default,
+        aten.fractional_max_pool2d.default,
+    ),
+    resize_first3d: (
+        aten.max_pool3d_with_indices.default,
+        aten.adaptive_max_pool3d.default,
+        aten.fractional_max_pool3d.default,
+    ),
 }.items():
     for _op in _ops:
         register_reverse(_op, _first, range="through")
+
+
+def unpool_back(
+    estimate: Tensor, x: Tensor, indices: Tensor, size: Sequence[int], *args: object, context: ReverseCall
+) -> Tensor:
+    """(N, C, *big) → (N, C, *size) of the forward input: the entries at the places that it was put to.
+
+    The places differ from call to call: where such an entry is not known, the forward value itself.
+    """
+    refuse_data_as_weights(context.estimated[0])
+    big, known = -len(size), context.known[0]
+    places = indices.flatten(big)
+    back = estimate.flatten(big).gather(-1, places).reshape(x.shape)
+    if known is None:
+        return back
+    return torch.where(known.expand(estimate.shape).flatten(big).gather(-1, places).reshape(x.shape), back, x)
+
+
+def unpool_informs(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall) -> Tensor:
+    """Every entry comes back or is forward's own."""
+    return (estimate != 0).any().to(torch.float64).expand(x.shape)
+
+
+for _op in (aten.max_unpool2d.default, aten.max_unpool3d.default):
+    register_reverse(_op, unpool_back, range="within", informs=unpool_informs, context=True)
 
 
 @register_reverse(aten.sum.dim_IntList)
@@ -107,16 +158,43 @@ def sum_spread(
     return spread * (estimate.numel() / x.numel())
 
 
-@register_reverse(aten.amax.default, range="through")
+@register_reverse(aten.sum.default)
+def sum_of_all_spread(estimate: Tensor, x: Tensor, **kwargs: object) -> Tensor:
+    """The sum of everything: an equal share of it to every entry."""
+    return (estimate / x.numel()).expand(x.shape)
+
+
+@register_reverse(aten.logsumexp.default)
+def logsumexp_spread(estimate: Tensor, x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
+    """A sum of exponentials over some dimensions, as a logarithm: an equal share of the sum to every summand."""
+    return mean_spread(estimate, x, dim or None, keepdim) - math.log(x.numel() / estimate.numel())
+
+
 def max_spread(estimate: Tensor, x: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Tensor:
     """The maximum over some dimensions is handed to every place, as every pooling's result is."""
     return mean_spread(estimate, x, dim or None, keepdim)
 
 
-@register_reverse(aten.max.dim, range="through")
+for _op in (aten.amax.default, aten.amin.default):
+    register_reverse(_op, max_spread, range="through")
+
+
 def first_max_spread(estimate: Sequence[Tensor], x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     """The maximum over one dimension, of (maximum, index), is handed to every place of it."""
     return mean_spread(estimate[0], x, [dim], keepdim)
+
+
+for _op in (aten.max.dim, aten.min.dim):
+    register_reverse(_op, first_max_spread, range="through")
+
+
+def mean_of_all_spread(estimate: Tensor, x: Tensor, **kwargs: object) -> Tensor:
+    """The mean (or maximum) of everything is handed to every entry."""
+    return estimate.expand(x.shape)
+
+
+for _op in (aten.mean.default, aten.max.default, aten.min.default):
+    register_reverse(_op, mean_of_all_spread, range="through")
 
 
 @register_reverse(aten.mean.dim, range="through")

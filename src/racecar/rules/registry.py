@@ -33,6 +33,9 @@ class ReverseCall(NamedTuple):
             broadcasts to the estimate, or None: all. Unknown entries of an estimate are 0.
         average: the operation is a product whose coefficient is attention weights: their transpose must be scaled so
             that an estimate of averages becomes one of what was averaged.
+        varies: per tensor argument of the forward call whether its value may differ from call to call: it depends on
+            the network's input, on a parameter, on random numbers or on a buffer that the model updates. What is known
+            may hang on the values of the others alone. None: as ``estimated``.
 
     Example:
         >>> import torch, racecar
@@ -44,6 +47,11 @@ class ReverseCall(NamedTuple):
     estimated: tuple[bool, ...]
     known: tuple[Tensor | None, ...] = (None,)
     average: bool = False
+    varies: tuple[bool, ...] | None = None
+
+    def changes(self, position: int) -> bool:
+        """Whether a tensor argument of the forward call may differ from call to call, see ``varies``."""
+        return (self.estimated if self.varies is None else self.varies)[position]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ aten = torch.ops.aten
 RESHAPES = frozenset(
     {
         *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.flatten.using_ints),
-        *(aten.unflatten.int, aten.view_as.default, aten.reshape_as.default),
+        *(aten.unflatten.int, aten.view_as.default, aten.reshape_as.default, aten.ravel.default),
+        *(aten.atleast_1d.default, aten.atleast_2d.default, aten.atleast_3d.default),
     }
 )
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racecar.rules.arithmetic import mean_to
-from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register_reverse
+from racecar.rules.registry import ReverseCall, register_reverse
 from racecar.rules.reshapes import RESHAPES, SQUEEZES
 
 aten = torch.ops.aten
@@ -50,6 +50,15 @@ for _op in (aten.t.default, aten.numpy_T.default, aten.mT.default):
     register_reverse(_op, matrix_transpose_back, range="within")
 
 
+def conjugate_transpose_back(estimate: Tensor, x: Tensor) -> Tensor:
+    """The last two dimensions swapped back and conjugated."""
+    return estimate.mT.conj()
+
+
+for _op in (aten.adjoint.default, aten.mH.default, aten.matrix_H.default):
+    register_reverse(_op, conjugate_transpose_back, range="within")
+
+
 def movedim_back(estimate: Tensor, x: Tensor, source: Any, destination: Any) -> Tensor:
     """Dimensions moved back where they came from."""
     return estimate.movedim(destination, source)
@@ -76,7 +85,10 @@ def split_back(estimate: Sequence[Tensor], x: Tensor, parts: object, dim: int = 
     return torch.cat(list(estimate), dim)
 
 
-for _op in (aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default):
+for _op in (
+    *(aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default),
+    *(aten.tensor_split.sections, aten.tensor_split.indices),
+):
     register_reverse(_op, split_back)
 
 
@@ -86,13 +98,33 @@ def unbind_back(estimate: Sequence[Tensor], x: Tensor, dim: int = 0) -> Tensor:
     return torch.stack(list(estimate), dim)
 
 
+def _of_reals(op: Callable[..., Tensor], x: Tensor, src: Tensor, dim: int, *args: Any) -> Tensor:
+    """``op(x, src, dim, …)``, of complex numbers by their parts: torch's scatters do not differentiate those."""
+    if not x.is_complex():
+        return op(x, src, dim, *args)
+    parts, source = (torch.view_as_real(t.resolve_conj()) for t in (x, src.to(x.dtype)))
+    return torch.view_as_complex(op(parts, source, dim % x.ndim, *args))
+
+
+def put_slice(
+    x: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Tensor:
+    """A copy of ``x`` with ``src`` in one of its slices (``torch.slice_scatter``)."""
+    return _of_reals(torch.slice_scatter, x, src, dim, start, end, step)
+
+
+def put_selected(x: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
+    """A copy of ``x`` with ``src`` at one index of a dimension (``torch.select_scatter``)."""
+    return _of_reals(torch.select_scatter, x, src, dim, index)
+
+
 # What the following drop is unknown: zeros that the mask of the estimate covers.
 
 
 @register_reverse(aten.select.int, range="within", partial=True)
 def select_back(estimate: Tensor, x: Tensor, dim: int, index: int) -> Tensor:
     """The slice in its place."""
-    return torch.select_scatter(estimate.new_zeros(x.shape), estimate, dim, index)
+    return put_selected(estimate.new_zeros(x.shape), estimate, dim, index)
 
 
 @register_reverse(aten.slice.Tensor, range="within", partial=True)
@@ -102,10 +134,9 @@ def slice_back(
     """The slice in its place."""
     if estimate.shape == x.shape:
         return estimate
-    return torch.slice_scatter(estimate.new_zeros(x.shape), estimate, dim, start, end, step)
+    return put_slice(estimate.new_zeros(x.shape), estimate, dim, start, end, step)
 
 
-@register_reverse(aten.slice_scatter.default, partial=True)
 def slice_scatter_back(
     estimate: Tensor,
     x: Tensor,
@@ -117,20 +148,25 @@ def slice_scatter_back(
 ) -> tuple[Tensor, Tensor]:
     """What was put in comes back from its place, the rest from everywhere else."""
     inside = aten.slice.Tensor(estimate, dim, start, end, step)
-    return torch.slice_scatter(estimate, torch.zeros_like(inside), dim, start, end, step), inside
+    return put_slice(estimate, torch.zeros_like(inside), dim, start, end, step), inside
 
 
-@register_reverse(aten.select_scatter.default, partial=True)
 def select_scatter_back(estimate: Tensor, x: Tensor, src: Tensor, dim: int, index: int) -> tuple[Tensor, Tensor]:
     """What was put in comes back from its place, the rest from everywhere else."""
     inside = estimate.select(dim, index)
-    return torch.select_scatter(estimate, torch.zeros_like(inside), dim, index), inside
+    return put_selected(estimate, torch.zeros_like(inside), dim, index), inside
+
+
+register_reverse(aten.slice_scatter.default, slice_scatter_back, partial=True)
+register_reverse(put_slice, slice_scatter_back, partial=True)
+register_reverse(aten.select_scatter.default, select_scatter_back, partial=True)
+register_reverse(put_selected, select_scatter_back, partial=True)
 
 
 # Reads a part of a value → puts such a part back.
 PUTS_BACK: dict[object, Callable[..., Any]] = {
-    aten.slice.Tensor: aten.slice_scatter.default,
-    aten.select.int: aten.select_scatter.default,
+    aten.slice.Tensor: put_slice,
+    aten.select.int: put_selected,
 }
 
 
@@ -140,6 +176,7 @@ def written(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
 
 
 @register_reverse(written, context=True)
+@register_reverse(aten.fill.Tensor, context=True)
 def written_back(
     estimate: Tensor, x: Tensor, source: Tensor, *args: object, context: ReverseCall
 ) -> tuple[None, Tensor]:
@@ -150,30 +187,25 @@ def written_back(
 @register_reverse(aten.narrow.default, range="within", partial=True)
 def narrow_back(estimate: Tensor, x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """The slice in its place."""
-    return torch.slice_scatter(estimate.new_zeros(x.shape), estimate, dim, start, start + length)
+    return put_slice(estimate.new_zeros(x.shape), estimate, dim, start, start + length)
 
 
-@register_reverse(aten.index_select.default, range="within", partial=True)
-def index_select_back(estimate: Tensor, x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Every slice in its place; one that was taken several times is their mean."""
-    total = estimate.new_zeros(x.shape).index_add(dim, index, estimate)
-    count = estimate.new_zeros(x.shape[dim]).index_add(0, index, torch.ones_like(index, dtype=estimate.dtype))
-    return total / count.clamp(min=1).view(-1, *[1] * (x.ndim - 1 - dim % x.ndim))
+@register_reverse(aten.diagonal.default, range="within", partial=True)
+def diagonal_back(estimate: Tensor, x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
+    """The diagonal in its place."""
+    return torch.diagonal_scatter(estimate.new_zeros(x.shape), estimate, offset, dim1, dim2)
 
 
-@register_reverse(aten.index.Tensor, range="within", partial=True, context=True)
-def index_back(estimate: Tensor, x: Tensor, indices: Sequence[Tensor | None], *, context: ReverseCall) -> Tensor:
-    """Every entry in its place; one that was taken several times is their mean."""
-    refuse_data_as_weights(context.estimated.count(True) <= 1)
-    places = tuple(slice(None) if i is None else i for i in indices)
-    if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices) or None in indices[:1]:
-        result = estimate.new_zeros(x.shape)
-        result[places] = estimate
-        return result
-    given = list(indices)
-    total = estimate.new_zeros(x.shape).index_put(given, estimate, accumulate=True)
-    count = estimate.new_zeros(x.shape).index_put(given, torch.ones_like(estimate), accumulate=True)
-    return total / count.clamp(min=1)
+@register_reverse(aten.tril.default, range="within", partial=True)
+def tril_back(estimate: Tensor, x: Tensor, diagonal: int = 0) -> Tensor:
+    """What was kept in its place."""
+    return estimate.tril(diagonal)
+
+
+@register_reverse(aten.triu.default, range="within", partial=True)
+def triu_back(estimate: Tensor, x: Tensor, diagonal: int = 0) -> Tensor:
+    """What was kept in its place."""
+    return estimate.triu(diagonal)
 
 
 @register_reverse(aten.roll.default, range="within")
@@ -218,16 +250,54 @@ def expand_back(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall
     return mean_to(estimate, x, context.known[0])
 
 
-for _op in (aten.expand.default, aten.expand_as.default):
+for _op in (aten.expand.default, aten.expand_as.default, aten.broadcast_to.default):
     register_reverse(_op, expand_back, range="within", context=True)
 
 
-@register_reverse(aten.repeat.default, range="within")
-def repeat_back(estimate: Tensor, x: Tensor, repeats: Sequence[int]) -> Tensor:
-    """The mean over the copies."""
+@register_reverse(aten.repeat.default, range="within", context=True)
+def repeat_back(estimate: Tensor, x: Tensor, repeats: Sequence[int], *, context: ReverseCall) -> Tensor:
+    """The mean over the copies that are known."""
     sizes = [1] * (len(repeats) - x.ndim) + list(x.shape)
-    parts = estimate.reshape([s for pair in zip(repeats, sizes, strict=True) for s in pair])
-    return parts.mean(list(range(0, 2 * len(repeats), 2))).reshape(x.shape)
+    parts = [s for pair in zip(repeats, sizes, strict=True) for s in pair]
+    one = x.reshape([s for size in sizes for s in (1, size)])
+    return _mean_of_parts(estimate, one, parts, context.known[0]).reshape(x.shape)
+
+
+@register_reverse(aten.tile.default, range="within", context=True)
+def tile_back(estimate: Tensor, x: Tensor, dims: Sequence[int], *, context: ReverseCall) -> Tensor:
+    """The mean over the copies that are known."""
+    return repeat_back(estimate, x, [1] * (x.ndim - len(dims)) + list(dims), context=context)
+
+
+@register_reverse(aten.repeat_interleave.self_int, range="within", context=True)
+def repeat_interleave_back(
+    estimate: Tensor,
+    x: Tensor,
+    repeats: int,
+    dim: int | None = None,
+    *,
+    output_size: int | None = None,
+    context: ReverseCall,
+) -> Tensor:
+    """Every entry (or slice of a dimension) is the mean over its copies that are known."""
+    before, after = ([], [x.numel()]) if dim is None else (list(x.shape[: dim % x.ndim]), list(x.shape[dim % x.ndim :]))
+    one = x.reshape([*before, after[0], 1, *after[1:]])
+    return _mean_of_parts(estimate, one, [*before, after[0], repeats, *after[1:]], context.known[0]).reshape(x.shape)
+
+
+def _mean_of_parts(estimate: Tensor, one: Tensor, parts: Sequence[int], known: Tensor | None) -> Tensor:
+    """The mean over the copies of ``one`` that an estimate holds when it is reshaped to ``parts``."""
+    shown = None if known is None else known.expand(estimate.shape).reshape(parts)
+    return mean_to(estimate.reshape(parts), one, shown)
+
+
+def channel_shuffle_back(estimate: Tensor, x: Tensor, groups: int) -> Tensor:
+    """The inverse permutation of channels: shuffled in as many groups as each has channels."""
+    return torch.channel_shuffle(estimate, x.shape[1] // groups)
+
+
+for _op in (aten.channel_shuffle.default, aten.native_channel_shuffle.default):
+    register_reverse(_op, channel_shuffle_back, range="within")
 
 
 @register_reverse(aten.pixel_shuffle.default, range="within")

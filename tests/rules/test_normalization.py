@@ -1,12 +1,15 @@
 """Norms map estimates to a layer's range with the forward γ and β; batch norm's statistics are separate or shared."""
 
 import copy
+import functools
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 import racecar
 
@@ -75,11 +78,15 @@ def test_batch_norm_after_a_linear_layer() -> None:
     torch.testing.assert_close(pairs["3"][1], torch.tanh(by_hand(raw, [0], 1e-5)))
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.3])
-def test_separate_statistics_are_those_of_the_plain_model(momentum: float) -> None:
-    model, x = conv_net(nn.BatchNorm2d(4, momentum=momentum))
+@pytest.mark.parametrize("options", [{}, {"checkpoint": True}, {"fraction": 0.5}, {"subset": 1}], ids=str)
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm])
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_separate_statistics_are_those_of_the_plain_model(momentum: Any, norm: Any, options: Any) -> None:
+    model, x = conv_net(norm(4, momentum=momentum))
+    x = torch.cat([x, x + 1])
     plain = copy.deepcopy(model)
-    rr = racecar.Racecar(model, x, norm_statistics="separate")
+    plain[1].forward = functools.partial(_BatchNorm.forward, plain[1])  # torch's SyncBatchNorm wants a GPU
+    rr = racecar.Racecar(model, x, norm_statistics="separate", **options)
     for factor in (1, 2, 3):
         plain(x * factor)
         rr(x * factor)
@@ -88,17 +95,35 @@ def test_separate_statistics_are_those_of_the_plain_model(momentum: float) -> No
     assert int(model[1].num_batches_tracked) == 3
 
 
-@pytest.mark.parametrize("momentum", [0.1, 0.3])
-def test_shared_statistics_are_updated_by_both_passes(momentum: float) -> None:
+@pytest.mark.parametrize("momentum", [0.1, 0.3, None])
+def test_shared_statistics_are_updated_by_both_passes(momentum: float | None) -> None:
     model, x = conv_net(nn.BatchNorm2d(4, momentum=momentum))
+    model[1].num_batches_tracked.fill_(4)
     mean, var = model[1].running_mean.clone(), model[1].running_var.clone()
     raw, hidden = raw_estimate(model, x), model[0](x)
     racecar.Racecar(model, x, norm_statistics="shared")(x)
+    momentum = 1 / 5 if momentum is None else momentum  # the fifth batch of a plain average, in both passes
     for batch in (hidden, raw):  # forward first
         mean = (1 - momentum) * mean + momentum * batch.mean([0, 2, 3])
         var = (1 - momentum) * var + momentum * batch.var([0, 2, 3], unbiased=True)
     torch.testing.assert_close(model[1].running_mean, mean)
     torch.testing.assert_close(model[1].running_var, var)
+
+
+def test_update_bn_averages_over_all_batches_and_leaves_the_momentum() -> None:
+    model, x = conv_net(nn.BatchNorm2d(4, momentum=0.3))
+    batches = [x, 2 * x, x - 1]
+    averaged = AveragedModel(racecar.Racecar(model, x))
+    plain = AveragedModel(model)
+    update_bn(batches, averaged)
+    update_bn(batches, plain)
+    mine, theirs = averaged.module.model[1], plain.module[1]
+    torch.testing.assert_close(mine.running_mean, theirs.running_mean)
+    torch.testing.assert_close(mine.running_var, theirs.running_var)
+    assert mine.momentum == 0.3
+    averaged(x)
+    plain(x)
+    torch.testing.assert_close(mine.running_var, theirs.running_var)
 
 
 @pytest.mark.parametrize("statistics", ["separate", "shared"])

@@ -72,7 +72,7 @@ class Explanation:
 
 def _compared(step: Step) -> str:
     if step.compared is None:
-        return "no"
+        return f"in {step.within}" if step.within else "no"
     return "yes" if step.known == 1 else f"{step.known:.2%} of it"
 
 
@@ -88,6 +88,7 @@ class Step:
         compared: the position of λ_m if L_m, this layer's input, is compared; else None.
         shape: shape of L_m in the example.
         flops: floating-point operations of the layer for the example, the same in both directions.
+        within: the layer that stands for this one where both are branches of one linear map; else "".
         known: share of L_m's entries that the reverse pass regenerates; the others take no part in the loss.
     """
 
@@ -99,3 +100,4 @@ class Step:
     shape: tuple[int, ...]
     flops: int
     known: float = 1.0
+    within: str = ""

@@ -106,7 +106,7 @@ class Builder:
         self.nodes.append(node)
         return node
 
-    def arguments(self, function: Any, estimate: Any, node: fx.Node, kwargs: Any) -> tuple[Any, ...]:
+    def arguments(self, function: Any, estimate: Any, args: tuple[Any, ...], kwargs: Any) -> tuple[Any, ...]:
         """What a rule or range map is called with after the estimate: the arguments of the forward operation.
 
         Of data that it reads for its size alone it gets a stand-in (:mod:`racecar.reverse.size_only`).
@@ -114,26 +114,26 @@ class Builder:
         Args:
             function: called as ``function(estimate, *arguments, **kwargs)``.
             estimate: a node, or a list of them.
-            node: the forward operation.
+            args: of the forward operation.
             kwargs: may hold nodes.
         """
-        data = [n for n in dict.fromkeys(nodes_in(node.args)) if n in self.forward.data and n.op == "call_function"]
+        data = [n for n in dict.fromkeys(nodes_in(args)) if n in self.forward.data and n.op == "call_function"]
         data = [n for n in data if isinstance(example(n), Tensor) and example(n).ndim]
         given, kwargs = fx.map_arg((estimate, kwargs), example)
 
         def works(values: list[fx.Node]) -> bool:
             def call(tells_size: Callable[[Tensor], Tensor]) -> object:
                 sizes = {n: tells_size(example(n)) for n in values}
-                args = fx.map_arg(node.args, lambda n: sizes[n] if n in sizes else example(n))
+                tensors = fx.map_arg(args, lambda n: sizes[n] if n in sizes else example(n))
                 with self._fake, torch.no_grad():
-                    return function(given, *args, **kwargs)
+                    return function(given, *tensors, **kwargs)
 
             return reads_sizes_alone(call)
 
         if not data:
-            return node.args
+            return args
         sized = data if works(data) else [n for n in data if len(data) > 1 and works([n])]
-        return fx.map_arg(node.args, lambda n: self._size(n) if n in sized else n)  # type: ignore[return-value]
+        return fx.map_arg(args, lambda n: self._size(n) if n in sized else n)  # type: ignore[return-value]
 
     def _size(self, value: fx.Node) -> fx.Node:
         """The stand-in of a forward value, made where that is."""

@@ -106,13 +106,13 @@ class Masks:
         return estimate if known is None else self.builder.add(zero_unknown, estimate, self.node(known))
 
     def passed_on(
-        self, rule: Rule, node: fx.Node, estimate: Any, known: Any, kwargs: dict[str, Any]
+        self, rule: Rule, args: tuple[Any, ...], estimate: Any, known: Any, kwargs: dict[str, Any]
     ) -> list[Known] | Known:
         """Which entries of what a rule returns are known: those to which a known entry of the estimate contributes.
 
         Args:
             rule: asked by calling it on ones where the estimate is known, and on zeros.
-            node: the operation; tensors of numbers among its arguments are ones, so that nothing cancels.
+            args: of the operation; tensors of numbers among them are ones, so that nothing cancels.
             estimate: what the rule is given, a node or a list of them; only shapes are read.
             known: its mask, or a list of them.
             kwargs: of the call.
@@ -120,7 +120,7 @@ class Masks:
         Returns:
             A mask for the estimate that the rule returns, or a list of them, one per returned estimate.
         """
-        args, kwargs = fx.map_arg((node.args, kwargs), self._real)
+        args, kwargs = fx.map_arg((args, kwargs), self._real)
         examples = fx.map_arg(estimate, example)
         reverse = rule.informs or rule.reverse
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import fx
 
 from racecar.errors import ArgumentError
 from racecar.forward.graph import ForwardGraph, call_key, example, module_path, tensor_arguments
+from racecar.forward.sums import LinearSum, find_sums
 from racecar.options import Options
 from racecar.rules import find_rule, recurrent
 from racecar.rules.registry import Rule, unchanged
@@ -31,11 +32,13 @@ class Plan:
         starts: the values I_r at which it begins: one, or one for each of the heads that mirrored layers lead to.
         inputs: the compared layers in forward order, each with its data operand L_m.
         path: what lies between those values and the starts, both included: only this needs rules.
+        sums: of linear branches, which are mirrored as one layer each.
     """
 
     starts: tuple[fx.Node, ...]
     inputs: dict[fx.Node, fx.Node]
     path: frozenset[fx.Node]
+    sums: Mapping[fx.Node, LinearSum]
 
 
 class Selection:
@@ -43,12 +46,14 @@ class Selection:
 
     Attributes:
         names: every layer with weights of its own, in forward order, with the name a user knows it by.
+        sums: the sum of linear branches that an operation belongs to, if it does.
     """
 
     def __init__(self, forward: ForwardGraph, nodes: list[fx.Node], options: Options) -> None:
         self.forward, self.nodes, self.options = forward, nodes, options
         self.order = {n: i for i, n in enumerate(nodes)}
         self.names = self._name_layers()
+        self.sums = {node: s for s in find_sums(forward, nodes) for node in s.inside}
 
     def operand(self, node: fx.Node) -> fx.Node | None:
         """The data operand of a layer, or None if its weights depend on the input (attention)."""
@@ -100,8 +105,11 @@ class Selection:
         Raises:
             ArgumentError: an unknown layer or start, one behind the other, or nothing to mirror.
         """
-        mirrored, compared = self._chosen()
-        starts = self._starts(mirrored)
+        start = None if self.options.start is None else self._named_start(self.options.start)
+        # A start inside of a sum leaves some of its branches out: no sum then.
+        self.sums = {node: s for node, s in self.sums.items() if start is None or start not in s.inside[:-1]}
+        mirrored, compared = map(self._as_one, self._chosen())
+        starts = (start,) if start is not None else self._starts(mirrored)
         before = set[fx.Node]().union(*map(self.ancestors, starts))
         if not self.by_name():
             # What branches off behind the start, or leads to no output, is not on the way back; explain() names it.
@@ -112,12 +120,24 @@ class Selection:
             )
         if not compared:
             raise ArgumentError("nothing can be mirrored: no mirrored layer lies before the start")
-        inputs = {layer: value for layer in compared if (value := self.operand(layer)) is not None}
+        inputs = {layer: value for layer in compared if (value := self._compared_value(layer)) is not None}
         targets, path = set(inputs.values()), set[fx.Node]()
         for node in self.nodes:
             if node in before and (node in targets or any(a in path for a in node.all_input_nodes)):
                 path.add(node)
-        return Plan(starts, inputs, frozenset(path))
+        return Plan(starts, inputs, frozenset(path), {s.end: s for s in self.sums.values()})
+
+    def _as_one(self, layers: list[fx.Node]) -> list[fx.Node]:
+        """Layers with the first of a sum of linear branches in the place of all of them."""
+        return list(dict.fromkeys(self.standing_for(n) or n for n in layers))
+
+    def standing_for(self, node: fx.Node) -> fx.Node | None:
+        """The layer that stands for the sum of linear branches that an operation belongs to; None if to none."""
+        return next((n for n in self.sums[node].inside if n in self.names), None) if node in self.sums else None
+
+    def _compared_value(self, layer: fx.Node) -> fx.Node | None:
+        """L_m: a layer's data operand; of a sum of linear branches what they come from."""
+        return self.sums[layer].value if layer in self.sums else self.operand(layer)
 
     def by_name(self) -> bool:
         """Whether the user has named layers, rather than a kind or a number of them."""
@@ -138,7 +158,7 @@ class Selection:
         if isinstance(layers, bool) or not isinstance(layers, int | str | Sequence):
             raise ArgumentError(f"layers must be 'conv', 'all', an integer or names, not {layers!r}")
         if isinstance(layers, int):
-            mirrored = self._default_layers()
+            mirrored = self._as_one(self._default_layers())
             if not 1 <= layers <= len(mirrored):
                 raise ArgumentError(
                     f"layers={layers}: RR^s needs 1 ≤ s ≤ {len(mirrored)}, the number of mirrored layers"
@@ -170,13 +190,11 @@ class Selection:
         return matches
 
     def _starts(self, mirrored: list[fx.Node]) -> tuple[fx.Node, ...]:
-        """The values I_r: that of the module a user has named, or the ends of the blocks that mirrored layers end in.
+        """The values I_r: the ends of the blocks that mirrored layers end in.
 
         One is enough where it lies behind all mirrored layers. Of several heads (an auxiliary classifier, one output
         per task or scale) each has its own; what leads to no output of the model has none.
         """
-        if self.options.start is not None:
-            return (self._named_start(self.options.start),)
         results = [n for n in self.forward.outputs if isinstance(n, fx.Node)]
         seen = set[fx.Node]().union(*map(self.ancestors, results))
         left = [n for n in mirrored if n in seen] or mirrored
@@ -200,6 +218,7 @@ class Selection:
 
     def _end_of_block(self, node: fx.Node) -> fx.Node:
         """Follow a layer's output through norm, activation and residual add (Tables 7 to 16: where I_r is)."""
+        node = self.sums[node].end if node in self.sums else node
         while True:
             users = [u for u in node.users if u in self.forward.data and u.op == "call_function"]
             if len(node.users) != len(users) or len(users) != 1:

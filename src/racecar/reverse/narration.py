@@ -38,6 +38,7 @@ def narrate(selection: Selection, walked: Set[fx.Node], compared: Mapping[fx.Nod
                 shape=tuple(shown.shape) if isinstance(shown, Tensor) else (),
                 flops=0 if layer is None else _flops(selection, node),
                 known=compared.get(node, 1.0),
+                within="" if (first := selection.standing_for(node)) in (None, node) else selection.names[first],
             )
         )
     return tuple(steps)

@@ -77,7 +77,7 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     masks = Masks(builder, varying_nodes(forward, parameters))
     walked = Walk(builder, masks, list(selection.names), options).back(
-        plan.starts, plan.path, frozenset(plan.inputs.values())
+        plan.starts, plan.path, frozenset(plan.inputs.values()), plan.sums
     )
     compared = _regenerated(selection, plan, walked)
     distances = builder.add(torch.stack, [walked.distances[left] for left in compared.values()])

@@ -66,7 +66,7 @@ class Ranges:
         if range_map is batch_norm_separate and self.options.norm_statistics == "shared":
             range_map = batch_norm_shared
         try:
-            arguments = self.builder.arguments(range_map, estimate, node, node.kwargs)
+            arguments = self.builder.arguments(range_map, estimate, node.args, node.kwargs)
             mapped = self.builder.add(range_map, estimate, *arguments, **node.kwargs)
         except Exception as error:
             raise RuleError(f"the range map of {where(node)} failed: {error}") from error

@@ -63,12 +63,19 @@ class Reversal:
         several = f" with {operands} operands that depend on the input" if rule is not None else ""
         return f"  {where(node, several)}"
 
-    def pieces(self, node: fx.Node, outputs: Sequence[Estimate | None]) -> list[Piece]:
+    def pieces(
+        self,
+        node: fx.Node,
+        outputs: Sequence[Estimate | None],
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Piece]:
         """Reverse an operation.
 
         Args:
             node: an operation that does not lack a rule.
             outputs: an estimate of each of its outputs; None where nothing came back.
+            args, kwargs: to reverse it as if it had been called with these.
 
         Raises:
             RuleError: the rule failed, or returned another number of estimates or other shapes than it must.
@@ -83,7 +90,8 @@ class Reversal:
         assert rule is not None
         complete = [self._nothing(node, i) if output is None else output for i, output in enumerate(outputs)]
         try:
-            result, masks = self._apply(rule, node, complete)
+            call = node.args if args is None else args, dict(node.kwargs if kwargs is None else kwargs)
+            result, masks = self._apply(rule, node, complete, *call)
         except Exception as error:
             raise RuleError(f"the reverse rule {rule.reverse.__name__} of {where(node)} failed: {error}") from error
         return self._given_out(node, result, masks)
@@ -106,7 +114,9 @@ class Reversal:
         zeros = self.builder.add(_zeros_like_output, node, output)
         return Estimate(zeros, torch.zeros((1,) * example(node)[output].ndim, dtype=torch.bool))
 
-    def _apply(self, rule: Rule, node: fx.Node, outputs: list[Estimate]) -> tuple[fx.Node, Any]:
+    def _apply(
+        self, rule: Rule, node: fx.Node, outputs: list[Estimate], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[fx.Node, Any]:
         """Append the call of a rule: (what it returns, the masks of that: one, a list, or None if all is known)."""
 
         def nested(values: list[Any]) -> Any:  # as the operation's own outputs are
@@ -115,16 +125,16 @@ class Reversal:
         def told(known: Any) -> dict[str, Any]:
             varies = tuple(n in self.masks.varying for n in tensor_arguments(node))
             call = ReverseCall(self._estimated(node), known, node in self.forward.averages, varies)
-            return {**node.kwargs, "context": call} if rule.context else dict(node.kwargs)
+            return {**kwargs, "context": call} if rule.context else kwargs
 
         given = nested([self.masks.zeroed(output.node, output.known) for output in outputs])
-        kwargs = told(tuple(self.masks.node(output.known) for output in outputs))
-        arguments = self.builder.arguments(rule.reverse, given, node, kwargs)
-        result = self.builder.add(rule.reverse, given, *arguments, **kwargs)
+        words = told(tuple(self.masks.node(output.known) for output in outputs))
+        arguments = self.builder.arguments(rule.reverse, given, args, words)
+        result = self.builder.add(rule.reverse, given, *arguments, **words)
         if not rule.partial and all(output.known is None for output in outputs):
             return result, None
         known = nested([output.known for output in outputs])
-        return result, self.masks.passed_on(rule, node, given, known, told((None,) * len(outputs)))
+        return result, self.masks.passed_on(rule, args, given, known, told((None,) * len(outputs)))
 
     def _given_out(self, node: fx.Node, result: fx.Node, masks: Any) -> list[Piece]:
         """What a rule returned, value by value."""

@@ -6,19 +6,21 @@ Estimates that come back to one value are averaged; what left a layer's adjoint 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from racecar.errors import IrreversibleError
 from racecar.forward.graph import example, is_number
+from racecar.forward.sums import LinearSum
 from racecar.options import Options
 from racecar.reverse.builder import Builder
 from racecar.reverse.known import Masks, mean_of_known, unite
 from racecar.reverse.loss import half_squared_distance
 from racecar.reverse.range_maps import Ranges
 from racecar.reverse.reversal import Estimate, Piece, Reversal
+from racecar.reverse.sums import Adjoint
 
 
 @dataclass
@@ -51,15 +53,23 @@ class Walk:
     def __init__(self, builder: Builder, masks: Masks, layers: Sequence[fx.Node], options: Options) -> None:
         self.builder, self.masks, self.layers, self.options = builder, masks, frozenset(layers), options
         self.reversal = Reversal(builder, masks)
+        self.adjoint = Adjoint(builder, masks, self.reversal)
         self.ranges = Ranges(builder, options, next(iter(layers), None), self.reversal)
 
-    def back(self, starts: Sequence[fx.Node], path: Set[fx.Node], compared: Set[fx.Node]) -> Walked:
+    def back(
+        self,
+        starts: Sequence[fx.Node],
+        path: Set[fx.Node],
+        compared: Set[fx.Node],
+        sums: Mapping[fx.Node, LinearSum],
+    ) -> Walked:
         """Estimate every value on the path that something comes back to.
 
         Args:
             starts: the values that are their own estimates.
             path: the operations to reverse.
             compared: values L_m; at each a segment of the reverse pass ends.
+            sums: of linear branches, by the operation that ends them: each goes back as one layer.
 
         Raises:
             IrreversibleError: operations on the path have no rule; all of them are listed.
@@ -81,18 +91,24 @@ class Walk:
                 segment += 1
             if not any(a in path for a in node.all_input_nodes):
                 continue  # a compared input whose own producer is not walked
-            if lacking := self.reversal.lacks_rule(node):
+            if node in sums and outputs[0] is not None:
+                with self.builder.segment(segment):
+                    pieces = self.adjoint.pieces(sums[node], outputs[0])
+                inside = sums[node].inside
+            elif lacking := self.reversal.lacks_rule(node):
                 missing.append(lacking)
                 # Stand-ins for what no rule can estimate, so that whatever lies further back is examined as well.
                 pieces = [Piece(a, Estimate(a)) for a in node.all_input_nodes if is_number(example(a))]
+                inside = ()
             else:
                 with self.builder.segment(segment):
                     pieces = self.reversal.pieces(node, outputs)
-                walked.reversed.add(node)
+                inside = (node,)
+            walked.reversed.update(inside)
             for piece in pieces:
                 if piece.value in path:
                     arrived.setdefault(piece.value, []).append(piece)
-                    if node in self.layers:
+                    if not self.layers.isdisjoint(inside):
                         without_range.add(piece.value)
         if missing:
             raise IrreversibleError(

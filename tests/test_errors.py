@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,6 +110,18 @@ def spectral() -> nn.Module:
     model = mlp()
     nn.utils.spectral_norm(model[0])
     return model
+
+
+def scripted(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, and still what people load
+        return torch.jit.script(model)
+
+
+def quantised(model: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.ao.quantization.quantize_dynamic(model)
 
 
 # what is done, the type of the error, words it must contain, in this order
@@ -220,10 +233,31 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ArgumentError,
         r"example input is on meta | weights are on cpu | example.to\('cpu'\)",
     ),
-    "model elsewhere": (
-        lambda: Racecar(cnn().to("meta"), images()),
+    "weights without values": (
+        lambda: Racecar(cnn().to("meta"), images().to("meta")),
         ArgumentError,
-        "example input is on cpu | weights are on meta",
+        r"'conv0' | weight on the meta device | to_empty\(device=",
+    ),
+    "a buffer without values": (
+        lambda: Racecar(mlp().append(nn.BatchNorm1d(3, affine=False, device="meta")), vectors()),
+        ArgumentError,
+        "'3' | running_mean on the meta device",
+    ),
+    "lazy": (lambda: Racecar(nn.Sequential(nn.LazyLinear(3)), vectors()), ArgumentError, "'0' | lazy | call the model"),
+    "scripted": (
+        lambda: Racecar(scripted(mlp()), vectors()),
+        ArgumentError,
+        "the model is compiled by torch.jit | before torch.jit.script",
+    ),
+    "scripted inside": (
+        lambda: Racecar(nn.Sequential(scripted(mlp()), nn.Linear(3, 2)), vectors()),
+        ArgumentError,
+        "module '0' of the model is compiled by torch.jit",
+    ),
+    "quantised": (
+        lambda: Racecar(quantised(mlp()), vectors()),
+        ArgumentError,
+        "module '0' of the model is quantised | before quantisation",
     ),
     "no input": (lambda: Racecar(cnn(), ()), ArgumentError, "example_inputs | missing | 'input'"),
     "no tensor": (lambda: Racecar(cnn(), (3,)), ArgumentError, "example_inputs holds no tensor | tuple"),
@@ -289,10 +323,11 @@ def check(error: BaseException, words: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch.cond's own
 @pytest.mark.parametrize("case", CONSTRUCTION)
-def test_construction(case: str) -> None:
+def test_construction(case: str, capfd: pytest.CaptureFixture[str]) -> None:
     wrong, kind, words = CONSTRUCTION[case]
     with pytest.raises(kind) as caught:
         wrong()
+    assert capfd.readouterr() == ("", "")  # no page of graph before the one error
     assert type(caught.value) is kind
     assert isinstance(caught.value, racecar.RacecarError)
     check(caught.value, words)

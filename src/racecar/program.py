@@ -18,6 +18,7 @@ from racecar.forward.export import as_configured, at_least_two, check_devices, e
 from racecar.forward.graph import ForwardGraph
 from racecar.forward.hooks import hooked_modules
 from racecar.forward.numbers import as_tensors, numbers_in
+from racecar.forward.readable import check_gathered, check_readable
 from racecar.forward.rehearsal import Rehearsal, rehearse, run
 from racecar.options import Options
 from racecar.passes.fraction import reverse_on_fraction
@@ -86,7 +87,7 @@ class Program:
             sizes_vary: see :mod:`racecar.forward.export`.
             exported: a forward graph that holds for these sizes too: it is mirrored for them.
         """
-        _check_whole(model)
+        check_readable(model)
         hooked_modules(model)  # refuses those that no graph can run
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
         doubled = at_least_two(leaves)
@@ -174,7 +175,7 @@ class Program:
         if decoder is not None:
             found += [getattr(decoder.get_submodule(path), name) for path, name in self.decoder_owners]
         for (path, _), weight in zip([*self.owners, *self.decoder_owners], found, strict=False):
-            _check_gathered(path, weight)
+            check_gathered(path, weight)
         return found
 
     def train(
@@ -281,33 +282,3 @@ def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subse
     training, needs = divide(palindrome.training, recomputed=options.checkpoint)
     subset = None if options.subset is None else Subset(options.subset, palindrome.segment_of, needs)
     return replace(palindrome, training=training), subset
-
-
-_WRAPPERS = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel"}
-
-
-def _check_whole(model: nn.Module) -> None:
-    """The program reads weights and calls no module: what happens when one is called would not happen."""
-    for name, module in model.named_modules():
-        kind = type(module)
-        if kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch."):
-            where = f"module {name!r} of the model" if name else "the model"
-            raise ArgumentError(
-                f"{where} is a {kind.__name__}, which the palindrome would pass by: gradients would not be shared "
-                "among processes. Wrap the other way round: "
-                "torch.nn.parallel.DistributedDataParallel(racecar.Racecar(model, ...))"
-            )
-        for weight in module._parameters.values():
-            _check_gathered(name, weight)
-
-
-def _check_gathered(path: str, weight: Tensor | None) -> None:
-    # A DTensor, asked without an import of torch.distributed.tensor.
-    if type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "device_mesh"):
-        where = f"module {path!r}" if path else "the model"
-        raise ArgumentError(
-            f"the weights of {where} are sharded among processes, but the reverse pass needs them whole, together "
-            "with all others. Make the Racecar first and shard it at its root alone: "
-            "rr = racecar.Racecar(model, ...); fully_shard(rr). For rr.reconstruct: "
-            "torch.distributed.fsdp.register_fsdp_forward_method(rr, 'reconstruct')"
-        )

@@ -28,6 +28,7 @@ from racecar.forward.graph import ForwardGraph, data_nodes
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
 from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
+from racecar.forward.quiet import export_prints_nothing
 from racecar.forward.recurrent import one_operation_per_layer
 from racecar.forward.regions import inline_regions
 from racecar.forward.rehearsal import Rehearsal, check_constants
@@ -69,6 +70,7 @@ def export_forward(
         without_hooks(model),
         checkpoints_inlined(),
         with_momentum(model) as cumulative,
+        export_prints_nothing(),
         carry(model, constants) as carried,
     ):
         try:

@@ -130,16 +130,6 @@ def test_a_buffer_that_the_first_call_fills() -> None:
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
-class Reverse(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
 class Dropped(Two):
     def __init__(self, draw: Callable[[], float]) -> None:
         super().__init__()
@@ -202,7 +192,6 @@ def kept(model: nn.Module) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "a backward of its own": (lambda: Two(Reverse.apply), "gradient.*autograd.Function.*Reverse"),
     "python's random numbers": (lambda: Dropped(random.random), "Python's random module.*torch"),
     "numpy's random numbers": (lambda: Dropped(np.random.rand), "numpy.random"),
     "a count": (Counting, r"self\.calls.*buffer"),

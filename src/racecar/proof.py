@@ -34,8 +34,8 @@ def compare(model: nn.Module, real: Rehearsal, program: Rehearsal) -> None:
         return
     if real.custom:
         cause = (
-            f"it uses an autograd.Function of its own ({', '.join(real.custom)}), whose backward the graph does not "
-            "have: write it with torch's operations, or keep it behind start="
+            f"it uses an autograd.Function of its own ({', '.join(real.custom)}), which the graph can only call where "
+            "it takes tensors and plain values and gives one tensor: write it so, or with torch's operations"
         )
     else:
         cause = (

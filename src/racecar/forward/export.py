@@ -28,6 +28,7 @@ from racecar.forward.graph import ForwardGraph, data_nodes
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
 from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
+from racecar.forward.own_backward import functions_marked, join, keep_backward
 from racecar.forward.quiet import export_prints_nothing
 from racecar.forward.recurrent import one_operation_per_layer
 from racecar.forward.regions import inline_regions
@@ -70,6 +71,7 @@ def export_forward(
         without_hooks(model),
         checkpoints_inlined(),
         with_momentum(model) as cumulative,
+        functions_marked() as functions,
         export_prints_nothing(),
         carry(model, constants) as carried,
     ):
@@ -85,6 +87,7 @@ def export_forward(
     if rehearsal is not None:
         with as_configured(model, training), checkpoints_inlined():
             check_constants(model, args, kwargs, rehearsal, forward.constants)
+    join(forward)
     drop_checks(forward.graph)
     read_counts(forward, model, cumulative)
     out_of_place(forward)
@@ -92,6 +95,7 @@ def export_forward(
     fold_activations(forward.graph)
     one_operation_per_layer(forward)
     forward.data = data_nodes(forward)
+    keep_backward(forward, functions)
     keep_hooks(forward, hooked)
     forward.graph.lint()
     return forward

@@ -235,6 +235,8 @@ def varying_nodes(forward: ForwardGraph, parameters: Container[str]) -> set[fx.N
     varying.update(forward.inputs)
     varying.update(base for node in forward.graph.nodes if (base := _changed_memory(node)) is not None)
     for node in forward.graph.nodes:
+        if node.op == "call_module":
+            varying.add(node)
         if node.op != "call_function" or not isinstance(symbolic(node), Tensor | list | tuple):
             continue  # sizes and other numbers do not vary with the values of what they are read off
         if node in forward.data or is_random(node) or not varying.isdisjoint(node.all_input_nodes):

@@ -40,7 +40,7 @@ def untie(builder: Builder, parameters: Set[str]) -> tuple[str, ...]:
         if node in unmirrored or node.op == "output":
             continue
         for value in node.all_input_nodes:
-            if value in unmirrored and value.op == "call_function" and value not in forward.data:
+            if value in unmirrored and value.op.startswith("call_") and value not in forward.data:
                 _check_plain(value, weights.keys())
         node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), lambda n: decoder_nodes.get(n, n))  # type: ignore[assignment]
     builder.nodes.extend(decoder_nodes.values())

@@ -12,24 +12,23 @@ from typing import Any, cast
 
 import torch
 import torch.utils._pytree as pytree
-from torch import Tensor, fx, nn
-from torch.autograd.function import _SingleLevelFunction  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.autograd.function import FunctionMeta
 
 from racecar.forward.graph import ForwardGraph
 
 _PLAIN = (int, float, complex, bool, str, type(None), torch.dtype, torch.device)
-_RESULT = -1
 
 
 @torch.library.custom_op("racecar::seam", mutates_args=())
-def seam(value: Tensor, call: int, place: int) -> Tensor:
-    """Where a traced function begins (the place of an argument) or ends (-1)."""
-    return value.clone()
+def seam(result: Tensor, tensors: list[Tensor], call: int) -> Tensor:
+    """Where a traced function ends: what it gives, of which tensors, in which call."""
+    return result.clone()
 
 
 @seam.register_fake
-def _(value: Tensor, call: int, place: int) -> Tensor:
-    return torch.empty_like(value)
+def _(result: Tensor, tensors: list[Tensor], call: int) -> Tensor:
+    return torch.empty_like(result)
 
 
 def applied(call: int, *values: Tensor) -> Tensor:
@@ -66,24 +65,40 @@ _TENSOR = _Tensor()
 
 @contextlib.contextmanager
 def functions_marked() -> Iterator[list[Call]]:
-    """While it lasts, functions of a user's leave seams around what is traced of them: their calls."""
+    """While it lasts, functions of a user's leave a seam where what is traced of them ends: their calls."""
     calls: list[Call] = []
-    base = cast(Any, _SingleLevelFunction)  # of every Function, also where its apply was kept before
 
-    def apply(cls: Any, *args: Any) -> Any:
-        if cls.__module__.startswith("torch.") or not _plain(args):
-            return super(base, cls).apply(*args)
-        number = len(calls)
-        calls.append(Call(cls, tuple(_TENSOR if isinstance(a, Tensor) else a for a in args)))
-        marked = [seam(a, number, i) if isinstance(a, Tensor) else a for i, a in enumerate(args)]
-        result = super(base, cls).apply(*marked)
-        return seam(result, number, _RESULT) if isinstance(result, Tensor) else result
+    def forward_of(function: Any, plain: Any) -> Any:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            given = args if _has_setup_context(function) else args[1:]
+            tensors = [a for a in given if isinstance(a, Tensor)]
+            versions = [t._version for t in tensors]
+            result = plain(*args, **kwargs)
+            in_place = versions != [t._version for t in tensors]
+            if not isinstance(result, Tensor) or in_place or kwargs or not tensors or not _plain(given):
+                return result  # the proof says whether it matters
+            calls.append(Call(function, tuple(_TENSOR if isinstance(a, Tensor) else a for a in given)))
+            return seam(result, tensors, len(calls) - 1)
 
-    base.apply = classmethod(apply)
+        return forward
+
+    def attribute(function: Any, name: str) -> Any:
+        value = type.__getattribute__(function, name)
+        users = name == "forward" and not function.__module__.startswith("torch.")
+        return forward_of(function, value) if users else value
+
+    # Whoever calls a function, from Python or C++, looks its forward up; its apply may have been kept long before.
+    kind = cast(Any, FunctionMeta)
+    kind.__getattribute__ = attribute
     try:
         yield calls
     finally:
-        del base.apply
+        del kind.__getattribute__
+
+
+def _has_setup_context(function: Any) -> bool:
+    """Whether a function's forward takes no context: the other way of writing one."""
+    return function.setup_context is not torch.autograd.Function.setup_context
 
 
 def _plain(args: tuple[Any, ...]) -> bool:
@@ -93,16 +108,10 @@ def _plain(args: tuple[Any, ...]) -> bool:
 
 
 def join(forward: ForwardGraph) -> None:
-    """Take out the seams; a call that gives one tensor is noted as such."""
-    graph, taken = forward.graph, dict[int, list[fx.Node]]()
-    for node in list(graph.find_nodes(op="call_function", target=torch.ops.racecar.seam.default)):
-        value, call, place = node.args
-        if place != _RESULT:
-            taken.setdefault(call, []).append(value)
-            node.replace_all_uses_with(value)
-            graph.erase_node(node)
-        else:
-            node.target, node.args = applied, (call, *taken.get(call, ()), value)
+    """Seams, which only a tracer needs, become calls that can be copied."""
+    for node in forward.graph.find_nodes(op="call_function", target=torch.ops.racecar.seam.default):
+        result, tensors, call = node.args
+        node.target, node.args = applied, (call, *tensors, result)
 
 
 def keep_backward(forward: ForwardGraph, calls: list[Call]) -> None:

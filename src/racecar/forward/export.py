@@ -30,11 +30,12 @@ from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
 from racecar.forward.own_backward import functions_marked, join, keep_backward
 from racecar.forward.quiet import export_prints_nothing
-from racecar.forward.recurrent import one_operation_per_layer
+from racecar.forward.recurrent import one_operation_per_layer, states_in_shape
 from racecar.forward.regions import inline_regions
 from racecar.forward.rehearsal import Rehearsal, check_constants
 
 
+@states_in_shape()
 def export_forward(
     model: nn.Module,
     args: tuple[Any, ...],

@@ -8,12 +8,14 @@ with both directions. What these operations are in the reverse pass stands in :m
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx
+import torch._decomp.decompositions
+from torch import Tensor, fx
 
 from racecar.errors import ExportError
 from racecar.forward.graph import ForwardGraph, symbolic
@@ -31,6 +33,23 @@ from racecar.rules.recurrent import (
 )
 
 aten = torch.ops.aten
+
+
+@contextlib.contextmanager
+def states_in_shape() -> Iterator[None]:
+    """While it lasts, the tracer gives the last states of an LSTM their shape: in torch 2.11 it adds a dimension."""
+    module: Any = torch._decomp.decompositions
+    plain = module.one_layer_lstm
+
+    def one_layer_lstm(x: Tensor, states: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+        outputs, last = plain(x, states, *args, **kwargs)
+        return outputs, tuple(s.reshape(first.shape) for s, first in zip(last, states, strict=True))
+
+    module.one_layer_lstm = one_layer_lstm
+    try:
+        yield
+    finally:
+        module.one_layer_lstm = plain
 
 
 def one_operation_per_layer(forward: ForwardGraph) -> None:

@@ -25,7 +25,7 @@ ALIASES: dict[Callable[..., Any], Callable[..., Any]] = {
         getattr(getattr(aten, alias), overload): getattr(getattr(aten, name), overload)
         for alias, name in _NAMES.items()
         for overload in getattr(aten, alias).overloads()
-        if overload in getattr(aten, name).overloads() and "out" not in overload
+        if overload in getattr(aten, name).overloads() and "out" not in overload and "names" not in overload
     },
     aten.max.other: aten.maximum.default,
     aten.min.other: aten.minimum.default,

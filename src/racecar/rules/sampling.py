@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,28 @@ from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register
 
 aten = torch.ops.aten
 
-_ADJOINT = {4: aten.grid_sampler_2d_backward.default, 5: aten.grid_sampler_3d_backward.default}
+_DERIVATIVE = {4: aten.grid_sampler_2d_backward.default, 5: aten.grid_sampler_3d_backward.default}
+
+
+class _Adjoint(torch.autograd.Function):
+    """torch's derivative of sampling, whose own derivative torch 2.11 does not have: it is sampling again."""
+
+    @staticmethod
+    def forward(ctx: Any, estimate: Tensor, size: Tensor, grid: Tensor, *modes: Any) -> Tensor:
+        ctx.save_for_backward(estimate, grid)
+        ctx.modes = modes
+        result: Tensor = _DERIVATIVE[size.ndim](estimate, size, grid, *modes, [True, False])[0]
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        estimate, grid = ctx.saved_tensors
+        towards_grid = (
+            _DERIVATIVE[gradient.ndim](estimate, gradient, grid, *ctx.modes, [False, True])[1]
+            if ctx.needs_input_grad[2]
+            else None
+        )
+        return aten.grid_sampler.default(gradient, grid, *ctx.modes), None, towards_grid, None, None, None
 
 
 def grid_sampler_adjoint(
@@ -29,7 +52,8 @@ def grid_sampler_adjoint(
     given = zero_unknown(estimate, context.known[0])
     modes = (interpolation_mode, padding_mode, align_corners)
     size = given.new_zeros(()).expand(x.shape)
-    return _ADJOINT[x.ndim](given, size, grid, *modes, [True, False])[0]
+    result: Tensor = _Adjoint.apply(given, size, grid, *modes)
+    return result
 
 
 def sampled_informs(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall) -> Tensor:

@@ -19,7 +19,8 @@ PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --star
 ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
-.PHONY: demo quick digits cifar smoke vgg coverage test lint results clean
+.PRECIOUS: .venv-torch-%/.installed
+.PHONY: demo quick digits cifar smoke vgg coverage test versions lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -64,6 +65,20 @@ coverage: .venv-zoo/.installed
 test: lint
 	$(BIN)/pytest -n 2
 
+# The library under the lowest torch that pyproject.toml promises and the newest that was tried: 5 GB each.
+LOWEST := 2.11.0
+NEWEST := 2.14.1
+versions: torch-$(LOWEST) torch-$(NEWEST)
+
+torch-%: .venv-torch-%/.installed
+	.venv-torch-$*/bin/pytest -n 2 --ignore=tests/study --ignore=tests/integrations
+
+.venv-torch-%/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-torch-$*
+	.venv-torch-$*/bin/pip install --quiet --disable-pip-version-check torch==$*
+	.venv-torch-$*/bin/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -107,4 +122,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-zoo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-zoo .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .hypothesis

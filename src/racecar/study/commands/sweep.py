@@ -15,7 +15,7 @@ from rich.table import Table
 
 from racecar.study.commands import study as study_command
 from racecar.study.core.errors import StudyError
-from racecar.study.core.locks import Locks
+from racecar.study.core.locks import Locks, foreign
 from racecar.study.core.presets import given
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED, console, progress_bar, worker_count
@@ -102,7 +102,19 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     check_folder(folder)
     folder = folder if local else folder.absolute()  # jobs may start anywhere
     locks = Locks(folder / "claims")
-    with locks.hold("preparing", lambda: console.print("racecar: another call is preparing this sweep; waiting")):
+    for path in foreign(locks.folder)[:1]:
+        console.print(
+            f"racecar: {path} is no claim and is skipped; if {folder} is synchronised instead of shared, several "
+            "machines may train the same run",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def waiting() -> None:
+        who = locks.state("preparing").holder or "another call"
+        console.print(f"racecar: {who} is preparing this sweep; waiting for it", highlight=False, soft_wrap=True)
+
+    with locks.hold("preparing", waiting):
         jobs = make_jobs(spec, config, inputs, weights, options, folder, locks)
     worker = Worker(locks.folder, jobs, int(options.slurm.get("cpus_per_task", 1)))
     engine: Engine = (

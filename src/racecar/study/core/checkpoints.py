@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,9 +103,9 @@ class Progress:
     metadata: dict[str, Any]
 
 
-def write_progress(path: Path, progress: Progress) -> None:
-    """Replace a saved state."""
-    write_tensors(path, progress.tensors, {"about": json.dumps(progress.metadata)})
+def write_progress(path: Path, progress: Progress, check: Callable[[], None] = lambda: None) -> None:
+    """Replace a saved state; ``check`` as for :func:`racecar.study.core.files.write_atomically`."""
+    write_tensors(path, progress.tensors, {"about": json.dumps(progress.metadata)}, check)
 
 
 def read_progress(path: Path) -> Progress | None:

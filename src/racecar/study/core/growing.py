@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study, read_description
 from racecar.study.core.variants import Run, Variant
 
@@ -63,8 +64,12 @@ def reopen(folder: Path, name: str, kind: type[Made]) -> tuple[Study, Made]:
     Raises:
         StudyError: no such study.
     """
-    known = read_description(folder / "study.json")
-    config = from_json(kind, known["config"] | {k: known[k] for k in GROWS if k in known})
+    path = folder / "study.json"
+    known = read_description(path)
+    try:
+        config = from_json(kind, known["config"] | {k: known[k] for k in GROWS if k in known})
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise StudyError(f"{path} holds settings of no study of this version: {error}") from error
     return open_study(folder, name, config), config  # type: ignore[arg-type]
 
 

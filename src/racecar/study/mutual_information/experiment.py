@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from racecar.study.core.callbacks import QUIET, Callbacks
-from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig
@@ -123,7 +123,7 @@ def _keep(study: Study, group: Group) -> None:
     for i, run in enumerate(group.runs):
         if run.phase == "A":
             content = {k: v[i] for k, v in group.moments.items()}
-            write_tensors(study.path(run) / "optimiser.safetensors", {**content, "steps": torch.tensor(group.steps)})
+            study.keep(run, "optimiser", {**content, "steps": torch.tensor(group.steps)})
         history = [_point(point, i) for point in group.history]
         metrics = {"epochs": group.epoch, "accuracy": history[-1]["accuracy"], "history": history}
         study.finish(run, {k: v[i] for k, v in group.weights.items()}, metrics)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from racecar.study.core.environment import environment
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import is_leftover, read_json, read_tensors, write_json, write_tensors
+from racecar.study.core.files import is_empty, read_json, read_tensors, write_json, write_tensors
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.smoke.simulation import Settings, simulate
 
@@ -55,7 +55,7 @@ def open_folder(folder: Path, settings: Settings, count: int, seed: int) -> None
             return
         write_json(path, metadata | {"count": count})
         return
-    if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
+    if folder.exists() and not is_empty(folder):
         raise StudyError(f"{folder} is not empty and holds no simulations: choose another --out")
     write_json(path, wanted | {"count": count, "phiflow": version("phiflow"), "environment": environment()})
 

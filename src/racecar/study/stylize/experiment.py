@@ -249,8 +249,7 @@ def _stylize(
         save(Progress({"none": torch.zeros(1)}, {"step": 0}))  # between two pictures
         if callbacks.stop() and len(done) * config.steps < total:
             return False
-    metrics = {"model": run.model, "seed": run.seed, "network": seeing.words, **_means(done), "pictures": done}
-    write_json(folder / "run.json", metrics)
+    study.conclude(run, {"network": seeing.words, **_means(done), "pictures": done})
     study.drop_progress(slot(run))
     return True
 

@@ -321,7 +321,7 @@ class Trainer:
         Raises:
             StudyError: a state of something else.
         """
-        try:
+        with state.restored():
             if not 0 <= int(state.metadata["step"]) <= self.total:
                 raise ValueError(f"step {state.metadata['step']} of {self.total}")
             unpack(state.tensors, self.modules, [self.optimiser])
@@ -333,5 +333,3 @@ class Trainer:
             self.history = [Point(**p) for p in state.metadata["history"]]
             if self.accelerator.scaler is not None and state.metadata.get("scaler"):
                 self.accelerator.scaler.load_state_dict(state.metadata["scaler"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise StudyError(f"a saved state does not fit this training: {error}") from error

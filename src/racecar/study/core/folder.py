@@ -23,7 +23,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from racecar.study.core.checkpoints import Progress, read_progress, write_progress
+from racecar.study.core.checkpoints import Progress, about, read_progress, write_progress
 from racecar.study.core.environment import command_line, environment, revision
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import (
@@ -232,14 +232,19 @@ class Study:
         found = []
         for path in sorted(self.folder.glob("progress-*.safetensors")):
             # A damaged one counts as none, and another process may just have finished its run.
-            with suppress(OSError, KeyError, TypeError, ValueError, SafetensorError), safe_open(path, "pt") as file:
-                found.append(json.loads(file.metadata()["about"]))
+            wrong = (OSError, LookupError, RecursionError, TypeError, ValueError, SafetensorError)
+            with suppress(*wrong), safe_open(path, "pt") as file:
+                found.append(about(file.metadata() or {}))
         return found
 
     def load_progress(self) -> list[Progress]:
         """All saved states; a damaged one counts as none (its runs start again)."""
         found = [read_progress(path) for path in sorted(self.folder.glob("progress-*.safetensors"))]
         return [p for p in found if p is not None]
+
+    def read_progress(self, slot: str) -> Progress | None:
+        """The state saved for a slot; None where there is none, or a damaged one."""
+        return read_progress(self.folder / f"progress-{slot}.safetensors")
 
     def take_data(self, other: Study) -> None:
         """Have the data that another study of the same settings has kept, without a second copy where links work."""

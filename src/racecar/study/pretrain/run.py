@@ -187,7 +187,7 @@ def train(
             evaluations=recipe.epochs,
             eval_modules=frozen,
         )
-        for progress in study.load_progress():
+        if (progress := study.read_progress(SLOT)) is not None:
             trainer.restore(progress)
         accelerator.wait_for_everyone()
 

@@ -190,6 +190,7 @@ def test_more_lambda_and_seeds_may_follow_and_nothing_is_redone(whole) -> None:
         (["digits", "--weights", "1e-5", "inf"], "must be finite"),
         (["digits", "--weights", "1e-5", "--weight", "1e-4"], "no single λ"),
         (["digits", "--weights", "1e-5", "--variants", "Std"], "none of Std has a λ"),
+        (["digits", "--weights", "1e-5", "--variants", "RR3", "Std", "--phases", "B"], "phases B depends on λ: add A"),
         (["digits", "--weights", "1e-5", "--variants", "RR4"], "this study has 3 layers"),
         (["digits", "--weights", "1e-5", "--workers", "0"], "--workers must be at least 1"),
         (["digits", "--weights", "1e-5", "--data", "empty"], "empty/mnist is empty"),

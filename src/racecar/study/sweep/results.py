@@ -92,7 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _are_weights(value: object) -> bool:
-    return isinstance(value, list) and all(is_number(w) and w >= 0 for w in value)
+    return isinstance(value, list) and value != [] and all(is_number(w) and w >= 0 for w in value)
 
 
 def _are_variants(value: object) -> bool:
@@ -105,7 +105,7 @@ def _are_phases(value: object) -> bool:
 
 def _are_runs(keys: object) -> bool:
     try:
-        return isinstance(keys, list) and all(Run.parse(k).key == k for k in keys)
+        return isinstance(keys, list) and keys != [] and all(Run.parse(k).key == k for k in keys)
     except ValueError:
         return False
 
@@ -149,7 +149,7 @@ class SweepResults:
 
     Raises:
         StudyError: no sweep.
-        ValueError: the criterion is no phase that depends on λ.
+        ValueError: the criterion is no phase that depends on λ, or there is none.
     """
 
     def __init__(self, folder: Path, criterion: str | None = None) -> None:
@@ -160,6 +160,8 @@ class SweepResults:
         self.variants: list[str] = metadata["variants"]
         self.phases: list[str] = [p for p in metadata["phases"] if p != START]
         phases = [p for p in self.phases if p.startswith("A")]
+        if not phases:
+            raise ValueError(f"{folder}: no phase of this sweep depends on λ, as all do that begin with A")
         if criterion is not None and criterion not in phases:
             raise ValueError(f"--criterion {criterion}: this sweep chooses λ by one of {', '.join(phases)}")
         self.criterion = criterion or min(phases, key=lambda p: (-len(p.partition("-")[0]), p[:2] != "AB", len(p)))

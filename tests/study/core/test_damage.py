@@ -137,7 +137,11 @@ def test_a_description_with_one_strange_value_is_read_or_one_line(key: str, valu
 
 
 def test_settings_of_no_study_are_one_line(tmp_path: Path) -> None:
-    for config in ({"epochs": 3}, {"seeds": "many"}, {"training": {"epochs": "ten"}}, {"variants": 7}):
+    strange: list[dict[str, Any]] = [
+        {"epochs": 3}, {"seeds": "many"}, {"training": {"epochs": "ten"}}, {"variants": 7}, {"protocol": "other"},
+        {"protocol": []}, {"training": []}, {"training": {"ort_squared": 1}}, {"variants": [7]}, {"seeds": True},
+    ]  # fmt: skip
+    for config in strange:
         (tmp_path / "study.json").unlink(missing_ok=True)
         Study(tmp_path, "x", config)
         with pytest.raises(StudyError, match=r"study\.json holds settings of no study of this version"):
@@ -155,7 +159,17 @@ def test_metrics_that_are_none_and_weights_that_are_gone_are_one_line(tmp_path: 
         study.weights(run)
     for content in ("[]", "null", "7"):
         (study.path(run) / "run.json").write_text(content, encoding="utf-8")
-        with pytest.raises(StudyError, match=r"run\.json holds no metrics: delete it"):
+        with pytest.raises(StudyError, match=r"run\.json does not describe a run: delete it"):
+            study.metrics(run)
+    for wrong in (
+        '{"accuracy": "0.5"}',
+        '{"accuracy": null}',
+        '{"accuracy": NaN}',
+        '{"history": 7}',
+        '{"history": [7]}',
+    ):
+        (study.path(run) / "run.json").write_text(wrong, encoding="utf-8")
+        with pytest.raises(StudyError, match=r"run\.json does not describe a run \(\w+ missing or wrong\): delete it"):
             study.metrics(run)
     (study.path(run) / "run.json").write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(StudyError, match=r"run\.json cannot be read"):

@@ -55,7 +55,7 @@ def driven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: int) -> tup
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(locks_module, "time", clock)
     engine = Engine(tmp_path, hanging)
-    stop = lambda: clock.now > 1e5  # noqa: E731
+    stop = lambda: clock.now > 200  # noqa: E731
     return engine, drive(engine, [engine.job], Locks(tmp_path, lease=5), 1, {"job": (1, 0)}, lambda n: None, stop)
 
 

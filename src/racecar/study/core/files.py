@@ -105,7 +105,13 @@ def read_json(path: Path) -> Any:
 Kind = Callable[[Any], bool]
 
 
-def read_object(path: Path, what: str, wanted: Mapping[str, Kind], also: Mapping[str, Kind] | None = None) -> Any:
+def read_object(
+    path: Path,
+    what: str,
+    wanted: Mapping[str, Kind],
+    also: Mapping[str, Kind] | None = None,
+    remedy: str = "bring it back, or choose another --out",
+) -> Any:
     """Read a JSON object whose fields are what they have to be.
 
     Args:
@@ -113,6 +119,7 @@ def read_object(path: Path, what: str, wanted: Mapping[str, Kind], also: Mapping
         what: it describes, for the message.
         wanted: fields that must be there, and what their values must be.
         also: fields that may be there.
+        remedy: what to do where it is not so.
 
     Raises:
         StudyError: missing, damaged, or of something else, with the fields that are wrong.
@@ -123,7 +130,7 @@ def read_object(path: Path, what: str, wanted: Mapping[str, Kind], also: Mapping
     wrong += [k for k, right in (also or {}).items() if k in fields and not right(fields[k])]
     if wrong or not isinstance(content, dict):
         fault = f" ({', '.join(wrong)} missing or wrong)" if wrong else ""
-        raise StudyError(f"{path} does not describe {what}{fault}: bring it back, or choose another --out")
+        raise StudyError(f"{path} does not describe {what}{fault}: {remedy}")
     return content
 
 
@@ -148,9 +155,13 @@ def is_object(value: object) -> bool:
 
 
 def are_texts(value: object) -> bool:
-    """A list of strings, or an object of them."""
-    parts = list(value.values()) if isinstance(value, dict) else value
-    return isinstance(parts, list) and all(isinstance(v, str) for v in parts)
+    """A list of strings."""
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
+def are_labels(value: object) -> bool:
+    """A JSON object of strings."""
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
 
 
 def write_tensors(

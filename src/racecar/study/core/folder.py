@@ -27,6 +27,7 @@ from racecar.study.core.checkpoints import Progress, about, read_progress, write
 from racecar.study.core.environment import command_line, environment, revision
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import (
+    are_labels,
     are_texts,
     is_count,
     is_empty,
@@ -34,7 +35,6 @@ from racecar.study.core.files import (
     is_number,
     is_object,
     is_text,
-    read_json,
     read_object,
     read_tensors,
     write_atomically,
@@ -79,8 +79,14 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         StudyError: missing, damaged, or of something else.
     """
-    wanted = {"experiment": is_text, "config": is_object, "command": is_text, "environment": are_texts}
-    also = {"variants": are_texts, "phases": are_texts, "seeds": is_count, "revisions": are_texts, "sources": are_texts}
+    wanted = {"experiment": is_text, "config": is_object, "command": is_text, "environment": are_labels}
+    also = {
+        "variants": are_texts,
+        "phases": are_texts,
+        "seeds": is_count,
+        "revisions": are_texts,
+        "sources": are_labels,
+    }
     content: dict[str, Any] = read_object(path, "a study", wanted | {"seconds": is_number}, also | {"setting": is_text})
     return content
 
@@ -98,7 +104,10 @@ class Metrics(dict[str, Any]):
         self.path = path
 
     def __missing__(self, name: str) -> Any:
-        raise StudyError(f"{self.path} holds no {name}: delete it, and the study's command trains the run again")
+        raise StudyError(f"{self.path} holds no {name}: {_AGAIN}")
+
+
+_AGAIN = "delete it, and the study's command trains the run again"
 
 
 class Study:
@@ -204,10 +213,8 @@ class Study:
         path = self.path(run) / "run.json"
         if not self.finished(run):
             return None
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise StudyError(f"{path} holds no metrics: delete it, and the study's command trains the run again")
-        return Metrics(path, content)
+        known = {"accuracy": is_number, "history": lambda value: isinstance(value, list) and all(map(is_object, value))}
+        return Metrics(path, read_object(path, "a run", {}, known, _AGAIN))
 
     def weights(self, run: Run) -> dict[str, Tensor]:
         """The weights of a finished run.

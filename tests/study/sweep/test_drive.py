@@ -21,7 +21,8 @@ class Engine:
     def __init__(self, folder: Path, hanging: int) -> None:
         self.folder, self.hanging, self.job = folder, hanging, types.SimpleNamespace(name="job", finished=False)
         self.living: list[str] = []
-        self.killed = self.started = 0
+        self.started = 0
+        self.dying = self.dead = ""
         self.ended: list[str] = []
 
     def start(self) -> None:
@@ -33,13 +34,14 @@ class Engine:
         self.job.finished = self.started > self.hanging
 
     def count(self) -> Census:
-        killed, self.killed = self.killed, 0
+        killed = self.living.count(self.dead)
+        self.living = [h for h in self.living if h != self.dead]
+        self.dead = self.dying
         return Census(len(self.living), killed)
 
     def end(self, holder: str) -> bool:
         self.ended.append(holder)
-        self.killed += self.living.count(holder)
-        self.living = [h for h in self.living if h != holder]
+        self.dying = holder  # it takes a moment
         return True
 
     def finish(self) -> None:

@@ -225,10 +225,9 @@ class Lock:
         """
         self.lost = self.lost or any(n > int(self.path.name) for n in _numbers(self.path.parent))
         if self.lost:
-            idle = time.monotonic() - self._moved
             raise LostError(
-                f"{self.path.parent.name} was taken over by another worker, as this one had given no sign of life (its "
-                f"last progress is {idle:.0f} s old; the limit is {self.stall:.0f} s)"
+                f"{self.path.parent.name} was taken over by another worker: this one was suspended, or did no step for "
+                f"{self.stall / 60:g} minutes"
             )
 
     def release(self, *, finished: bool = False) -> None:

@@ -38,6 +38,7 @@ def drive(
         StudyError: a worker failed, or one after the other was killed.
     """
     killed, before = 0, len(jobs)
+    hung: set[str] = set()
     shown = sum(done for _, done in work.values())
     try:
         while True:
@@ -55,7 +56,8 @@ def drive(
                 _end(engine)
                 return False
             for state in states.values():
-                if state.silent and engine.end(state.holder):
+                if state.silent and state.holder not in hung and engine.end(state.holder):
+                    hung.add(state.holder)
                     console.print(f"racecar: a worker hangs ({state.holder}): no step for {locks.stall / 60:g} minutes")
             killed, before = (killed, before) if len(pending) == before else (0, len(pending))
             living, lost = engine.count()

@@ -218,6 +218,23 @@ def test_an_engine_that_is_not_here_is_one_clear_line(tmp_path, monkeypatch, cap
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_study_of_a_sweep_is_trained_by_the_sweep_alone(tmp_path, capsys) -> None:
+    (tmp_path / "sweep.json").touch()
+    assert main(["study", "mutual-information", "--preset", "quick", "--out", str(tmp_path / "weight-0.001")]) == 2
+    assert "weight-0.001 is a part of a sweep" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep.json"]
+
+
+def test_a_copy_among_the_claims_is_named_and_a_file_in_their_place_is_one_line(tmp_path, capsys) -> None:
+    (tmp_path / "claims" / "job").mkdir(parents=True)
+    (tmp_path / "claims" / "job" / "0 (conflicted copy)").touch()
+    (tmp_path / "claims" / "preparing").touch()
+    assert main(["sweep", *TINY, "--out", str(tmp_path)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "job/0 (conflicted copy) is no claim and is skipped; if" in first
+    assert "claims/preparing cannot be made a folder for claims" in second
+
+
 def test_another_sweeps_or_studys_folder_is_refused(whole, capsys) -> None:
     assert main(["sweep", *TINY, "--training.epochs", "9", "--out", str(whole)]) == 2
     assert "training.epochs: 20 there, 9 now" in capsys.readouterr().err

@@ -187,15 +187,15 @@ class ReadyStudy:
         """(all, already done) of some runs, in any unit; None: of all of them."""
         return self.spec.division.work(self.study, self.config, self.runs if runs is None else runs)
 
-    def train(self, runs: Sequence[Run], advance: Advance, stop: Stop) -> bool:
+    def train(self, runs: Sequence[Run], callbacks: Callbacks) -> bool:
         """Train one of the parts; see :class:`Train`."""
-        return self.spec.train(self.study, self.config, runs, self.inputs, Callbacks(advance, stop=stop))
+        return self.spec.train(self.study, self.config, runs, self.inputs, callbacks)
 
 
 def train_part(part: tuple[ReadyStudy, Sequence[Run]], advance: Advance, stop: Stop) -> bool:
     """A study and one of its parts, trained in whichever process: a :data:`racecar.study.core.processes.Share`."""
     ready, runs = part
-    return ready.train(runs, advance, stop)
+    return ready.train(runs, Callbacks(advance, stop=stop))
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------

@@ -159,8 +159,10 @@ def test_frozen_modules_keep_weights_and_running_statistics() -> None:
 
 def test_accuracy_is_measured_as_often_as_asked_and_at_the_end() -> None:
     training = trainer(net(), PENALTIES["Std"], Recipe(epochs=7), evaluations=3)
-    training.run()
+    batches: list[int] = []
+    training.run(Callbacks(alive=lambda: batches.append(training.step)))
     assert [p.epoch for p in training.history if p.accuracy is not None] == [2, 4, 6, 7]
+    assert len(set(batches)) == 4  # an evaluation is a sign of life, batch by batch
     assert all(p.seconds > 0 for p in training.history)
 
 
@@ -200,7 +202,9 @@ def test_out_of_memory_says_which_batch_and_what_to_try() -> None:
 
 def test_accuracy_counts_in_evaluation_mode_and_restores_the_mode() -> None:
     model = net(dropout=0.9).train()
-    top1, top5 = accuracy(model, DATA, batch=7)
+    batches: list[int] = []
+    top1, top5 = accuracy(model, DATA, batch=7, alive=lambda: batches.append(1))
+    assert len(batches) == 3
     assert model.training
     model.eval()
     output = model(UNIT(TEST.pixels))

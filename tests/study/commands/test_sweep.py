@@ -190,6 +190,7 @@ def test_more_lambda_and_seeds_may_follow_and_nothing_is_redone(whole) -> None:
         (["digits", "--weights", "1e-5", "inf"], "must be finite"),
         (["digits", "--weights", "1e-5", "--weight", "1e-4"], "no single λ"),
         (["digits", "--weights", "1e-5", "--variants", "Std"], "none of Std has a λ"),
+        (["digits", "--weights", "1e-5", "--variants", "RR3", "Std", "--phases", "B"], "phases B depends on λ: add A"),
         (["digits", "--weights", "1e-5", "--variants", "RR4"], "this study has 3 layers"),
         (["digits", "--weights", "1e-5", "--workers", "0"], "--workers must be at least 1"),
         (["digits", "--weights", "1e-5", "--data", "empty"], "empty/mnist is empty"),
@@ -215,6 +216,23 @@ def test_an_engine_that_is_not_here_is_one_clear_line(tmp_path, monkeypatch, cap
     assert main(["sweep", *TINY, "--engine", "slurm"]) == 2
     assert "no SLURM here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_of_a_sweep_is_trained_by_the_sweep_alone(tmp_path, capsys) -> None:
+    (tmp_path / "sweep.json").touch()
+    assert main(["study", "mutual-information", "--preset", "quick", "--out", str(tmp_path / "weight-0.001")]) == 2
+    assert "weight-0.001 is a part of a sweep" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["sweep.json"]
+
+
+def test_a_copy_among_the_claims_is_named_and_a_file_in_their_place_is_one_line(tmp_path, capsys) -> None:
+    (tmp_path / "claims" / "job").mkdir(parents=True)
+    (tmp_path / "claims" / "job" / "0 (conflicted copy)").touch()
+    (tmp_path / "claims" / "preparing").touch()
+    assert main(["sweep", *TINY, "--out", str(tmp_path)]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "job/0 (conflicted copy) is no claim and is skipped; if" in first
+    assert "claims/preparing cannot be made a folder for claims" in second
 
 
 def test_another_sweeps_or_studys_folder_is_refused(whole, capsys) -> None:

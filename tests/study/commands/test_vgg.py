@@ -17,6 +17,7 @@ from PIL import Image
 from racecar.study.cli import main
 from racecar.study.core.accelerator import reset_accelerator
 from racecar.study.core.files import read_tensors
+from racecar.study.core.sole import sole_use
 from racecar.study.stylize.comparisons import FILES
 
 TINY = [
@@ -344,6 +345,12 @@ def test_a_picture_is_written_and_its_losses_printed(data, trained, tmp_path, ca
     assert "L_content (Eq. 3): 0 → 0" in said
     assert "L_style (Eq. 4)" in said
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_a_picture_that_is_being_made_is_not_made_twice(data, trained, tmp_path, capsys) -> None:
+    with sole_use(tmp_path, "making x.png", ".x.png.lock"):
+        assert main(one(data, trained, "--steps", "3", "--out", str(tmp_path / "x.png"))) == 2
+    assert f"is making {tmp_path / 'x.png'}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

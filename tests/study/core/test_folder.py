@@ -10,6 +10,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_json, read_tensors, write_atomically, write_json, write_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
+from racecar.study.pretrain.checkpoint import write
 
 RUN = Run(Variant("Std"), "A", 0)
 WEIGHTS = {"fc.weight": torch.arange(6.0).reshape(2, 3)}
@@ -88,6 +89,52 @@ def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: 
         write_atomically(path, half)
     assert read_json(path) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.fixture
+def order(monkeypatch) -> list[str]:
+    """The names that files get, in order, each of which must have been on the disk by then, as long as it is."""
+    fsync, replace, synced, named = os.fsync, os.replace, {}, []
+
+    def on_disk(file: int) -> None:
+        fsync(file)
+        synced[os.fstat(file).st_ino] = os.fstat(file).st_size
+
+    def give_name(source: Path, target: Path) -> None:
+        status = os.stat(source)
+        assert synced.get(status.st_ino) == status.st_size, f"{target} was not written to the disk"
+        named.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", on_disk)
+    monkeypatch.setattr(os, "replace", give_name)
+    return named
+
+
+def test_files_are_on_the_disk_before_they_have_a_name_and_a_run_is_finished_last(tmp_path: Path, order) -> None:
+    study = Study(tmp_path / "s", "test", {})
+    study.save_progress("a", Progress(WEIGHTS, {}))
+    study.keep(RUN, "optimiser", WEIGHTS)
+    study.finish(RUN, WEIGHTS, {"accuracy": 0.5})
+    expected = ["study.json", "progress-a.safetensors", "optimiser.safetensors", "model.safetensors", "run.json"]
+    assert order == expected
+
+
+def test_a_checkpoint_is_finished_last(tmp_path: Path, order) -> None:
+    write(tmp_path, torch.nn.Linear(2, 2), {"model": "a:b"})
+    assert order == ["model.safetensors", "model.json"]
+
+
+def test_a_run_whose_weights_cannot_be_written_is_not_finished(tmp_path: Path, monkeypatch) -> None:
+    study = Study(tmp_path / "s", "test", {})
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("racecar.study.core.files.save_file", full)
+    with pytest.raises(StudyError, match="No space left on device"):
+        study.finish(RUN, WEIGHTS, {})
+    assert not study.finished(RUN)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95pickle", b"{" * 50])

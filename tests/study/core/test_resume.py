@@ -8,6 +8,7 @@ from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import DivergedError
 from racecar.study.core.folder import Study
 from racecar.study.core.resume import saved_state, slot, train_run
+from racecar.study.core.schedule import work
 from racecar.study.core.variants import Run, Variant
 
 RUN, OTHER = Run(Variant("RR6"), "AB", 3), Run(Variant("Std"), "A", 0)
@@ -80,3 +81,14 @@ def test_a_state_is_due_after_its_seconds_and_not_again_after_a_restart(monkeypa
     assert timer.due
     timer.restart()
     assert not timer.due
+
+
+def test_copies_beside_a_state_are_not_gone_on_from_and_count_once(tmp_path) -> None:
+    study = Study(tmp_path / "s", "counting", {})
+    early, late = (Progress({"step": torch.tensor(n)}, {"run": RUN.key, "step": n, "total": 10}) for n in (2, 8))
+    study.save_progress(slot(RUN), late)
+    study.save_progress(f"{slot(RUN)} (conflicted copy)", early)
+    assert saved_state(study, RUN).metadata["step"] == 8
+    assert work(study, [RUN, OTHER], lambda run: 100) == (200, 80)
+    study.save_progress(slot(OTHER), late)  # of another run than its name says
+    assert saved_state(study, OTHER) is None

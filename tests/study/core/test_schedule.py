@@ -1,8 +1,11 @@
 """Runs divided among processes; units of work told once each."""
 
 import pytest
+import torch
 
-from racecar.study.core.schedule import Units, chains
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.folder import Study
+from racecar.study.core.schedule import Units, chains, work
 from racecar.study.core.variants import Variant, plan
 
 RUNS = plan([Variant("Std"), Variant("RR6")], range(3), ["A", "B1", "B2", "AB1", "AB2", "AB1-early"])
@@ -42,3 +45,17 @@ def test_a_run_that_ended_early_counts_as_done() -> None:
     units(30)
     units.finish()
     assert sum(told) == 10
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{}, {"run": None}, {"run": 7, "step": 1, "total": 2}]
+    + [{"run": RUNS[0].key, "step": step, "total": 4} for step in (None, "2", -1, [], 2.5)]
+    + [{"run": RUNS[0].key, "step": 2, "total": total} for total in (None, "4", 0, -4)],
+)
+def test_a_state_that_does_not_say_how_far_it_is_counts_for_nothing(tmp_path, about) -> None:
+    study = Study(tmp_path / "s", "x", {})
+    study.save_progress("a", Progress({"x": torch.ones(1)}, about))
+    assert work(study, RUNS, lambda run: 10) == (10 * len(RUNS), 0)
+    study.save_progress("b", Progress({"x": torch.ones(1)}, {"run": RUNS[1].key, "step": 9, "total": 4}))
+    assert work(study, RUNS, lambda run: 10) == (10 * len(RUNS), 10)

@@ -10,13 +10,15 @@ from sklearn.metrics import mutual_info_score
 
 import racecar
 from racecar.study.core.callbacks import Callbacks
+from racecar.study.core.checkpoints import Progress
+from racecar.study.core.errors import StudyError
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import labels, patterns, split
 from racecar.study.mutual_information.experiment import parts, run_study, work
 from racecar.study.mutual_information.network import WIDTHS, initialised, network
 from racecar.study.mutual_information.spec import SPEC
-from racecar.study.mutual_information.training import snapshot_epochs
+from racecar.study.mutual_information.training import Group, snapshot_epochs
 
 TINY = MutualInformationConfig(
     seeds=2,
@@ -164,6 +166,47 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(study.weights(run), reference.weights(run), rtol=0, atol=0)
         assert study.metrics(run) == reference.metrics(run)
     assert not list((tmp_path / "parts").glob("progress*"))
+
+
+def state_of_a_group() -> Progress:
+    """As a stopped training leaves it."""
+    runs = [Run.parse(k) for k in ("RR6_A/seed-0", "Std_A/seed-0")]
+    weights = {k: torch.stack([v, v]) for k, v in network().state_dict().items()}
+    moments = {f"{kind}/{k}": torch.zeros_like(v) for k, v in weights.items() for kind in ("exp_avg", "exp_avg_sq")}
+    point = {"epoch": torch.tensor(0), "accuracy": torch.ones(2), "loss": torch.ones(2)}
+    group = Group(runs, 3, weights, moments, 9, 1, [{**point, "information": torch.zeros(2, 6, 2)}])
+    return group.progress()
+
+
+def counted(state: Progress, place: int, value: int) -> None:
+    state.tensors["counts"][place] = value
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: counted(s, 0, 4),
+        lambda s: counted(s, 0, -1),
+        lambda s: counted(s, 1, 0),
+        lambda s: counted(s, 3, 2),
+        lambda s: s.tensors.pop("counts"),
+        lambda s: s.tensors.pop("weights/fc3.bias"),
+        lambda s: s.tensors.pop("moments/exp_avg_sq/fc3.bias"),
+        lambda s: [s.tensors.pop(k) for k in list(s.tensors) if k.startswith("moments/")],
+        lambda s: s.tensors.update({"weights/fc1.weight": torch.zeros(2, 3, 3)}),
+        lambda s: s.tensors.pop("history/0/information"),
+        lambda s: s.metadata.pop("runs"),
+        lambda s: s.metadata.update(runs=["RR6_A/seed-0"]),
+        lambda s: s.metadata.update(runs=[None, 3]),
+        lambda s: s.metadata.update(runs=7),
+    ],
+)
+def test_a_state_that_lacks_something_is_refused(damage) -> None:
+    state = state_of_a_group()
+    assert Group.restore(state).progress().metadata == state.metadata
+    damage(state)
+    with pytest.raises(StudyError, match="does not fit this training"):
+        Group.restore(state)
 
 
 def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from racecar.study.cli import main
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_tensors
+from racecar.study.core.sole import sole_use
 from racecar.study.smoke import dataset
 from racecar.study.smoke.simulation import Settings, simulate
 
@@ -64,6 +65,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
         dataset.load(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "null", "{}", '{"settings": {"size": "x"}, "seed": 0, "count": 1}', "{", ""])
+def test_a_description_of_something_else_is_one_line(tmp_path, content) -> None:
+    (tmp_path / "smoke.json").write_text(content, encoding="utf-8")
+    for call in (dataset.load, dataset.missing, lambda folder: dataset.open_folder(folder, SETTINGS, 1, 0)):
+        with pytest.raises(StudyError, match=r"smoke\.json (does not describe simulations|cannot be read)"):
+            call(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "of another size"])
 def test_a_damaged_simulation_is_named(tmp_path, damage) -> None:
     folder = tmp_path / "s"
@@ -88,6 +97,9 @@ def test_the_command_makes_a_set_with_a_preview_and_says_what_the_checks_found(t
     before = sorted((p.name, p.stat().st_mtime_ns) for p in (tmp_path / "s").glob("simulation-*"))
     assert main([*words, *out]) == 0
     assert before == sorted((p.name, p.stat().st_mtime_ns) for p in (tmp_path / "s").glob("simulation-*"))
+    with sole_use(tmp_path / "s", "making simulations"):
+        assert main([*words, *out]) == 2
+    assert "is making simulations" in capsys.readouterr().err
     assert main([*words, *out, "--seed", "1"]) == 2
     assert "other settings" in capsys.readouterr().err
     assert main(["data", "smoke", "--count", "0", *out]) == 2

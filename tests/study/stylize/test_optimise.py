@@ -137,6 +137,27 @@ def test_a_foreign_state_is_refused(network) -> None:
         make(network).restore(Progress({"pixels": torch.zeros(1, 3, 8, 8)}, {"step": 1, "lbfgs": {}, "history": []}))
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors, metadata: metadata.update(step=99),
+        lambda tensors, metadata: metadata.update(step=-1),
+        lambda tensors, metadata: metadata.update(step=None),
+        lambda tensors, metadata: metadata["history"].pop(),
+        lambda tensors, metadata: metadata.pop("lbfgs"),
+        lambda tensors, metadata: tensors.pop("lbfgs.old_dirs.0"),
+        lambda tensors, metadata: tensors.pop("pixels"),
+    ],
+)
+def test_a_state_that_lacks_something_is_refused(network, damage) -> None:
+    made = make(network)
+    made.run(Callbacks(stop=lambda: made.step == 3))
+    state = made.state()
+    damage(state.tensors, state.metadata)
+    with pytest.raises(StudyError, match="does not fit this stylization"):
+        make(network).restore(state)
+
+
 def test_an_overflow_is_an_error(network) -> None:
     with pytest.raises(StudyError, match="not finite at step 1: lower --style-weight"):
         make(network, replace(SETTINGS, style_weight=1e60)).run()

@@ -87,6 +87,12 @@ def test_the_criterion_is_a_phase_with_lambda(sweep) -> None:
             SweepResults(sweep, phase)
 
 
+def test_a_sweep_without_a_phase_that_has_lambda_is_one_line(tmp_path) -> None:
+    open_sweep(tmp_path, "digits", {}, ASKED | {"phases": ["B", "A-start"]})
+    with pytest.raises(ValueError, match="no phase of this sweep depends on λ"):
+        SweepResults(tmp_path)
+
+
 def test_what_is_written_states_the_criterion_and_that_it_is_optimistic(sweep) -> None:
     page, figure = SweepResults(sweep).write(sweep)
     words = page.read_text()
@@ -125,3 +131,59 @@ def test_only_lambda_that_can_be_trained(wrong) -> None:
     with pytest.raises(ValueError, match="--weights"):
         check_weights(wrong)
     assert check_weights([1e-4, 0.0, 1e-4]) == [0.0, 1e-4]
+
+
+def test_what_shared_folders_hold_beside_runs_is_no_run(sweep) -> None:
+    expected = SweepResults(sweep).rows
+    runs = sweep / "weight-1e-05" / "runs"
+    for name in (
+        "RR3_AB (conflicted copy)/seed-0",
+        "RR3_AB/seed-00",
+        "RR3_AB/seed-1 (1)",
+        "RR^3_AB/seed-0",
+        "x/seed-1",
+    ):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "run.json").write_text('{"accuracy": 0.1}')
+    for name in (".nfs0001", ".DS_Store", "RR3_AB/.DS_Store", "RR3_AB/seed-0/run.json~", "RR3_AB/seed-7"):
+        (runs / name).write_text("x")
+    (runs / "RR3_AB" / "seed-8").mkdir()
+    assert SweepResults(sweep).rows == expected
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "null", "7", "{}", '{"accuracy": null}', '{"accuracy": "0.9"}', '{"accuracy": NaN}', "{", ""]
+)
+def test_a_run_without_a_number_is_one_line_with_its_path(sweep, content) -> None:
+    path = sweep / "weight-1e-05" / "runs" / "RR3_AB" / "seed-1" / "run.json"
+    path.write_text(content)
+    with pytest.raises(StudyError, match=f"{path} .*[Dd]elete it"):
+        SweepResults(sweep)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", 7, [7], ["x"], [None], -1, math.nan])
+@pytest.mark.parametrize("key", ["experiment", "config", "weights", "variants", "phases", "seeds"])
+def test_a_sweep_that_says_something_else_is_one_line_with_its_path(sweep, key, value) -> None:
+    known = json.loads((sweep / "sweep.json").read_text())
+    (sweep / "sweep.json").write_text(json.dumps(known | {key: value}))
+    right = [("experiment", "x"), ("config", {}), ("weights", [7]), ("seeds", 7)]
+    if (key, value) in right:
+        assert SweepResults(sweep).experiment
+        return
+    with pytest.raises(StudyError, match=rf"sweep\.json does not describe a sweep \({key} missing or wrong\)"):
+        SweepResults(sweep)
+    with pytest.raises(StudyError, match=r"sweep\.json does not describe a sweep"):
+        open_sweep(sweep, "digits", known["config"], ASKED)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "7", "{}", "{", ""])
+def test_a_sweep_json_that_is_none_is_one_line(sweep, content) -> None:
+    (sweep / "sweep.json").write_text(content)
+    with pytest.raises(StudyError, match=r"sweep\.json (does not describe a sweep|cannot be read)"):
+        open_sweep(sweep, "digits", {}, ASKED)
+
+
+def test_what_systems_leave_in_a_new_folder_is_no_obstacle(tmp_path) -> None:
+    for name in (".DS_Store", ".nfs0000", "claims", ".sweep.json.a1b2c3d4"):
+        (tmp_path / name).touch()
+    check_folder(tmp_path)

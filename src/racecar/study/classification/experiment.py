@@ -317,7 +317,9 @@ def _train(
         for name in ("loss", "penalty"):
             point[name] = round(point[name], 6)
         point["seconds"] = round(point["seconds"], 4)
-    last = (history[-1]["accuracy"], history[-1]["top5"]) if history and not failure else trainer.accuracy()
+    last = (
+        (history[-1]["accuracy"], history[-1]["top5"]) if history and not failure else trainer.accuracy(callbacks.alive)
+    )
     metrics: dict[str, Any] = {
         "epochs": len(history),
         "accuracy": last[0],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -59,10 +59,11 @@ def accuracy(
     batch: int = 1000,
     precision: torch.dtype | None = None,
     accelerator: Accelerator | None = None,
+    alive: Callable[[], None] = QUIET.alive,
 ) -> tuple[float, float]:
     """Shares of test images whose class is the network's first answer, and among its first five.
 
-    In evaluation mode; each of several processes looks at its share.
+    In evaluation mode; each of several processes looks at its share. ``alive`` is called after every batch.
     """
     training, rank, world = model.training, 0, 1
     device = next(model.parameters()).device
@@ -75,6 +76,7 @@ def accuracy(
             output = model(images)
         hits = output.topk(min(5, output.shape[1]), 1).indices == labels[:, None]
         right += torch.stack([(output.argmax(1) == labels).sum(), hits.sum()])
+        alive()
     model.train(training)
     if accelerator is not None and world > 1:
         right = accelerator.reduce(right)
@@ -193,7 +195,7 @@ class Trainer:
             sums = self.accelerator.reduce(sums) if self.accelerator.num_processes > 1 else sums
             total = sums.cpu()  # waits for the device
             self.seconds += time.perf_counter() - began
-            self._end_epoch(epoch + 1, total)
+            self._end_epoch(epoch + 1, total, callbacks.alive)
             callbacks.note(self.history[-1], self.step)
             sums = torch.zeros_like(sums)
             self.sums, self.seconds = torch.zeros(4, dtype=torch.float64), 0.0
@@ -274,18 +276,18 @@ class Trainer:
                 ]
             )
 
-    def _end_epoch(self, epoch: int, sums: Tensor) -> None:
+    def _end_epoch(self, epoch: int, sums: Tensor, alive: Callable[[], None]) -> None:
         loss, penalty, right, count = sums.tolist()
         if not math.isfinite(loss + penalty):
             raise DivergedError(
                 f"the loss is not finite in epoch {epoch} (learning rate "
                 f"{self.recipe.rate(self.step - 1, len(self.batches)):g}): lower the learning rate"
             )
-        top1, top5 = self.accuracy() if epoch in self.evaluated else (None, None)
+        top1, top5 = self.accuracy(alive) if epoch in self.evaluated else (None, None)
         self.history.append(Point(epoch, loss / count, penalty / count, right / count, top1, self.seconds, top5))
 
-    def accuracy(self) -> tuple[float, float]:
-        """Top-1 and top-5 on the test images, now."""
+    def accuracy(self, alive: Callable[[], None] = QUIET.alive) -> tuple[float, float]:
+        """Top-1 and top-5 on the test images, now; ``alive`` is called after every batch."""
         if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
             for buffer in self.objective.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -296,6 +298,7 @@ class Trainer:
                 batch=min(1000, 4 * self.recipe.batch_size),  # fits where a training step fits
                 precision=self.precision,
                 accelerator=self.accelerator,
+                alive=alive,
             )
 
     # --- saved states -------------------------------------------------------------------------------------------------
@@ -318,7 +321,7 @@ class Trainer:
         Raises:
             StudyError: a state of something else.
         """
-        try:
+        with state.restored():
             if not 0 <= int(state.metadata["step"]) <= self.total:
                 raise ValueError(f"step {state.metadata['step']} of {self.total}")
             unpack(state.tensors, self.modules, [self.optimiser])
@@ -330,5 +333,3 @@ class Trainer:
             self.history = [Point(**p) for p in state.metadata["history"]]
             if self.accelerator.scaler is not None and state.metadata.get("scaler"):
                 self.accelerator.scaler.load_state_dict(state.metadata["scaler"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise StudyError(f"a saved state does not fit this training: {error}") from error

@@ -9,8 +9,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import read_json, write_bytes
+from racecar.study.core.files import write_bytes
 from racecar.study.core.processes import Stopper, run_shares
+from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import STOPPED, progress_bar, worker_count
 from racecar.study.smoke import dataset
 from racecar.study.smoke.simulation import Settings
@@ -35,10 +36,15 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     settings = Settings(options.frames, options.size, options.warm_up)
     workers = worker_count(options.workers)
     dataset.open_folder(folder, settings, options.count, options.seed)
+    with sole_use(folder, f"making simulations in {folder}"):
+        return _make(folder, settings, workers)
+
+
+def _make(folder: Path, settings: Settings, workers: int) -> int:
     left = dataset.missing(folder)
     if left:
         each = settings.warm_up + settings.frames
-        count = read_json(folder / "smoke.json")["count"]
+        count = dataset.description(folder)["count"]
         shares = [(folder, left[i::workers]) for i in range(min(workers, len(left)))]
         with Stopper() as stop, progress_bar(f"{count} simulations", count * each, (count - len(left)) * each) as bar:
             complete = run_shares(dataset.make, shares, bar, stop)

@@ -91,6 +91,8 @@ def run(name: str, parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and write the report."""
     spec = spec_of(name)
     folder = spec.folder(options)
+    if (folder.absolute().parent / "sweep.json").exists():
+        raise StudyError(f"{folder} is a part of a sweep, whose workers may train there: call `racecar sweep` instead")
     started = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if started and spec.together is None:
         raise StudyError("this study divides its runs among --workers: start it plainly, without accelerate launch")

@@ -19,6 +19,7 @@ from racecar.study.core.checkpoints import Progress, read_progress, write_progre
 from racecar.study.core.errors import StudyError
 from racecar.study.core.options import add_both, add_fields, chosen
 from racecar.study.core.processes import Stopper
+from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import STOPPED, progress_bar
 from racecar.study.stylize.networks import KINDS, open_network
 from racecar.study.stylize.optimise import Losses, Settings, Stylization
@@ -65,6 +66,14 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         seeing.network.to(device), content.to(device), style.to(device), seeing.normalisation, settings
     )
     wanted = _fingerprint(settings, seeing.network, content, style)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with sole_use(out.parent, f"making {out}", f".{out.name}.lock"):
+        return _make(stylization, out, wanted, options, seeing.words)
+
+
+def _make(stylization: Stylization, out: Path, wanted: list[Any], options: Namespace, words: str) -> int:
+    """The picture, from where an earlier call has got; the exit code."""
+    settings = stylization.settings
     kept = out.with_name(f".{out.name}.state.safetensors")
     found = read_progress(kept)
     if found is not None and found.metadata.get("wanted") == wanted:
@@ -92,7 +101,8 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     begin = stylization.history[0]
     print(f"L_content (Eq. 3): {begin.content:.5g} → {ends[0]:.5g}")
     print(f"L_style (Eq. 4): {begin.style:.5g} → {ends[1]:.5g}")
-    print(f"{out}: {content.shape[3]} × {content.shape[2]} pixels, as seen by {seeing.words}")
+    height, width = stylization.pixels.shape[2:]
+    print(f"{out}: {width} × {height} pixels, as seen by {words}")
     return 0
 
 

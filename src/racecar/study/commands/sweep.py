@@ -15,14 +15,15 @@ from rich.table import Table
 
 from racecar.study.commands import study as study_command
 from racecar.study.core.errors import StudyError
-from racecar.study.core.locks import Locks
+from racecar.study.core.locks import Locks, foreign
 from racecar.study.core.presets import given
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED, console, progress_bar, worker_count
+from racecar.study.core.variants import START
 from racecar.study.studies import registered, spec_of
 from racecar.study.sweep import workers as engines
 from racecar.study.sweep.drive import drive
-from racecar.study.sweep.jobs import make_jobs
+from racecar.study.sweep.jobs import PHASES, make_jobs
 from racecar.study.sweep.results import SweepResults, check_folder, check_weights, has_weight
 from racecar.study.sweep.workers import Engine, Processes, Submitted, Worker
 
@@ -96,13 +97,27 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     config, inputs = spec.choose(study_command.configuration(spec, parser, options), options, folder)
     if not any(map(has_weight, config.variants)):
         raise ValueError(f"none of {', '.join(config.variants)} has a λ: add RR or Dec to --variants, e.g. RR3")
+    if not any(phase.startswith("A") and phase != START for phase in getattr(config, "phases", PHASES)):
+        raise ValueError(f"none of the phases {', '.join(config.phases)} depends on λ: add A to --phases")
     local = options.engine == "local"
     engines.check(options.engine)
     workers = worker_count(options.workers if local else options.workers or 4)
     check_folder(folder)
     folder = folder if local else folder.absolute()  # jobs may start anywhere
     locks = Locks(folder / "claims")
-    with locks.hold("preparing", lambda: console.print("racecar: another call is preparing this sweep; waiting")):
+    for path in foreign(locks.folder)[:1]:
+        console.print(
+            f"racecar: {path} is no claim and is skipped; if {folder} is synchronised instead of shared, several "
+            "machines may train the same run",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def waiting() -> None:
+        who = locks.state("preparing").holder or "another call"
+        console.print(f"racecar: {who} is preparing this sweep; waiting for it", highlight=False, soft_wrap=True)
+
+    with locks.hold("preparing", waiting):
         jobs = make_jobs(spec, config, inputs, weights, options, folder, locks)
     worker = Worker(locks.folder, jobs, int(options.slurm.get("cpus_per_task", 1)))
     engine: Engine = (

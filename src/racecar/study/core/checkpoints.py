@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ def pack(modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> dict[
     for i, module in enumerate(modules):
         tensors |= {f"module{i}.{name}": t for name, t in module.state_dict().items()}
     for i, optimiser in enumerate(optimisers):
+        moments = 0
         for number, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser{i}.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+            own = {f"optimiser{i}.{number}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+            tensors |= own
+            moments += bool(own)
+        tensors[f"{_COUNT}{i}"] = torch.tensor(moments)
     return {k: whole(v) for k, v in tensors.items()}
 
 
@@ -66,7 +71,8 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = value
         known = optimiser.state_dict()
-        _check_moments(i, moments, optimiser)
+        count = tensors.get(f"{_COUNT}{i}")  # older states have none
+        _check_moments(i, moments, optimiser, len(moments) if count is None else int(count))
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         for place, values in moments.items():
             of = parameters[place]
@@ -79,10 +85,16 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
                     state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _check_moments(number: int, moments: Mapping[int, Mapping[str, Tensor]], optimiser: Optimizer) -> None:
+_COUNT = "moments"  # of parameters that have some
+
+
+def _check_moments(
+    number: int, moments: Mapping[int, Mapping[str, Tensor]], optimiser: Optimizer, expected: int
+) -> None:
     """All parameters that have been trained have moments of the same kinds; one without a gradient has none."""
     count = sum(len(group["params"]) for group in optimiser.param_groups)
-    if len({frozenset(kinds) for kinds in moments.values()}) > 1 or any(i >= count for i in moments):
+    kinds = {frozenset(kinds) for kinds in moments.values()}
+    if len(kinds) > 1 or any(i >= count for i in moments) or len(moments) != expected:
         raise ValueError(f"moments of optimiser {number} are missing, or there are too many")
 
 
@@ -97,15 +109,45 @@ class Progress:
     Attributes:
         tensors: anything the experiment needs to go on, by name.
         metadata: anything else that is JSON.
+        path: where it was read from.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    path: Path | None = None
+
+    @contextmanager
+    def restored(self, what: str = "training") -> Iterator[None]:
+        """A block that puts it back: whatever goes wrong there means that it is a state of something else.
+
+        Args:
+            what: goes on from it.
+
+        Raises:
+            StudyError: saying so, and what to do.
+        """
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            place = "" if self.path is None else f". Delete {self.path} to start again from the beginning"
+            raise StudyError(f"a saved state does not fit this {what}: {error}{place}") from error
 
 
-def write_progress(path: Path, progress: Progress) -> None:
-    """Replace a saved state."""
-    write_tensors(path, progress.tensors, {"about": json.dumps(progress.metadata)})
+def write_progress(path: Path, progress: Progress, check: Callable[[], None] = lambda: None) -> None:
+    """Replace a saved state; ``check`` as for :func:`racecar.study.core.files.write_atomically`."""
+    write_tensors(path, progress.tensors, {"about": json.dumps(progress.metadata)}, check)
+
+
+def about(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a saved state says beside its tensors.
+
+    Raises:
+        LookupError, RecursionError, TypeError, ValueError: the file is of something else.
+    """
+    found = json.loads(metadata["about"])
+    if not isinstance(found, dict):
+        raise TypeError("no object")
+    return found
 
 
 def read_progress(path: Path) -> Progress | None:
@@ -114,8 +156,8 @@ def read_progress(path: Path) -> Progress | None:
         return None
     try:
         tensors, metadata = read_tensors_and_metadata(path)
-        return Progress(tensors, json.loads(metadata["about"]))
-    except (StudyError, KeyError, TypeError, ValueError) as error:
+        return Progress(tensors, about(metadata), path)
+    except (StudyError, LookupError, RecursionError, TypeError, ValueError) as error:
         if path.exists():  # else another process has just finished its run
             reason = (
                 f"{error}".split(". Delete it")[0] if isinstance(error, StudyError) else f"{path} is no saved state"

@@ -11,9 +11,10 @@ Nothing is unpickled.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +23,29 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from racecar.study.core.checkpoints import Progress, read_progress, write_progress
+from racecar.study.core.checkpoints import Progress, about, read_progress, write_progress
 from racecar.study.core.environment import command_line, environment, revision
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import is_leftover, read_json, read_tensors, write_atomically, write_json, write_tensors
+from racecar.study.core.files import (
+    are_labels,
+    are_texts,
+    is_count,
+    is_empty,
+    is_leftover,
+    is_number,
+    is_object,
+    is_text,
+    read_object,
+    read_tensors,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from racecar.study.core.variants import Run
+
+
+def _nothing() -> None:
+    pass
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -60,15 +79,35 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         StudyError: missing, damaged, or of something else.
     """
-    content = read_json(path)
-    wanted: dict[str, type | tuple[type, ...]] = {"experiment": str, "config": dict, "command": str}
-    wanted |= {"environment": dict, "seconds": (int, float)}
-    wrong = [k for k, kind in wanted.items() if not isinstance(content, dict) or not isinstance(content.get(k), kind)]
-    if wrong:
-        raise StudyError(
-            f"{path} does not describe a study ({', '.join(wrong)} missing or wrong): choose another --out"
-        )
+    wanted = {"experiment": is_text, "config": is_object, "command": is_text, "environment": are_labels}
+    also = {
+        "variants": are_texts,
+        "phases": are_texts,
+        "seeds": is_count,
+        "revisions": are_texts,
+        "sources": are_labels,
+    }
+    content: dict[str, Any] = read_object(path, "a study", wanted | {"seconds": is_number}, also | {"setting": is_text})
     return content
+
+
+class Metrics(dict[str, Any]):
+    """What a run.json says; a metric that it lacks is an error of the file's.
+
+    Args:
+        path: of the file.
+        content: its object.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise StudyError(f"{self.path} holds no {name}: {_AGAIN}")
+
+
+_AGAIN = "delete it, and the study's command trains the run again"
 
 
 class Study:
@@ -85,6 +124,7 @@ class Study:
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any]) -> None:
         self.folder = folder
+        self._check: Callable[[], None] = _nothing
         config = json.loads(json.dumps(config))
         path = folder / "study.json"
         if path.exists():
@@ -93,7 +133,7 @@ class Study:
                 raise StudyError(f"{folder} holds the study {known.get('experiment')!r}: choose another --out")
             check_same(folder, known["config"], config)
         else:
-            if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
+            if folder.exists() and not is_empty(folder):
                 raise StudyError(f"{folder} is not empty and holds no study: choose another --out")
             write_json(
                 path,
@@ -106,6 +146,16 @@ class Study:
                     "seconds": 0.0,
                 },
             )
+
+    def guarded(self, check: Callable[[], None]) -> Study:
+        """The same folder, with a question before every write of a run's: who has lost the run raises there.
+
+        Args:
+            check: see :func:`racecar.study.core.files.write_atomically`.
+        """
+        study = copy.copy(self)
+        study._check = check
+        return study
 
     def metadata(self) -> dict[str, Any]:
         """The content of study.json: configuration, command, environment, and what was noted beside them."""
@@ -121,7 +171,7 @@ class Study:
         """Note this call, and the code's revision, beside those that have filled the folder before."""
         metadata = self.metadata()
         known = metadata["command"].split(" && ")
-        revisions = metadata.get("revisions") or [metadata["environment"]["revision"]]
+        revisions = metadata.get("revisions") or [metadata["environment"].get("revision", "unknown")]
         self.note(
             command=" && ".join(dict.fromkeys([*known, command_line()])),
             revisions=list(dict.fromkeys([*revisions, revision()])),
@@ -141,34 +191,67 @@ class Study:
 
     def finish(self, run: Run, model: Mapping[str, Tensor], metrics: Mapping[str, Any]) -> None:
         """Keep a run's weights and metrics."""
-        write_tensors(self.path(run) / "model.safetensors", model, {"model": run.model, "seed": str(run.seed)})
-        write_json(self.path(run) / "run.json", {"model": run.model, "seed": run.seed, **metrics})
+        self.keep(run, "model", model, {"model": run.model, "seed": str(run.seed)})
+        self.conclude(run, metrics)
+
+    def keep(
+        self, run: Run, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep tensors of a run under a name, before it is finished."""
+        write_tensors(self.path(run) / f"{name}.safetensors", tensors, metadata, self._check)
+
+    def conclude(self, run: Run, metrics: Mapping[str, Any]) -> None:
+        """Keep the metrics of a run, which is finished by that."""
+        write_json(self.path(run) / "run.json", {"model": run.model, "seed": run.seed, **metrics}, self._check)
 
     def metrics(self, run: Run) -> dict[str, Any] | None:
-        """The metrics of a finished run, else None."""
-        return read_json(self.path(run) / "run.json") if self.finished(run) else None
+        """The metrics of a finished run, else None.
+
+        Raises:
+            StudyError: they cannot be read; asked for one that is not there, they say so too.
+        """
+        path = self.path(run) / "run.json"
+        if not self.finished(run):
+            return None
+        known = {"accuracy": is_number, "history": lambda value: isinstance(value, list) and all(map(is_object, value))}
+        return Metrics(path, read_object(path, "a run", {}, known, _AGAIN))
 
     def weights(self, run: Run) -> dict[str, Tensor]:
-        """The weights of a finished run."""
-        return read_tensors(self.path(run) / "model.safetensors")
+        """The weights of a finished run.
+
+        Raises:
+            StudyError: they are damaged, or gone.
+        """
+        path = self.path(run) / "model.safetensors"
+        if not path.exists():
+            raise StudyError(
+                f"{path} does not exist: copy it back, or delete run.json beside it, and the study's command trains "
+                "the run again"
+            )
+        return read_tensors(path)
 
     def save_progress(self, slot: str, progress: Progress) -> None:
         """Replace the saved state of the runs that one process trains; ``slot`` names the process's share."""
-        write_progress(self.folder / f"progress-{slot}.safetensors", progress)
+        write_progress(self.folder / f"progress-{slot}.safetensors", progress, self._check)
 
     def progress_notes(self) -> list[dict[str, Any]]:
         """What all saved states are about, without their tensors."""
         found = []
         for path in sorted(self.folder.glob("progress-*.safetensors")):
             # A damaged one counts as none, and another process may just have finished its run.
-            with suppress(OSError, KeyError, TypeError, ValueError, SafetensorError), safe_open(path, "pt") as file:
-                found.append(json.loads(file.metadata()["about"]))
+            wrong = (OSError, LookupError, RecursionError, TypeError, ValueError, SafetensorError)
+            with suppress(*wrong), safe_open(path, "pt") as file:
+                found.append(about(file.metadata() or {}))
         return found
 
     def load_progress(self) -> list[Progress]:
         """All saved states; a damaged one counts as none (its runs start again)."""
         found = [read_progress(path) for path in sorted(self.folder.glob("progress-*.safetensors"))]
         return [p for p in found if p is not None]
+
+    def read_progress(self, slot: str) -> Progress | None:
+        """The state saved for a slot; None where there is none, or a damaged one."""
+        return read_progress(self.folder / f"progress-{slot}.safetensors")
 
     def take_data(self, other: Study) -> None:
         """Have the data that another study of the same settings has kept, without a second copy where links work."""
@@ -189,4 +272,5 @@ class Study:
 
     def drop_progress(self, slot: str) -> None:
         """Forget a saved state: its runs are finished."""
+        self._check()
         (self.folder / f"progress-{slot}.safetensors").unlink(missing_ok=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study, read_description
 from racecar.study.core.variants import Run, Variant
 
@@ -63,8 +65,12 @@ def reopen(folder: Path, name: str, kind: type[Made]) -> tuple[Study, Made]:
     Raises:
         StudyError: no such study.
     """
-    known = read_description(folder / "study.json")
-    config = from_json(kind, known["config"] | {k: known[k] for k in GROWS if k in known})
+    path = folder / "study.json"
+    known = read_description(path)
+    try:
+        config = from_json(kind, known["config"] | {k: known[k] for k in GROWS if k in known})
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise StudyError(f"{path} holds settings of no study of this version: {error}") from error
     return open_study(folder, name, config), config  # type: ignore[arg-type]
 
 
@@ -75,11 +81,28 @@ def from_json(kind: type[Made], content: Mapping[str, Any]) -> Made:
         kind: the dataclass.
         content: its arguments by name; what is left out keeps its default.
     """
-    types = typing.get_type_hints(kind)
-    return kind(**{name: _from_json(types.get(name), value) for name, value in content.items()})
+    hints = typing.get_type_hints(kind)
+    made = {name: _from_json(hints.get(name), value) for name, value in content.items()}
+    if wrong := [name for name, value in made.items() if name in hints and not _fits(hints[name], value)]:
+        raise TypeError(f"{', '.join(f'{name} is {made[name]!r}' for name in wrong)}, which is no value for it")
+    return kind(**made)
 
 
 def _from_json(kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return from_json(kind, value)  # type: ignore[arg-type]
     return tuple(value) if typing.get_origin(kind) is tuple and isinstance(value, list) else value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value is of a field's type."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(part, value) for part in parts)
+    if origin in (list, tuple):
+        return isinstance(value, origin) and all(_fits(parts[0], v) for v in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool)) if isinstance(kind, type) else True

@@ -39,7 +39,8 @@ def slot(run: Run) -> str:
 
 def saved_state(study: Study, run: Run) -> Progress | None:
     """What an earlier call has reached in a run; None where it begins."""
-    return next((p for p in study.load_progress() if p.metadata.get("run") == run.key), None)
+    state = study.read_progress(slot(run))
+    return state if state is not None and state.metadata.get("run") == run.key else None
 
 
 def train_run(

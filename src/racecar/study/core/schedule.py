@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from racecar.study.core.files import is_count
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import START, Run
 
@@ -35,12 +36,13 @@ def chains(runs: Sequence[Run], cost: Cost, workers: int) -> list[list[Run]]:
 
 def work(study: Study, runs: Sequence[Run], cost: Cost) -> tuple[int, int]:
     """(all, already done) in the unit of ``cost``; saved states say ``run``, ``step`` and ``total``."""
-    done = sum(cost(r) for r in runs if study.finished(r))
+    done = {r: cost(r) for r in runs if study.finished(r)}
+    unfinished = {r.key: r for r in runs if r not in done}
     for state in study.progress_notes():
-        run = Run.parse(state["run"])
-        if run in runs and not study.finished(run):
-            done += round(cost(run) * state["step"] / state["total"])
-    return sum(map(cost, runs)), done
+        step, total = state.get("step"), state.get("total")
+        if (run := unfinished.get(str(state.get("run")))) is not None and is_count(step) and is_count(total) and total:
+            done[run] = round(cost(run) * min(1.0, step / total))
+    return sum(map(cost, runs)), sum(done.values())
 
 
 @dataclass(frozen=True)

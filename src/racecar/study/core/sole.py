@@ -1,4 +1,4 @@
-"""One process at a time trains in a folder; a second one is told so, instead of training everything once more.
+"""One process at a time trains in a folder, or makes a file; a second one is told so, instead of doing it once more.
 
 The operating system holds the lock and gives it back when its holder ends, however that happens; a process that
 outlives the command which has started it (a rank of a killed torchrun) still holds it.
@@ -25,8 +25,13 @@ NAME = ".lock"
 
 
 @contextmanager
-def sole_use(folder: Path) -> Iterator[None]:
+def sole_use(folder: Path, doing: str | None = None, name: str = NAME) -> Iterator[None]:
     """Have a folder for the block.
+
+    Args:
+        folder: which exists.
+        doing: what the block does, for who comes second; None: training in the folder.
+        name: of the lock, where it is not the whole folder that is used.
 
     Raises:
         StudyError: another process has it.
@@ -34,8 +39,8 @@ def sole_use(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    path = folder / NAME
-    with _opened(path) as file:
+    path = folder / name
+    with _opened(path, doing or f"training in {folder}") as file:
         try:
             json.dump({"process": os.getpid(), "machine": platform.node()}, file)
             file.flush()
@@ -45,7 +50,7 @@ def sole_use(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _opened(path: Path, doing: str) -> Iterator[TextIO]:
     """The file, locked, empty, and still the one of that name."""
     while True:
         with path.open("a+", encoding="utf-8") as file:
@@ -53,7 +58,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StudyError(
-                    f"{_holder(path)} is training in {path.parent}: wait for it, stop it, or choose another --out"
+                    f"{_holder(path)} is {doing}: wait for it, stop it, or choose another --out"
                 ) from error
             except OSError:  # a file system without locks: as it was before there were any
                 yield file
@@ -65,7 +70,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 
 def _holder(path: Path) -> str:
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         return f"process {int(content['process'])} on {content['machine']}"
     return "another process"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from racecar.study.core.callbacks import QUIET, Callbacks
-from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig
@@ -44,11 +44,11 @@ def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
 def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> tuple[int, int]:
     """(all, already done) of some runs, in epochs × networks."""
     length = {r: _epochs(config, r) for r in runs}
-    done = sum(length[r] for r in runs if study.finished(r))
+    done = {r: length[r] for r in runs if study.finished(r)}
     for progress in study.load_progress():
-        group = Group.restore([Run.parse(k) for k in progress.metadata["runs"]], progress.tensors)
-        done += sum(group.epoch for r in group.runs if r in length and not study.finished(r))
-    return sum(length.values()), done
+        group = Group.restore(progress)
+        done = {r: group.epoch for r in group.runs if r in length} | done
+    return sum(length.values()), sum(done.values())
 
 
 def _epochs(config: MutualInformationConfig, run: Run) -> int:
@@ -88,9 +88,12 @@ def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run
     groups = []
     rest = list(pending)
     for progress in study.load_progress():
-        known = Group.restore([Run.parse(k) for k in progress.metadata["runs"]], progress.tensors)
+        known = Group.restore(progress)
         keep = [i for i, r in enumerate(known.runs) if r in rest]
-        if keep and known.epochs == epochs:
+        if keep:
+            with progress.restored():
+                if known.epochs != epochs:
+                    raise ValueError(f"it is of {known.epochs} epochs, not of {epochs}")
             groups.append(known.select(keep))
             rest = [r for r in rest if r not in groups[-1].runs]
     if rest:
@@ -123,7 +126,7 @@ def _keep(study: Study, group: Group) -> None:
     for i, run in enumerate(group.runs):
         if run.phase == "A":
             content = {k: v[i] for k, v in group.moments.items()}
-            write_tensors(study.path(run) / "optimiser.safetensors", {**content, "steps": torch.tensor(group.steps)})
+            study.keep(run, "optimiser", {**content, "steps": torch.tensor(group.steps)})
         history = [_point(point, i) for point in group.history]
         metrics = {"epochs": group.epoch, "accuracy": history[-1]["accuracy"], "history": history}
         study.finish(run, {k: v[i] for k, v in group.weights.items()}, metrics)

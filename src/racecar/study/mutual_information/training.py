@@ -65,15 +65,39 @@ class Group:
         return Progress(self.tensors(), {"runs": [r.key for r in self.runs]})
 
     @classmethod
-    def restore(cls, runs: list[Run], flat: dict[str, Tensor]) -> Group:
-        """The inverse of :meth:`tensors`."""
-        epoch, steps, epochs, points = flat["counts"].tolist()
+    def restore(cls, state: Progress) -> Group:
+        """The inverse of :meth:`progress`.
+
+        Raises:
+            StudyError: a state of something else, or one that lacks something.
+        """
+        flat = state.tensors
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix)}
 
-        history = [part(f"history/{i}/") for i in range(points)]
-        return cls(runs, epochs, part("weights/"), part("moments/"), steps, epoch, history)
+        with state.restored():
+            runs = [Run.parse(k) for k in state.metadata["runs"]]
+            epoch, steps, epochs, points = flat["counts"].tolist()
+            history = [part(f"history/{i}/") for i in range(points)]
+            group = cls(runs, epochs, part("weights/"), part("moments/"), steps, epoch, history)
+            group._check()
+        return group
+
+    def _check(self) -> None:
+        """Whether a saved state is whole."""
+        count, shapes = len(self.runs), {k: tuple(v.shape) for k, v in network().state_dict().items()}
+        if not 0 <= self.epoch <= self.epochs or self.steps < 0:
+            raise ValueError(f"epoch {self.epoch} of {self.epochs}")
+        if {k: tuple(v.shape) for k, v in self.weights.items()} != {k: (count, *s) for k, s in shapes.items()}:
+            raise ValueError("weights are missing, or those of another network")
+        kinds = ("exp_avg", "exp_avg_sq") if self.steps else ()
+        moments = {f"{kind}/{k}": (count, *s) for k, s in shapes.items() for kind in kinds}
+        if {k: tuple(v.shape) for k, v in self.moments.items()} != moments:
+            raise ValueError("moments are missing, or there are too many")
+        for point in self.history:
+            if any(len(point[k]) != count for k in ("accuracy", "loss", "information")) or point["epoch"].numel() != 1:
+                raise ValueError("a snapshot is of other runs")
 
     def select(self, keep: Sequence[int]) -> Group:
         """The group's state for some of its runs alone."""

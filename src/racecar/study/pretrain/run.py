@@ -31,7 +31,7 @@ from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.environment import environment
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import is_leftover
+from racecar.study.core.files import is_empty
 from racecar.study.core.folder import Study
 from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import progress_bar
@@ -96,7 +96,7 @@ def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str,
     Raises:
         StudyError: it belongs to something else, or to another configuration, or another process trains in it.
     """
-    if accelerator.is_main_process and folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
+    if accelerator.is_main_process and folder.exists() and not is_empty(folder):
         study = Study(folder, name, config)
         with sole_use(folder):
             study.remove_leftovers()
@@ -187,7 +187,7 @@ def train(
             evaluations=recipe.epochs,
             eval_modules=frozen,
         )
-        for progress in study.load_progress():
+        if (progress := study.read_progress(SLOT)) is not None:
             trainer.restore(progress)
         accelerator.wait_for_everyone()
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from racecar.study.core.environment import environment
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import is_leftover, read_json, read_tensors, write_json, write_tensors
+from racecar.study.core.files import is_count, is_empty, read_object, read_tensors, write_json, write_tensors
+from racecar.study.core.growing import from_json
 from racecar.study.core.processes import Advance, Stop
 from racecar.study.smoke.simulation import Settings, simulate
 
@@ -45,7 +46,7 @@ def open_folder(folder: Path, settings: Settings, count: int, seed: int) -> None
     wanted = {"settings": asdict(settings), "seed": seed}
     path = folder / "smoke.json"
     if path.exists():
-        metadata = read_json(path)
+        metadata = description(folder)
         known = {k: metadata.get(k) for k in wanted}
         if known != wanted:
             raise StudyError(
@@ -55,14 +56,32 @@ def open_folder(folder: Path, settings: Settings, count: int, seed: int) -> None
             return
         write_json(path, metadata | {"count": count})
         return
-    if folder.exists() and not all(is_leftover(p) for p in folder.iterdir()):
+    if folder.exists() and not is_empty(folder):
         raise StudyError(f"{folder} is not empty and holds no simulations: choose another --out")
     write_json(path, wanted | {"count": count, "phiflow": version("phiflow"), "environment": environment()})
 
 
+def description(folder: Path) -> dict[str, Any]:
+    """What smoke.json says: settings, seed and count.
+
+    Raises:
+        StudyError: no simulations there, or the file is of something else.
+    """
+
+    def are_settings(value: object) -> bool:
+        try:
+            return isinstance(value, dict) and bool(from_json(Settings, value))
+        except (TypeError, ValueError):
+            return False
+
+    wanted = {"settings": are_settings, "seed": lambda value: type(value) is int, "count": is_count}
+    content: dict[str, Any] = read_object(folder / "smoke.json", "simulations", wanted)
+    return content
+
+
 def missing(folder: Path) -> list[int]:
     """Numbers of the simulations that are not made yet."""
-    return [i for i in range(read_json(folder / "smoke.json")["count"]) if not _file(folder, i).exists()]
+    return [i for i in range(description(folder)["count"]) if not _file(folder, i).exists()]
 
 
 def make(share: tuple[Path, Sequence[int]], advance: Advance, stop: Stop) -> bool:
@@ -77,7 +96,7 @@ def make(share: tuple[Path, Sequence[int]], advance: Advance, stop: Stop) -> boo
         Whether all are made.
     """
     folder, numbers = share
-    metadata = read_json(folder / "smoke.json")
+    metadata = description(folder)
     for number in numbers:
         if stop():
             return False
@@ -101,7 +120,7 @@ def load(folder: Path) -> Simulations:
     command = f"racecar data smoke --out {folder}"
     if not (folder / "smoke.json").exists():
         raise StudyError(f"{folder} holds no simulations: run `{command}` first")
-    metadata = read_json(folder / "smoke.json")
+    metadata = description(folder)
     if left := missing(folder):
         raise StudyError(f"{folder} lacks {len(left)} of {metadata['count']} simulations: run `{command}` again")
     size, frames = metadata["settings"]["size"], metadata["settings"]["frames"]
@@ -116,7 +135,7 @@ def load(folder: Path) -> Simulations:
 
 def checks(folder: Path) -> dict[str, float]:
     """The worst of all frames: ``divergence`` per time step, ``gain`` of mass by advection; mean ``density``."""
-    found = [read_tensors(_file(folder, i)) for i in range(read_json(folder / "smoke.json")["count"])]
+    found = [read_tensors(_file(folder, i)) for i in range(description(folder)["count"])]
     return {
         "divergence": max(float(f["divergence"].max()) for f in found),
         "gain": max(float(f["gain"].max()) for f in found),

@@ -92,7 +92,7 @@ def _train(study: Study, config: SmokeConfig, run: Run, device: torch.device, ca
 def make_training(study: Study, config: SmokeConfig, run: Run, frames: Frames) -> Training:
     """The networks of a run, where its source has left them, and their training."""
     if run.phase == "A":
-        early = partial(write_tensors, study.path(run) / f"{EARLY}.safetensors")
+        early = partial(study.keep, run, EARLY)
         return adversarial.SuperResolution(run.variant, frames, config, run.seed, early=early)
     source = None
     if run.source is not None:

@@ -145,7 +145,7 @@ class Training(ABC):
         Raises:
             StudyError: a state of something else.
         """
-        try:
+        with state.restored():
             if state.metadata["total"] != self.total:
                 raise ValueError(f"{state.metadata['total']} steps there, {self.total} now")
             if not 0 <= int(state.metadata["step"]) <= self.total:
@@ -154,5 +154,3 @@ class Training(ABC):
             self.sums = state.tensors["sums"].clone()
             self.step, self.summed = int(state.metadata["step"]), int(state.metadata["summed"])
             self.seconds, self.history = float(state.metadata["seconds"]), list(state.metadata["history"])
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise StudyError(f"a saved state does not fit this training: {error}") from error

@@ -208,8 +208,15 @@ def _stylize(
     callbacks: Callbacks,
 ) -> bool:
     folder, kept = study.path(run), saved_state(study, run)
-    done: list[dict[str, Any]] = kept.metadata["done"] if kept is not None else []
     seeing, total = open_network(str(sources.network(run))), cost(config, run)
+    wanted = pairs(run.way, sources.pictures, config.size, config.factor)
+    done: list[dict[str, Any]] = []
+    if kept is not None:
+        with kept.restored("run"):
+            done = [{"name": pair["name"], **pair} for pair in kept.metadata["done"]]
+            if [d["name"] for d in done] != [pair.name for pair in wanted[: len(done)]]:
+                raise ValueError("it is of other pictures")
+            kept = Progress(kept.tensors, kept.metadata | {"step": int(kept.metadata["inner"])}, kept.path)
     network = seeing.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def save(state: Progress) -> None:
@@ -223,11 +230,11 @@ def _stylize(
         }
         study.save_progress(slot(run), Progress(state.tensors, metadata))
 
-    for pair in pairs(run.way, sources.pictures, config.size, config.factor)[len(done) :]:
+    for pair in wanted[len(done) :]:
         content, style = pair.content.to(device), pair.style.to(device)
         made = Stylization(network, content, style, seeing.normalisation, config.settings(run.way, pair))
-        if kept is not None and kept.metadata["inner"]:
-            made.restore(Progress(kept.tensors, kept.metadata | {"step": kept.metadata["inner"]}))
+        if kept is not None and kept.metadata["step"]:
+            made.restore(kept)
         kept = None
         began = time.monotonic()
         if not made.run(replace(callbacks, save=save)):
@@ -249,8 +256,7 @@ def _stylize(
         save(Progress({"none": torch.zeros(1)}, {"step": 0}))  # between two pictures
         if callbacks.stop() and len(done) * config.steps < total:
             return False
-    metrics = {"model": run.model, "seed": run.seed, "network": seeing.words, **_means(done), "pictures": done}
-    write_json(folder / "run.json", metrics)
+    study.conclude(run, {"network": seeing.words, **_means(done), "pictures": done})
     study.drop_progress(slot(run))
     return True
 

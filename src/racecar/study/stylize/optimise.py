@@ -215,7 +215,9 @@ class Stylization:
         Raises:
             StudyError: a state of something else.
         """
-        try:
+        with state.restored("stylization"):
+            if not 0 <= int(state.metadata["step"]) <= self.settings.steps:
+                raise ValueError(f"step {state.metadata['step']} of {self.settings.steps}")
             with torch.no_grad():
                 self.pixels.copy_(state.tensors["pixels"])
             memory: dict[str, Any] = {}
@@ -229,11 +231,13 @@ class Stylization:
                 key = name.removeprefix("lbfgs.")
                 if name != key and "." not in key:
                     memory[key] = tensor
+            if missing := [k for k in ("old_dirs", "old_stps", "ro") if None in memory.get(k, [])]:
+                raise ValueError(f"{', '.join(missing)} of L-BFGS are missing")
             self.optimiser.state[self.pixels].update({k: _on(v, self.pixels) for k, v in memory.items()})
             self.history = [Losses(*h) for h in state.metadata["history"]]
             self.step = int(state.metadata["step"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise StudyError(f"a saved state does not fit this stylization: {error}") from error
+            if len(self.history) != self.step:
+                raise ValueError(f"losses of {len(self.history)} steps, not of {self.step}")
 
 
 def _on(value: Any, like: Tensor) -> Any:

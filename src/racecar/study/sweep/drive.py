@@ -11,7 +11,7 @@ from racecar.study.core.processes import Advance, Stop
 from racecar.study.core.terminal import console
 from racecar.study.sweep.workers import Engine, Job
 
-MOST_KILLED = 3  # workers without a run finished in between: then it is not bad luck
+MOST_KILLED = 3  # workers without a run finished in between, hung ones too: then it is not bad luck
 
 
 def drive(
@@ -38,6 +38,7 @@ def drive(
         StudyError: a worker failed, or one after the other was killed.
     """
     killed, before = 0, len(jobs)
+    hung: set[str] = set()
     shown = sum(done for _, done in work.values())
     try:
         while True:
@@ -54,6 +55,10 @@ def drive(
             if stop():
                 _end(engine)
                 return False
+            for state in states.values():
+                if state.silent and state.holder not in hung and engine.end(state.holder):
+                    hung.add(state.holder)
+                    console.print(f"racecar: a worker hangs ({state.holder}): no step for {locks.stall / 60:g} minutes")
             killed, before = (killed, before) if len(pending) == before else (0, len(pending))
             living, lost = engine.count()
             if lost:
@@ -61,8 +66,8 @@ def drive(
                 console.print("racecar: a worker was killed; what it had not finished is taken over")
             if killed > MOST_KILLED:
                 raise StudyError(
-                    f"{killed} workers were killed and no run was finished in between (out of memory?); finished runs "
-                    "are kept"
+                    f"{killed} workers were killed and no run was finished in between (out of memory? do they hang?); "
+                    "finished runs are kept"
                 )
             free = sum(s.open for s in states.values())
             idle = max(0, living - (len(states) - free))  # started, and on the way to their first job

@@ -44,7 +44,7 @@ def make_jobs(
     plain, swept = ([v for v in asked["variants"] if has_weight(v) is has] for has in (False, True))
     wanted: list[tuple[float | None, list[str]]] = [(None, plain)] if plain else []
     wanted += [(w, swept) for w in weights]
-    others = [locks.state(p.name) for p in locks.folder.glob("*") if p.name != "preparing"]
+    others = [locks.state(name) for name in locks.names() if name != "preparing"]
     alone = all(state.open or state.finished for state in others)
     jobs: list[Job] = []
     first: ReadyStudy | None = None

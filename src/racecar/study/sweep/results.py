@@ -17,7 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import is_leftover, read_json, write_bytes, write_json, write_text
+from racecar.study.core.files import (
+    is_count,
+    is_empty,
+    is_number,
+    is_object,
+    is_text,
+    read_json,
+    read_object,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from racecar.study.core.folder import check_same
 from racecar.study.core.variants import START, Run, Variant
 from racecar.study.report.markdown import markdown
@@ -44,7 +55,7 @@ def check_folder(folder: Path) -> None:
     """
     if (folder / "sweep.json").exists() or not folder.exists():
         return
-    if not folder.is_dir() or any(p.name != "claims" and not is_leftover(p) for p in folder.iterdir()):
+    if not is_empty(folder, beside=("claims",)):
         raise StudyError(f"{folder} is not empty and holds no sweep: choose another --out")
 
 
@@ -62,7 +73,7 @@ def open_sweep(folder: Path, experiment: str, config: Mapping[str, Any], asked: 
     """
     path = folder / "sweep.json"
     config = json.loads(json.dumps(config))
-    known: dict[str, Any] = read_json(path) if path.exists() else {"experiment": experiment, "config": config}
+    known: dict[str, Any] = _read(path) if path.exists() else {"experiment": experiment, "config": config}
     if known["experiment"] != experiment:
         raise StudyError(f"{folder} holds a sweep of {known['experiment']!r}: choose another --out")
     check_same(folder, known["config"], config)
@@ -71,6 +82,47 @@ def open_sweep(folder: Path, experiment: str, config: Mapping[str, Any], asked: 
     content = known | grown | {"seeds": max(known.get("seeds", 0), asked["seeds"])}
     if not path.exists() or content != known:
         write_json(path, content)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A sweep.json."""
+    wanted = {"experiment": is_text, "config": is_object, "weights": _are_weights, "variants": _are_variants}
+    content: dict[str, Any] = read_object(path, "a sweep", wanted | {"phases": _are_phases, "seeds": is_count})
+    return content | {"weights": [float(w) for w in content["weights"]]}
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, list) and value != [] and all(is_number(w) and w >= 0 for w in value)
+
+
+def _are_variants(value: object) -> bool:
+    return _are_runs([f"{v}_A/seed-0" for v in value] if isinstance(value, list) else value)
+
+
+def _are_phases(value: object) -> bool:
+    return _are_runs([f"Std_{p}/seed-0" for p in value] if isinstance(value, list) else value)
+
+
+def _are_runs(keys: object) -> bool:
+    try:
+        return isinstance(keys, list) and keys != [] and all(Run.parse(k).key == k for k in keys)
+    except ValueError:
+        return False
+
+
+def _run(folder: Path) -> Run | None:
+    """Whose folder it is; None for copies and whatever else lies there."""
+    key = f"{folder.parent.name}/{folder.name}"
+    return Run.parse(key) if _are_runs([key]) else None
+
+
+def _accuracy(path: Path) -> float:
+    """Of a run.json."""
+    content = read_json(path)
+    value = content.get("accuracy") if isinstance(content, dict) else None
+    if not is_number(value):
+        raise StudyError(f"{path} holds no accuracy: delete it, and the sweep's command trains the run again")
+    return float(value)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -97,26 +149,28 @@ class SweepResults:
 
     Raises:
         StudyError: no sweep.
-        ValueError: the criterion is no phase that depends on λ.
+        ValueError: the criterion is no phase that depends on λ, or there is none.
     """
 
     def __init__(self, folder: Path, criterion: str | None = None) -> None:
-        metadata = read_json(folder / "sweep.json")
+        metadata = _read(folder / "sweep.json")
         self.experiment: str = metadata["experiment"]
         self.seeds: int = metadata["seeds"]
         self.weights: list[float] = metadata["weights"]
         self.variants: list[str] = metadata["variants"]
         self.phases: list[str] = [p for p in metadata["phases"] if p != START]
         phases = [p for p in self.phases if p.startswith("A")]
+        if not phases:
+            raise ValueError(f"{folder}: no phase of this sweep depends on λ, as all do that begin with A")
         if criterion is not None and criterion not in phases:
             raise ValueError(f"--criterion {criterion}: this sweep chooses λ by one of {', '.join(phases)}")
         self.criterion = criterion or min(phases, key=lambda p: (-len(p.partition("-")[0]), p[:2] != "AB", len(p)))
         self._found: dict[tuple[float | None, str, str], dict[int, float]] = {}
         for weight in (None, *self.weights):
             for path in (folder / study_name(weight) / "runs").glob("*/seed-*/run.json"):
-                run = Run.parse(f"{path.parents[1].name}/{path.parent.name}")
-                place = self._found.setdefault((weight, run.variant.name, run.phase), {})
-                place[run.seed] = float(read_json(path)["accuracy"])
+                if (run := _run(path.parent)) is not None:
+                    place = self._found.setdefault((weight, run.variant.name, run.phase), {})
+                    place[run.seed] = _accuracy(path)
 
     def of(self, weight: float | None, variant: str, phase: str) -> dict[int, float]:
         """Accuracies by seed."""

@@ -11,20 +11,22 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
-from racecar.study.core.locks import BEAT, LEASE, Locks
+from racecar.study.core.locks import BEAT, LEASE, STALL, LockError, Locks, LostError, holder_name
 from racecar.study.core.processes import Stop, Stopper
 from racecar.study.core.variants import Run
 from racecar.study.studies import ReadyStudy
@@ -69,7 +71,7 @@ class Worker:
         claims: the folder of their locks.
         jobs: all of the sweep, in the order in which they are taken.
         threads: of torch.
-        lease, beat: see :class:`racecar.study.core.locks.Locks`.
+        lease, beat, stall: see :class:`racecar.study.core.locks.Locks`.
     """
 
     claims: Path
@@ -77,6 +79,7 @@ class Worker:
     threads: int = 1
     lease: float = LEASE
     beat: float = BEAT
+    stall: float = STALL
 
     def __call__(self, orphaned: Stop = lambda: False) -> str:
         """Work; returns what went wrong, empty for nothing.
@@ -93,7 +96,7 @@ class Worker:
                     signal.signal(signal.SIGTERM, stopper.stop)
                 self._work(lambda: stopper() or orphaned())
         except Exception as error:
-            return f"{error}" if isinstance(error, StudyError) else f"{error}\n{traceback.format_exc()}"
+            return f"{error}" if isinstance(error, StudyError | LockError) else f"{error}\n{traceback.format_exc()}"
         return ""
 
     def checkpoint(self) -> Any:
@@ -103,7 +106,7 @@ class Worker:
         return DelayedSubmission(self)
 
     def _work(self, stop: Stop) -> None:
-        locks = Locks(self.claims, self.lease, self.beat)
+        locks = Locks(self.claims, self.lease, self.beat, self.stall)
         idle = time.monotonic()
         # Who finds all held stays for a lease: a holder that died somewhere else is known by then.
         while not stop() and time.monotonic() - idle < self.lease + 2 * self.beat:
@@ -119,9 +122,17 @@ class Worker:
         """Whether it was this worker's to train."""
         if stop() or (lock := locks.take(job.name)) is None:
             return False
+
+        def stopped() -> bool:  # asked after every step
+            lock.alive()
+            return stop() or lock.lost
+
         try:
             lock.advance(job.work()[1])
-            job.ready.train(job.runs, lock.advance, lambda: stop() or lock.lost)
+            ready = replace(job.ready, study=job.study.guarded(lock.check))
+            ready.train(job.runs, Callbacks(lock.advance, stop=stopped, alive=lock.alive))
+        except LostError as error:
+            print(f"racecar: {error}; it is left to that one", file=sys.stderr)
         finally:
             lock.release(finished=job.finished)
         return True
@@ -150,6 +161,13 @@ class Engine(Protocol):
 
         Raises:
             StudyError: one of them failed.
+        """
+
+    def end(self, holder: str) -> bool:
+        """End a worker that hangs, so that another may be started; whether it is one of these.
+
+        Args:
+            holder: as its claims say it, see :attr:`racecar.study.core.locks.State.holder`.
         """
 
     def finish(self) -> None:
@@ -188,6 +206,13 @@ class Processes:
             if process.exitcode >= 0:
                 _raise(said.recv() if said.poll() else f"a worker ended with code {process.exitcode}")
         return Census(len(self._running), sum(p.exitcode < 0 for p, _ in ended))
+
+    def end(self, holder: str) -> bool:
+        """Kill it: it does not listen."""
+        found = [p for p, _ in self._running if p.pid is not None and holder == holder_name(p.pid)]
+        for process in found:
+            process.kill()
+        return bool(found)
 
     def finish(self) -> None:
         """They have nothing left to do."""
@@ -280,6 +305,13 @@ class Submitted:
             else:
                 _raise(job.result())
         return Census(len(self._running), killed)
+
+    def end(self, holder: str) -> bool:
+        """Cancel its job."""
+        found = [job for job in self._running if holder.endswith(f", job {job.job_id}")]
+        for job in found:
+            job.cancel(check=False)
+        return bool(found)
 
     def finish(self) -> None:
         """Jobs of SLURM see for themselves that nothing is left."""

@@ -1,7 +1,7 @@
 """The palindrome equals reverse passes written out by hand (tests/reference.py), in value and in gradient."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,15 +28,6 @@ NETS: dict[str, Callable[[], Any]] = {
     "conv3d": reference.Conv3d,
 }
 SMALL = [n for n in NETS if n not in ("Table 9", "Table 11")]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors: more threads only wait for each other, very long where other processes share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(name: str) -> tuple[Any, Tensor]:

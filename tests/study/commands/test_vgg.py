@@ -145,7 +145,7 @@ def call(*argv: str, processes: int = 1) -> list[str]:
     return [*start, *argv]
 
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.mark.slow

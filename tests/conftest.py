@@ -7,6 +7,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import logging
 
 import pytest
@@ -21,3 +22,10 @@ logging.getLogger("torch.__trace").disabled = True
 def _threads() -> None:
     """Whatever the test before has set."""
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """What was imported stays: a full collection, which Accelerate asks for after every training, passes it over."""
+    gc.collect()
+    gc.freeze()

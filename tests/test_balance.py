@@ -245,7 +245,7 @@ def test_mixed_precision() -> None:
             output, penalty = rr(x)
             loss = F.cross_entropy(output, torch.arange(6) % 3)
         found.append(racecar.balance(rr, loss, penalty).lambdas[0])
-    assert found[1] == pytest.approx(found[0], rel=0.1)
+    assert found[1] == pytest.approx(found[0], rel=0.1)  # two gradients of some ten operations, each within 2^-8
     rr = racecar.Racecar(model.to(torch.bfloat16), x.bfloat16(), weight=1e-9)
     output, penalty = rr(x.bfloat16())
     assert racecar.balance(rr, output.float().square().mean(), penalty).lambdas[0] == pytest.approx(

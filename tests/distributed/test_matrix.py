@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both processes have written what they computed."""
     folder = tmp_path_factory.mktemp("matrix")
     paths = [str(HERE.parent / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run(
         [sys.executable, str(HERE / "cells.py")],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300,

@@ -11,7 +11,7 @@ TESTS = Path(__file__).parents[1]
 def start(script: Path, *words: str, folder: Path) -> subprocess.Popen[str]:
     paths = [str(TESTS / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(paths), "CUDA_VISIBLE_DEVICES": "",
         "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     return subprocess.Popen(

@@ -15,23 +15,33 @@ from racecar.study.cli import main
 TINY = ["--training.epochs", "30", "--training.epochs_b", "30", "--seeds", "1", "--snapshots", "2"]
 
 
-def racecar(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "racecar.study.cli", *arguments], cwd=cwd, capture_output=True, text=True, timeout=240
-    )
-
-
 def study(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return racecar("study", "mutual-information", *arguments, cwd=cwd)
+    command = [sys.executable, "-m", "racecar.study.cli", "study", "mutual-information", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
+
+
+def exit_code(*arguments: str) -> int:
+    """In this process: what a user reads does not depend on that."""
+    try:
+        return main(list(arguments))
+    except SystemExit as stop:
+        return int(stop.code or 0)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory) -> Path:
+def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     result = study("--out", "s", "--variants", "Std", "RR6", *TINY, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "report: s/report.html" in result.stdout
     return folder
+
+
+@pytest.fixture
+def done(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the finished study, where the test stands."""
+    monkeypatch.chdir(trained)
+    return trained
 
 
 def test_the_report_shows_this_study_beside_the_paper(done: Path) -> None:
@@ -47,14 +57,12 @@ def test_the_report_shows_this_study_beside_the_paper(done: Path) -> None:
 def test_report_command_on_a_study_and_on_a_folder_of_studies(done: Path) -> None:
     (done / "s" / "report.html").unlink()
     for target in ("s", "."):
-        result = racecar("report", target, cwd=done)
-        assert result.returncode == 0, result.stderr
+        assert exit_code("report", target) == 0
         assert (done / "s" / "report.html").exists()
 
 
 def test_report_writes_results_with_their_command(done: Path) -> None:
-    result = racecar("report", "s", "--results", "out", cwd=done)
-    assert result.returncode == 0, result.stderr
+    assert exit_code("report", "s", "--results", "out") == 0
     (table,) = (done / "out").glob("*.md")
     text = table.read_text()
     assert "racecar study mutual-information" in text
@@ -67,7 +75,7 @@ def test_missing_runs_are_said_to_be_not_run(done: Path) -> None:
     content = run.read_bytes()
     run.unlink()
     try:
-        assert racecar("report", "s", cwd=done).returncode == 0
+        assert exit_code("report", "s") == 0
         assert "not run" in (done / "s" / "report.html").read_text()
     finally:
         run.write_bytes(content)
@@ -75,16 +83,17 @@ def test_missing_runs_are_said_to_be_not_run(done: Path) -> None:
 
 def test_same_command_again_trains_nothing(done: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (done / "s" / "runs").rglob("*")}
-    assert study("--out", "s", "--variants", "Std", "RR6", *TINY, cwd=done).returncode == 0
+    assert exit_code("study", "mutual-information", "--out", "s", "--variants", "Std", "RR6", *TINY) == 0
     assert {p: p.stat().st_mtime_ns for p in (done / "s" / "runs").rglob("*")} == before
 
 
-def test_yaml_configuration_and_override(tmp_path: Path) -> None:
+def test_yaml_configuration_and_override(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(
         "seeds: 1\nsnapshots: 2\nvariants: [Std]\ntraining: {epochs: 1, epochs_b: 1, weight: 0.5}\n"
     )
-    result = study("--config", "c.yaml", "--training.weight", "0.25", "--out", "s", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    words = ("--config", "c.yaml", "--training.weight", "0.25", "--out", "s")
+    assert exit_code("study", "mutual-information", *words) == 0
     metadata = json.loads((tmp_path / "s" / "study.json").read_text())
     assert metadata["config"]["training"]["weight"] == 0.25
     assert metadata["config"]["training"]["epochs"] == 1
@@ -94,13 +103,13 @@ def test_yaml_configuration_and_override(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_or_killed_it_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     arguments = ["--out", "s", "--variants", "Std", "RR6", "--workers", "2", "--seeds", "1", "--snapshots", "2",
-                 "--training.epochs", "400", "--training.epochs_b", "1"]  # fmt: skip
+                 "--training.epochs", "150", "--training.epochs_b", "1"]  # fmt: skip
     command = [sys.executable, "-m", "racecar.study.cli", "study", "mutual-information", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     limit = time.monotonic() + 120
     while not list((tmp_path / "s").glob("runs/*_A/*/run.json")):
         assert time.monotonic() < limit, "phase I took too long"
-        time.sleep(0.05)
+        time.sleep(0.01)
     if number == signal.SIGKILL:
         process.kill()
     else:
@@ -143,7 +152,7 @@ def test_interrupted_or_killed_it_goes_on(tmp_path: Path, number: signal.Signals
 )
 def test_misuse_is_one_clear_error(tmp_path: Path, monkeypatch, capsys, arguments, words) -> None:
     monkeypatch.chdir(tmp_path)
-    assert exit_code(arguments) == 2
+    assert exit_code(*arguments) == 2
     errors = capsys.readouterr().err
     assert words in errors
     assert "Traceback" not in errors
@@ -153,22 +162,13 @@ def test_misuse_is_one_clear_error(tmp_path: Path, monkeypatch, capsys, argument
 def test_a_typo_in_yaml_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text("training: {epoch: 3}\n")
-    assert exit_code(["study", "mutual-information", "--config", "c.yaml"]) == 2
+    assert exit_code("study", "mutual-information", "--config", "c.yaml") == 2
     assert "'epoch'" in capsys.readouterr().err
 
 
-def exit_code(arguments: list[str]) -> int:
-    """In this process: what a user reads does not depend on that."""
-    try:
-        return main(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-
-
-def test_explain_prints_the_palindrome(tmp_path: Path) -> None:
-    result = racecar(
-        "explain", "racecar.study.mutual_information.network:network", "--input", "12", "--layers", "2", cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
+def test_explain_prints_the_palindrome(capsys) -> None:
+    net = "racecar.study.mutual_information.network:network"
+    assert exit_code("explain", net, "--input", "12", "--layers", "2") == 0
+    printed = capsys.readouterr().out
     for expected in ("fc1", "linear 12→10", "linear adjoint", "yes", "no"):
-        assert expected in result.stdout
+        assert expected in printed

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import huggingface_hub
+import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData, save_torch_model
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
@@ -100,7 +101,8 @@ def how_trained(rr: Racecar) -> dict[str, Any]:
         "start": table.start,
         "input_range": options["input_range"] or "as it is",
         "reverse_weights": "of its own (untied decoder)" if untied else "the model's own",
-        "versions": {"racecar-training": _version("racecar-training"), "torch": _version("torch")}
+        # torch by its own word: a wheel's metadata may leave out for what it was built (2.14.1, not 2.14.1+cu130).
+        "versions": {"racecar-training": _version("racecar-training"), "torch": str(torch.__version__)}
         | {"python": platform.python_version()},
     }
 

@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from racecar.study.cli import main
+
 TINY = [
     *["--preset", "quick", "--variants", "Std", "RR3", "--phases", "A", "AB", "--seeds", "1", "--workers", "1"],
     *["--train_images", "200", "--test_images", "50", "--width", "4", "--a.batch_size", "10"],
@@ -123,16 +125,18 @@ def test_interrupted_it_saves_says_so_and_goes_on(done) -> None:
         (["--a.epochs", "0"], "epochs must be at least 1"),
     ],
 )
-def test_bad_input_is_one_clear_line(done, arguments, said) -> None:
-    code, _, err = ended(digits("--preset", "quick", "--out", "bad", *arguments, cwd=done))
-    assert code == 2
+def test_bad_input_is_one_clear_line(done, tmp_path, monkeypatch, capsys, arguments, said) -> None:
+    monkeypatch.chdir(done)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    assert main(["study", "digits", "--preset", "quick", "--out", "bad", *arguments]) == 2
+    err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
 
 
-def test_under_a_launcher_it_refuses_instead_of_training_twice_into_one_folder(done, monkeypatch) -> None:
+def test_under_a_launcher_it_refuses_instead_of_training_twice_into_one_folder(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    code, _, err = ended(digits("--preset", "quick", "--out", "launched", cwd=done))
-    assert code == 2
-    assert "--workers" in err
-    assert not (done / "launched").exists()
+    assert main(["study", "digits", "--preset", "quick", "--out", "launched"]) == 2
+    assert "--workers" in capsys.readouterr().err
+    assert not Path("launched").exists()

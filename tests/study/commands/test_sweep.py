@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from racecar.study.cli import main
@@ -40,11 +39,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
 
 def here(*arguments: str) -> int:
     """The command in this process, which starts sooner."""
-    threads = torch.get_num_threads()
-    try:
-        return main(["sweep", *arguments])
-    finally:
-        torch.set_num_threads(threads)
+    return main(["sweep", *arguments])
 
 
 def until(true: Callable[[], object], process: subprocess.Popen | None = None) -> None:

@@ -201,11 +201,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         Study(tmp_path / "s", "test", {})
 
 
-def test_nothing_but_json_and_safetensors_is_written(tmp_path: Path) -> None:
+def test_nothing_but_json_and_safetensors_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.14.1+cu130"))
     study = Study(tmp_path / "s", "test", {})
     study.finish(RUN, WEIGHTS, {"accuracy": 1.0})
     study.note(seconds=1.5)
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".json", ".safetensors"}
     metadata = json.loads((tmp_path / "s" / "study.json").read_text())
     assert metadata["seconds"] == 1.5
-    assert {"torch", "processor", "revision"} <= metadata["environment"].keys()
+    assert {"processor", "revision"} <= metadata["environment"].keys()
+    assert metadata["environment"]["torch"] == "2.14.1+cu130"  # for what it was built, too

@@ -31,7 +31,7 @@ def test_label_statistics_as_published() -> None:
     assert y[N_TRAIN:].double().mean() == pytest.approx(0.8364, abs=5e-5)
 
 
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published file is not beside this checkout")
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="needs ../shared/data beside the checkout")
 def test_equal_to_the_published_file() -> None:
     published = io.loadmat(PUBLISHED)
     assert np.array_equal(published["F"], patterns().numpy())

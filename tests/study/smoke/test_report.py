@@ -37,8 +37,13 @@ def study(tmp_path_factory):
     return found
 
 
-def test_the_page_has_tables_figures_and_what_was_not_run(study) -> None:
-    html = report.page(study, CONFIG).html()
+@pytest.fixture(scope="module")
+def page(study):
+    return report.page(study, CONFIG)
+
+
+def test_the_page_has_tables_figures_and_what_was_not_run(page) -> None:
+    html = page.html()
     for words in (
         "made up, too",
         "Figure 8",
@@ -56,8 +61,8 @@ def test_the_page_has_tables_figures_and_what_was_not_run(study) -> None:
     assert html.count("<svg") == 7
 
 
-def test_results_hold_the_numbers_and_their_command(study, tmp_path) -> None:
-    written = write_results(report.page(study, CONFIG), tmp_path)
+def test_results_hold_the_numbers_and_their_command(study, page, tmp_path) -> None:
+    written = write_results(page, tmp_path)
     assert sorted(p.name for p in written) == sorted(p.name for p in tmp_path.iterdir())
     text = (tmp_path / "smoke-quick.md").read_text(encoding="utf-8")
     for model in ("Std_AB1", "RR^6_AB2", "Std_B2", "RR^6_AB1-leaky"):

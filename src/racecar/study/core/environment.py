@@ -17,7 +17,9 @@ def environment() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform(), "processor": _processor()}
     found["threads"] = str(torch.get_num_threads())
     found["accelerator"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    for package in ("torch", "numpy", "accelerate", "datasets", "racecar-training"):
+    # By its own word: a wheel's metadata may leave out for what it was built (2.14.1, not 2.14.1+cu130).
+    found["torch"] = str(torch.__version__)
+    for package in ("numpy", "accelerate", "datasets", "racecar-training"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

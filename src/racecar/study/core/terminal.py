@@ -43,5 +43,6 @@ def worker_count(asked: int | None) -> int:
     # Those that this process may use: more threads than these wait for one another, and a step takes seconds.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = asked or (1 if torch.cuda.is_available() else min(2, cores))
-    torch.set_num_threads(max(1, cores // workers))
+    # Nor more than torch has now: OMP_NUM_THREADS is the word of the user, or of a launcher that starts many processes.
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), cores // workers)))
     return workers

@@ -113,8 +113,8 @@ class Program:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
             palindrome = replace(palindrome, steps=steps)
         if real is not None:
-            with as_plain_norms(model), as_configured(model, training), without_hooks(model):
-                _prove(model, forward, palindrome, enough, real)
+            with as_plain_norms(model), as_configured(model, training), without_hooks(model), checkpoints_inlined():
+                _prove(model, call, forward, palindrome, enough, real)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             synchronise(program, model)
         palindrome, subset = _varied(palindrome, options)
@@ -222,18 +222,20 @@ def _exported(
 
 
 def _prove(
-    model: nn.Module, forward: ForwardGraph, palindrome: Palindrome, leaves: Sequence[Any], real: Rehearsal
+    model: nn.Module, call: Any, forward: ForwardGraph, palindrome: Palindrome, leaves: Sequence[Any], real: Rehearsal
 ) -> None:
     """Run the forward program as the model was run, and compare; see :mod:`racecar.proof`."""
+    args, kwargs = call
 
-    def call() -> Any:
+    def program() -> Any:
         named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         tensors = dict(named)
         weights = [tensors[name] for name in (*forward.weights, *palindrome.decoder)]
         outputs, _ = palindrome.forward(*weights, *forward.constants, *as_tensors(leaves, forward.numbers))
         return outputs[: forward.out_spec.num_leaves]
 
-    compare(model, real, run(model, call))
+    calls = lambda: pytree.tree_leaves(model(*args, **kwargs)), program
+    compare(model, real, run(model, program), calls)
 
 
 def _fixed(leaves: Sequence[Any], numbers: Set[int]) -> list[Any]:

@@ -57,7 +57,8 @@ DIFFERENT: dict[str, Callable[[Tensor], Tensor]] = {
     "the sign": lambda gradient: -gradient,
     "the order": lambda gradient: gradient.flip(0),
     "the last entries": lambda gradient: torch.cat([gradient[:-1], 1.5 * gradient[-1:]]),
-    "not finite": lambda gradient: gradient / 0,
+    "infinite": lambda gradient: gradient / 0,
+    "no number": lambda gradient: gradient * torch.nan,
     "nothing": torch.zeros_like,
 }
 
@@ -107,6 +108,20 @@ def test_a_sketch_is_far_smaller_and_tells_what_it_must(dtype: torch.dtype) -> N
     assert not sketch(a).may_differ(sketch(b), 33.0)
     assert sketch(torch.zeros_like(a)).zero()
     assert not sketch(a).zero()
+
+
+def test_what_is_not_finite_is_compared_by_its_kind() -> None:
+    a = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    a[17] = torch.inf
+    b = a.clone()
+    assert not sketch(a).may_differ(sketch(b), 0.0)
+    assert not sketch(a).zero()
+    assert sketch(a).largest == float(a[a.isfinite()].abs().max())
+    for kind in (torch.nan, -torch.inf, 3.0):
+        b[17] = kind
+        assert sketch(a).may_differ(sketch(b), 1e30)
+    b[17], b[18] = a[18], a[17]  # elsewhere
+    assert sketch(a).may_differ(sketch(b), 1e30)
 
 
 PEAK = """

@@ -24,26 +24,28 @@ class Sketch:
     """What is kept of a gradient.
 
     Attributes:
-        sums: with random signs, [blocks, 16]; NaN where the gradient is not finite.
+        sums: with random signs, of the finite entries, [blocks, 16].
+        odd: the same of what tells NaN, ∞, −∞ and numbers apart.
         largest: the largest magnitude among the entries that are finite.
         dtype: of the gradient.
     """
 
     sums: Tensor
+    odd: Tensor
     largest: float
     dtype: torch.dtype
 
     def __add__(self, other: Sketch) -> Sketch:
         """Of the sum of two gradients, its ``largest`` at most."""
-        return Sketch(self.sums + other.sums, self.largest + other.largest, self.dtype)
+        return Sketch(self.sums + other.sums, self.odd + other.odd, self.largest + other.largest, self.dtype)
 
     def zero(self) -> bool:
         """Whether the gradient is zero everywhere."""
-        return not self.largest and not bool(self.sums.any())
+        return not self.largest and not bool(self.odd.any())
 
     def may_differ(self, other: Sketch, tolerance: float) -> bool:
         """Whether some entry may differ by more than the tolerance; if one does, this says so but once in 65000."""
-        if self.sums.shape != other.sums.shape or self.dtype != other.dtype:
+        if self.sums.shape != other.sums.shape or self.dtype != other.dtype or not torch.equal(self.odd, other.odd):
             return True
         # A fourth: rounding before the sums must not hide what is just too much.
         return not bool(((self.sums - other.sums).abs() <= tolerance / 4).all())
@@ -59,16 +61,26 @@ def sketch(gradient: Tensor) -> Sketch:
         gradient = torch.view_as_real(gradient.resolve_conj())
     flat = gradient.reshape(-1)
     signs = _signs(str(flat.device))
-    sums, largest = [], 0.0
+    sums, odd, largest = [], [], 0.0
     for start in range(0, flat.numel(), _AT_ONCE):
         part = flat[start : start + _AT_ONCE].double()
+        kinds: Tensor | None = None
         most = max(abs(float(end)) for end in torch.aminmax(part))  # NaN if either is
-        largest = max(largest, most if math.isfinite(most) else float(part.abs().nan_to_num(0.0, 0.0, 0.0).max()))
-        whole = part.numel() // _BLOCK * _BLOCK
-        sums.append(part[:whole].view(-1, _BLOCK) @ signs)
-        if whole < part.numel():
-            sums.append((part[whole:] @ signs[: part.numel() - whole])[None])
-    return Sketch(torch.cat(sums) if sums else signs[:0], largest, dtype)
+        if not math.isfinite(most):
+            kinds = part.isnan().double() + 2 * part.isposinf().double() + 4 * part.isneginf().double()
+            part = part.nan_to_num(0.0, 0.0, 0.0)
+            most = float(part.abs().max())
+        largest = max(largest, most)
+        came = _signed(part, signs)
+        sums.append(came)
+        odd.append(torch.zeros_like(came) if kinds is None else _signed(kinds, signs))
+    return Sketch(torch.cat([signs[:0], *sums]), torch.cat([signs[:0], *odd]), largest, dtype)
+
+
+def _signed(part: Tensor, signs: Tensor) -> Tensor:
+    """Sums over blocks, the last of which may be shorter."""
+    whole = part.numel() // _BLOCK * _BLOCK
+    return torch.cat([part[:whole].view(-1, _BLOCK) @ signs, (part[whole:] @ signs[: part.numel() - whole])[None]])
 
 
 @functools.cache

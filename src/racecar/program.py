@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from racecar.collection import collection_paused
 from racecar.errors import ArgumentError, ExportError
 from racecar.forward.checkpoints import checkpoints_inlined
 from racecar.forward.export import as_configured, at_least_two, check_devices, export_forward, without_hooks
@@ -66,6 +67,7 @@ class Program:
         return outputs[0] if self.single else pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
 
     @classmethod
+    @collection_paused()
     def derive(
         cls,
         model: nn.Module,

@@ -41,6 +41,8 @@ class Program:
         source: ForwardGraph | None = None,
     ) -> None:
         self.source = source if palindrome.sized is not None else None  # to be mirrored for other sizes
+        self.again = palindrome.again if self.source is not None else None
+        palindrome = replace(palindrome, again=None)
         self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
         self.constants, self.names = forward.constants, forward.weights
         self.numbers = forward.numbers
@@ -59,7 +61,7 @@ class Program:
         other.palindrome = copy.deepcopy(self.palindrome, memo)
         other.constants = copy.deepcopy(self.constants, memo)
         other.seen = set(self.seen)
-        other.source = None  # it keeps the tracer alive, which cannot be copied
+        other.source = other.again = None  # they keep the tracer alive, which cannot be copied
         return other
 
     def nest(self, outputs: Sequence[Any]) -> Any:
@@ -145,10 +147,25 @@ class Program:
 
     def holds_in_other_sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether only the masks of what is known keep it from these inputs, so that :attr:`source` serves."""
-        leaves = self._inputs(args, kwargs)
+        leaves = at_least_two(self._inputs(args, kwargs))
         single = any(leaf.shape[0] == 1 for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim)
         same = self.fixed == _fixed(leaves, self.numbers)
         return self.source is not None and same and not single and self.shapes.allow(leaves)
+
+    def resized(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program | None:
+        """The same with the masks for these inputs, for which it holds in other sizes; None if masks will not do."""
+        leaves = self._inputs(args, kwargs)
+        sizes = self.shapes.sizes(at_least_two(leaves))
+        masks = None if self.again is None or sizes is None else self.again.masks(sizes)
+        if masks is None:
+            return None
+        other = copy.copy(self)
+        other.constants = [*self.constants]
+        for position, mask in masks.items():
+            other.constants[position] = mask.to(self.constants[position].device)
+        other.derived = _sizes(leaves)
+        other.seen = {other.derived}
+        return other
 
     def fits_but_for_the_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether these inputs have the example's sizes but for the first ones."""

@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from racecar.errors import RuleError
 from racecar.forward.graph import example, operand, tensor_arguments, where
 from racecar.reverse.builder import Builder
-from racecar.reverse.known import Known, Masks, nothing
+from racecar.reverse.known import Known, nothing
 from racecar.reverse.layers import rule_of
+from racecar.reverse.masks import Masks
 from racecar.rules.registry import ReverseCall, Rule, unchanged
 
 

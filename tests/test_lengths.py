@@ -87,6 +87,27 @@ class Two(First):
         return self.head(torch.tanh(ends))
 
 
+class Merged(First):
+    """Tokens and batch in one dimension, so that what is known hangs on the batch too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.embed(x.transpose(0, 1).reshape(-1, 6)))
+        return self.head(torch.tanh(self.out(h)).view(x.shape[1], x.shape[0], 8)[0])
+
+
+def test_other_lengths_and_batches_where_both_are_one_dimension(graphs: list[int]) -> None:
+    torch.manual_seed(0)
+    model = Merged().double()
+    rr = racecar.Racecar(model, tokens(5), layers="all")
+    rr(tokens(6))
+    for length, batch in ((7, 4), (3, 4), (7, 2), (5, 3), (6, 6)):
+        x, before = tokens(length, batch), len(graphs)
+        found = rr.distances(x)
+        assert len(graphs) == before
+        torch.testing.assert_close(found, racecar.Racecar(model, x, layers="all").distances(x))
+        assert rr.reconstruct(x)["embed"][1].isnan().any(1).sum() == (length - 1) * batch
+
+
 class Inner(First):
     """Two branches that see the second and third token, and the last but one and last but two: of four the same."""
 

@@ -147,15 +147,19 @@ class Program:
 
     def holds_in_other_sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether only the masks of what is known keep it from these inputs, so that :attr:`source` serves."""
-        leaves = at_least_two(self._inputs(args, kwargs))
+        leaves = self._enough(self._inputs(args, kwargs))
         single = any(leaf.shape[0] == 1 for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim)
         same = self.fixed == _fixed(leaves, self.numbers)
         return self.source is not None and same and not single and self.shapes.allow(leaves)
 
+    def _enough(self, leaves: list[Any]) -> list[Any]:
+        """Inputs of a batch that may stand for any, where no mask hangs on it."""
+        return leaves if self.palindrome.sized == "batch" else at_least_two(leaves)
+
     def resized(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program | None:
         """The same with the masks for these inputs, for which it holds in other sizes; None if masks will not do."""
         leaves = self._inputs(args, kwargs)
-        sizes = self.shapes.sizes(at_least_two(leaves))
+        sizes = self.shapes.sizes(self._enough(leaves))
         masks = None if self.again is None or sizes is None else self.again.masks(sizes)
         if masks is None:
             return None

@@ -14,7 +14,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
-from racecar.forward.graph import ForwardGraph, symbolic
+from racecar.forward.graph import symbolic
 from racecar.reverse.known import Known, nothing, unite
 from racecar.reverse.questions import Questions
 from racecar.rules.registry import Rule
@@ -70,7 +70,7 @@ class Again:
         steps: in their order; a mask is told by its identity.
         values: of placeholders that do not vary.
         varying: values that differ from call to call.
-        forward: the graph.
+        batch: symbols of the batch, on which no mask hangs; none if one does.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Again:
         steps: Sequence[Step],
         values: Mapping[fx.Node, Any],
         varying: Set[fx.Node],
-        forward: ForwardGraph,
+        batch: Set[Any],
     ) -> None:
         self._steps, self._values, self._varying = tuple(steps), values, varying
-        self._batch = forward.batch_symbols
+        self._batch = batch
 
     def masks(self, sizes: Mapping[Any, Any]) -> dict[int, Tensor] | None:
         """The masks for inputs of other sizes, by their positions among the constants.
@@ -92,7 +92,7 @@ class Again:
         Returns:
             None where some of what the derivation decided would be decided otherwise.
         """
-        # No mask hangs on the batch: the smallest that is none will do.
+        # Where no mask hangs on the batch, the smallest will do.
         sizes = {symbol: 2 if symbol in self._batch else size for symbol, size in sizes.items()}
         try:
             return self._repeated(sizes)

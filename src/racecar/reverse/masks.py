@@ -83,10 +83,11 @@ class Masks:
 
     def again(self) -> Again | None:
         """What finds the masks for inputs of other sizes; None where they hang on more, or there are none."""
-        if self.sized != "shape" or self._steps is None:
+        if self.sized is None or self._steps is None:
             return None
         values = {n: v for n, v in self.builder.values.items() if n not in self.varying}
-        return Again(self._steps, values, self.varying, self.builder.forward)
+        batch = self.builder.forward.batch_symbols if self.sized == "shape" else set[Any]()
+        return Again(self._steps, values, self.varying, batch)
 
     def _note(self, step: Step) -> None:
         if self._steps is not None:

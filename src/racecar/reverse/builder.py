@@ -173,7 +173,7 @@ def _metadata(question: Any) -> Any:
         if not isinstance(leaf, Tensor):
             told.append((type(leaf), leaf))
         elif isinstance(leaf, FakeTensor) and leaf.constant is None and leaf.layout is torch.strided:
-            told.append((leaf.shape, leaf.stride(), leaf.storage_offset(), leaf.dtype, leaf.device))
+            told.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device))
         else:
             return None
     key = spec, tuple(told)

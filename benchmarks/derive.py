@@ -90,7 +90,6 @@ def bert() -> tuple[nn.Module, Iterator[Inputs]]:
 MODELS: dict[str, Callable[[], tuple[nn.Module, Iterator[Inputs]]]] = {
     "400 layers": lambda: (plain(400), iter([(torch.randn(4, 32),)])),
     "400 layers, residual": lambda: (Residual(400), iter([(torch.randn(4, 32),)])),
-    "1600 layers, residual": lambda: (Residual(1600), iter([(torch.randn(4, 32),)])),
     **{
         name: lambda name=name: torchvision(name)  # type: ignore[misc]
         for name in ("resnet152", "densenet201", "efficientnet_b7", "convnext_large", "maxvit_t", "vit_l_16")

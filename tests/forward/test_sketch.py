@@ -94,6 +94,17 @@ def test_the_parameters_are_left_alone() -> None:
     assert len(heard) == 4
 
 
+def test_a_proof_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RuntimeErrors of a backward pass are the model's, but for this one."""
+
+    def fails(gradient: Tensor) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("racecar.forward.rehearsal.sketch", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        racecar.Racecar(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(5, 4))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
 def test_a_sketch_is_far_smaller_and_tells_what_it_must(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

@@ -177,9 +177,14 @@ def sketched_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> d
     if total is None or not trained:
         return found
 
+    failed: list[Exception] = []
+
     def take(name: str, gradient: Tensor) -> Tensor:
-        before, came = found[name], sketch(gradient)
-        found[name] = came if before is None else before + came
+        try:
+            before, came = found[name], sketch(gradient)
+            found[name] = came if before is None else before + came
+        except Exception as error:  # is no failure of the model's
+            failed.append(error)
         return gradient.new_zeros(()).expand(gradient.shape)
 
     # Hooks of the tensor, not of its accumulator, which DistributedDataParallel listens to.
@@ -188,13 +193,16 @@ def sketched_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> d
     try:
         torch.autograd.grad(total, list(trained.values()), allow_unused=True)
     except RuntimeError:  # an operation of the user's without a derivative: there is none to compare
-        return {}
+        if not failed:
+            return {}
     finally:
         for handle in handles:
             handle.remove()
         for p, hooks in hooked:
             if hooks is None:
                 p._backward_hooks = None
+    if failed:
+        raise failed[0]
     return found
 
 

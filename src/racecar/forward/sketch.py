@@ -80,7 +80,14 @@ def sketch(gradient: Tensor) -> Sketch:
 def _signed(part: Tensor, signs: Tensor) -> Tensor:
     """Sums over blocks, the last of which may be shorter."""
     whole = part.numel() // _BLOCK * _BLOCK
-    return torch.cat([part[:whole].view(-1, _BLOCK) @ signs, (part[whole:] @ signs[: part.numel() - whole])[None]])
+    blocks, rest = part[:whole].view(-1, _BLOCK), part[None, whole:]
+    return torch.cat([_product(blocks, signs), _product(rest, signs[: part.numel() - whole])])
+
+
+def _product(values: Tensor, signs: Tensor) -> Tensor:
+    if values.device.type == "cpu":
+        return values @ signs
+    return (values[..., None] * signs).sum(1)  # cuBLAS may not be deterministic, which a user can have forbidden
 
 
 @functools.cache

@@ -75,7 +75,8 @@ class Builder:
             with self._fake, torch.no_grad():
                 return function(*args, **kwargs)
 
-        return self._once(call, function, args, kwargs)
+        changes = isinstance(function, torch._ops.OpOverload) and function._schema.is_mutable
+        return call() if changes else self._once(call, function, args, kwargs)
 
     def _once(self, call: Callable[[], Any], *question: Any) -> Any:
         """What a call gives; of two that are given the same but for the values of tensors, the first one tells."""

@@ -20,7 +20,7 @@ ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 
 .PRECIOUS: .venv-torch-%/.installed
-.PHONY: demo quick digits cifar smoke vgg coverage test versions lint results clean
+.PHONY: demo quick digits cifar smoke vgg coverage derivation test versions lint results clean
 
 demo: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -52,6 +52,10 @@ vgg: $(VENV)/.installed $(call unpacked,cifar10)
 coverage: .venv-zoo/.installed
 	.venv-zoo/bin/python benchmarks/coverage.py --libraries torchvision $(ZOO) --table results/coverage-torchvision.md
 	.venv-zoo/bin/python benchmarks/coverage.py --libraries hf timm $(ZOO) --table results/coverage-timm.md
+
+# Seconds and memory of deriving, of deep and of large models; BEFORE=another/checkout/src compares with that.
+derivation: .venv-zoo/.installed
+	.venv-zoo/bin/python benchmarks/derive.py $(addprefix --before ,$(BEFORE)) --table results/derivation.md
 
 .venv-zoo/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-zoo

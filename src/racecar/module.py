@@ -309,10 +309,15 @@ class Racecar(nn.Module):
         # none: where the batch cannot vary, a program for every one of them costs far less.
         another = any(not program.fits_but_for_the_batch(args, kwargs) for program in programs)
         sizes_vary = another or len(programs) > _BATCHES
-        exported = next((p.source for p in programs if p.holds_in_other_sizes(args, kwargs)), None)
-        program = Program.derive(
-            self.model, args, kwargs, self._options, training=training, sizes_vary=sizes_vary, exported=exported
-        )
+        alike = next((p for p in programs if p.holds_in_other_sizes(args, kwargs)), None)
+        resized = None if alike is None else alike.resized(args, kwargs)
+        if resized is not None:
+            program = resized
+        else:
+            exported = None if alike is None else alike.source
+            program = Program.derive(
+                self.model, args, kwargs, self._options, training=training, sizes_vary=sizes_vary, exported=exported
+            )
         if place is None:
             known.insert(0, _Derived(Configuration(self.model, program.carried), programs))
             del known[_CONFIGURATIONS:]

@@ -12,6 +12,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
+from racecar.collection import collection_paused
 from racecar.errors import ArgumentError, ExportError
 from racecar.forward.checkpoints import checkpoints_inlined
 from racecar.forward.export import as_configured, at_least_two, check_devices, export_forward, without_hooks
@@ -41,6 +42,8 @@ class Program:
         source: ForwardGraph | None = None,
     ) -> None:
         self.source = source if palindrome.sized is not None else None  # to be mirrored for other sizes
+        self.again = palindrome.again if self.source is not None else None
+        palindrome = replace(palindrome, again=None)
         self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
         self.constants, self.names = forward.constants, forward.weights
         self.numbers = forward.numbers
@@ -59,7 +62,7 @@ class Program:
         other.palindrome = copy.deepcopy(self.palindrome, memo)
         other.constants = copy.deepcopy(self.constants, memo)
         other.seen = set(self.seen)
-        other.source = None  # it keeps the tracer alive, which cannot be copied
+        other.source = other.again = None  # they keep the tracer alive, which cannot be copied
         return other
 
     def nest(self, outputs: Sequence[Any]) -> Any:
@@ -67,6 +70,7 @@ class Program:
         return outputs[0] if self.single else pytree.tree_unflatten(outputs[: self.out_spec.num_leaves], self.out_spec)
 
     @classmethod
+    @collection_paused()
     def derive(
         cls,
         model: nn.Module,
@@ -114,8 +118,8 @@ class Program:
             steps = tuple(replace(s, shape=_halved(s.shape), flops=s.flops // 2) for s in palindrome.steps)
             palindrome = replace(palindrome, steps=steps)
         if real is not None:
-            with as_plain_norms(model), as_configured(model, training), without_hooks(model):
-                _prove(model, forward, palindrome, enough, real)
+            with as_plain_norms(model), as_configured(model, training), without_hooks(model), checkpoints_inlined():
+                _prove(model, call, forward, palindrome, enough, real)
         for program in (palindrome.forward, palindrome.training, palindrome.pairs):
             synchronise(program, model)
         palindrome, subset = _varied(palindrome, options)
@@ -144,10 +148,29 @@ class Program:
 
     def holds_in_other_sizes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether only the masks of what is known keep it from these inputs, so that :attr:`source` serves."""
-        leaves = self._inputs(args, kwargs)
+        leaves = self._enough(self._inputs(args, kwargs))
         single = any(leaf.shape[0] == 1 for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim)
         same = self.fixed == _fixed(leaves, self.numbers)
         return self.source is not None and same and not single and self.shapes.allow(leaves)
+
+    def _enough(self, leaves: list[Any]) -> list[Any]:
+        """Inputs of a batch that may stand for any, where no mask hangs on it."""
+        return leaves if self.palindrome.sized == "batch" else at_least_two(leaves)
+
+    def resized(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program | None:
+        """The same with the masks for these inputs, for which it holds in other sizes; None if masks will not do."""
+        leaves = self._inputs(args, kwargs)
+        sizes = self.shapes.sizes(self._enough(leaves))
+        masks = None if self.again is None or sizes is None else self.again.masks(sizes)
+        if masks is None:
+            return None
+        other = copy.copy(self)
+        other.constants = [*self.constants]
+        for position, mask in masks.items():
+            other.constants[position] = mask.to(self.constants[position].device)
+        other.derived = _sizes(leaves)
+        other.seen = {other.derived}
+        return other
 
     def fits_but_for_the_batch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether these inputs have the example's sizes but for the first ones."""
@@ -223,18 +246,20 @@ def _exported(
 
 
 def _prove(
-    model: nn.Module, forward: ForwardGraph, palindrome: Palindrome, leaves: Sequence[Any], real: Rehearsal
+    model: nn.Module, call: Any, forward: ForwardGraph, palindrome: Palindrome, leaves: Sequence[Any], real: Rehearsal
 ) -> None:
     """Run the forward program as the model was run, and compare; see :mod:`racecar.proof`."""
+    args, kwargs = call
 
-    def call() -> Any:
+    def program() -> Any:
         named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         tensors = dict(named)
         weights = [tensors[name] for name in (*forward.weights, *palindrome.decoder)]
         outputs, _ = palindrome.forward(*weights, *forward.constants, *as_tensors(leaves, forward.numbers))
         return outputs[: forward.out_spec.num_leaves]
 
-    compare(model, real, run(model, call))
+    calls = lambda: pytree.tree_leaves(model(*args, **kwargs)), program
+    compare(model, real, run(model, program), calls)
 
 
 def _fixed(leaves: Sequence[Any], numbers: Set[int]) -> list[Any]:

@@ -250,3 +250,30 @@ def test_what_is_written_in_place_comes_back_from_its_place(fresh: bool) -> None
     one = (h[:, rest] - net.a.bias[rest]) @ net.a.weight[rest]
     other = (h[:, 1:3] - net.b.bias) @ net.b.weight
     torch.testing.assert_close(right, (one + other) / 2)
+
+
+class Picking(nn.Module):
+    """The same operation on three inputs, each with indices of its own."""
+
+    PICKED = ([0, 2, 1, 4], [1, 1, 1, 1], [3, 0, 0, 3])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+        for i, picked in enumerate(self.PICKED):
+            self.register_buffer(f"picked_{i}", torch.tensor(picked))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        parts = [
+            torch.tanh(self.layers[i](x)).index_select(1, self.get_buffer(f"picked_{i}")) for i, x in enumerate(inputs)
+        ]
+        return torch.tanh(self.layers[3](torch.cat(parts, 2).unflatten(2, (3, 4))))
+
+
+def test_what_one_operation_leaves_unknown_says_nothing_of_another_with_other_indices() -> None:
+    torch.manual_seed(0)
+    inputs = tuple(torch.randn(3, 5, 4) for _ in range(3))
+    rr = racecar.Racecar(Picking(), inputs, layers="all")
+    for name, picked in zip(("layers.0", "layers.1", "layers.2"), Picking.PICKED, strict=True):
+        _, estimate = rr.reconstruct(*inputs)[name]
+        assert {i for i in range(5) if not estimate[:, i].isnan().any()} == set(picked)

@@ -37,18 +37,22 @@ class Shapes:
 
     def allow(self, leaves: list[Any]) -> bool:
         """Whether flattened inputs of these shapes would have been traced to the same graph."""
+        return self.sizes(leaves) is not None
+
+    def sizes(self, leaves: list[Any]) -> dict[Any, Any] | None:
+        """The sizes that the symbols of the dimensions have for such inputs; None where the graph would be another."""
         known: dict[Any, Any] = {}
         for dims, leaf in zip(self.dims, leaves, strict=True):
             sizes = leaf.shape if isinstance(leaf, Tensor) else ()
             if len(sizes) != len(dims):
-                return False
+                return None
             for dim, size in zip(dims, sizes, strict=True):
                 if dim.is_Symbol and dim not in known:
                     known[dim] = sympy.Integer(size)
                 elif dim.xreplace(known) != size:
-                    return False
+                    return None
         # A guard on a symbol that is no dimension of its own is one of the fixed dimensions compared above.
-        return all(g.xreplace(known) for g in self.guards if g.free_symbols <= known.keys())
+        return known if all(g.xreplace(known) for g in self.guards if g.free_symbols <= known.keys()) else None
 
 
 @dataclass

@@ -6,10 +6,12 @@ rehearsal sees it: a program has to give the same (:mod:`racecar.proof`), and wh
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from racecar.errors import ExportError
+from racecar.forward.sketch import Sketch, sketch
 from racecar.forward.state import Change, State, own_buffers
 
 
@@ -27,14 +30,15 @@ class Rehearsal:
 
     Attributes:
         outputs: flat, detached.
-        gradients: of a random projection of the outputs, by the parameter's name; None where it has none.
+        gradients: sketches of those of a random projection of the outputs, by the parameter's name; None where it
+            has none.
         buffers: after the call, by name.
         custom: names of the ``autograd.Function`` on the way back from the outputs.
         changes: of attributes, containers and buffers.
     """
 
     outputs: list[Any]
-    gradients: dict[str, Tensor | None]
+    gradients: dict[str, Sketch | None]
     buffers: dict[str, Tensor]
     custom: tuple[str, ...] = ()
     changes: list[Change] = field(default_factory=list, repr=False)
@@ -70,7 +74,9 @@ def check_constants(
     hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     if change is None and hooked and any(id(leaf) in held for leaf in attributes):
         # The graph reads a tensor from an attribute, which a hook may put there: only here are the hooks run.
-        change = read(run(model, lambda: pytree.tree_leaves(model(*args, **kwargs))).changes)
+        with _undone(model) as start:
+            model(*args, **kwargs)
+            change = read(list(start.changes()))
     if change is not None:
         raise ExportError(
             f"the forward of {type(model).__name__} reads self.{change.place}, which an earlier call or a hook has "
@@ -122,29 +128,86 @@ def rehearse(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
 
 def run(model: nn.Module, call: Callable[[], list[Any]]) -> Rehearsal:
     """What a call gives that returns the model's flat outputs, by the model itself or by a program of it."""
+    with _undone(model) as start:
+        leaves = call()
+        gradients = sketched_gradients(leaves, dict(model.named_parameters()))
+        custom = tuple(sorted(_custom_functions(leaves)))
+        buffers = {name: b.detach().clone() for name, b in model.named_buffers(remove_duplicate=False)}
+        changes = list(start.changes())
+    return Rehearsal([_detached(v) for v in leaves], gradients, buffers, custom, changes)
+
+
+def gradients_of(model: nn.Module, call: Callable[[], list[Any]], names: Sequence[str]) -> dict[str, Tensor | None]:
+    """The gradients themselves that :func:`run` keeps sketches of, of some parameters, in one more call."""
+    with _undone(model):
+        parameters = dict(model.named_parameters())
+        total, wanted = _projected(call()), [parameters[name] for name in names]
+        if total is None:
+            return dict.fromkeys(names)
+        try:
+            return dict(zip(names, torch.autograd.grad(total, wanted, allow_unused=True), strict=True))
+        except RuntimeError:  # an operation without a derivative
+            return dict.fromkeys(names)
+
+
+@contextlib.contextmanager
+def _undone(model: nn.Module) -> Iterator[State]:
+    """What a call does to buffers, attributes and random state is undone; what it has made stays if it succeeds."""
     devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
     before = State(model)
     made = False
     try:
         with own_buffers(model), torch.random.fork_rng(devices), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a model warns of is said when the user calls it
-            start = State(model)
-            leaves = call()
-            gradients = projected_gradients(leaves, dict(model.named_parameters()))
-            custom = tuple(sorted(_custom_functions(leaves)))
-            buffers = {name: b.detach().clone() for name, b in model.named_buffers(remove_duplicate=False)}
-            changes = list(start.changes())
+            yield State(model)
             made = True
     finally:
         before.restore(keep_new=made)
-    return Rehearsal([_detached(v) for v in leaves], gradients, buffers, custom, changes)
 
 
-def projected_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+def sketched_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> dict[str, Sketch | None]:
     """Gradient of Σ ⟨output, random numbers⟩ with respect to each parameter: the same numbers at every call.
 
-    Empty where the outputs cannot be differentiated.
+    Each is reduced when it comes and freed: together they would be as large as the weights. Empty where the outputs
+    cannot be differentiated.
     """
+    trained = {name: p for name, p in parameters.items() if p.requires_grad}
+    found: dict[str, Sketch | None] = dict.fromkeys(trained)
+    total = _projected(leaves)
+    if total is None or not trained:
+        return found
+
+    failed: list[Exception] = []
+
+    def take(name: str, gradient: Tensor) -> Tensor:
+        try:
+            before, came = found[name], sketch(gradient)
+            found[name] = came if before is None else before + came
+        except Exception as error:  # is no failure of the model's
+            failed.append(error)
+        return gradient.new_zeros(()).expand(gradient.shape)
+
+    # Hooks of the tensor, not of its accumulator, which DistributedDataParallel listens to.
+    hooked = [(p, p._backward_hooks) for p in trained.values()]
+    handles = [p.register_hook(functools.partial(take, name)) for name, p in trained.items()]
+    try:
+        torch.autograd.grad(total, list(trained.values()), allow_unused=True)
+    except RuntimeError:  # an operation of the user's without a derivative: there is none to compare
+        if not failed:
+            return {}
+    finally:
+        for handle in handles:
+            handle.remove()
+        for p, hooks in hooked:
+            if hooks is None:
+                p._backward_hooks = None
+    if failed:
+        raise failed[0]
+    return found
+
+
+def _projected(leaves: list[Any]) -> Tensor | None:
+    """Σ ⟨output, random numbers⟩; None where no output can be differentiated."""
     generator = torch.Generator().manual_seed(0)
     total: Tensor | None = None
     for leaf in leaves:
@@ -152,14 +215,7 @@ def projected_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> 
             numbers = torch.randn(leaf.shape, generator=generator).to(leaf.device, leaf.dtype)
             term = (leaf * numbers).sum().double() / max(1, leaf.numel()) ** 0.5
             total = term if total is None else total + term
-    trained = {name: p for name, p in parameters.items() if p.requires_grad}
-    if total is None or not trained:
-        return dict.fromkeys(trained)
-    try:
-        grads = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
-    except RuntimeError:  # an operation of the user's without a derivative: there is none to compare
-        return {}
-    return dict(zip(trained, grads, strict=True))
+    return total
 
 
 def _detached(value: Any) -> Any:

@@ -6,12 +6,14 @@ Shapes and dtypes of every value are so known without memory or arithmetic, and 
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_flatten
 
 from racecar.forward.graph import ForwardGraph, example, nodes_in, operand
 from racecar.reverse.size_only import reads_sizes_alone, size_of
@@ -44,6 +46,7 @@ class Builder:
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._segment: int | None = None
         self._sizes: dict[fx.Node, fx.Node] = {}  # stand-ins of values of which rules read the size alone
+        self._known: dict[Any, Any] = {}  # what calls give, by what they are given: the layers of a network are alike
         self._run_example(model, inputs)
 
     def _run_example(self, model: nn.Module, inputs: Sequence[Any]) -> None:
@@ -65,8 +68,23 @@ class Builder:
     def _evaluate(self, function: Any, args: Any, kwargs: Any) -> Any:
         """What a call of the graph gives for the example."""
         args, kwargs = fx.map_arg((args, kwargs), example)
-        with self._fake, torch.no_grad():
-            return function(*args, **kwargs)
+        if function is operator.getitem:
+            return function(*args)
+
+        def call() -> Any:
+            with self._fake, torch.no_grad():
+                return function(*args, **kwargs)
+
+        changes = isinstance(function, torch._ops.OpOverload) and function._schema.is_mutable
+        return call() if changes else self._once(call, function, args, kwargs)
+
+    def _once(self, call: Callable[[], Any], *question: Any) -> Any:
+        """What a call gives; of two that are given the same but for the values of tensors, the first one tells."""
+        if (key := _metadata(question)) is None:
+            return call()
+        if key not in self._known:
+            self._known[key] = call()
+        return self._known[key]
 
     @contextlib.contextmanager
     def segment(self, number: int) -> Iterator[None]:
@@ -128,7 +146,9 @@ class Builder:
                 with self._fake, torch.no_grad():
                     return function(given, *tensors, **kwargs)
 
-            return reads_sizes_alone(call)
+            places = [n in values for n in nodes_in(node.args)]
+            args = fx.map_arg(node.args, example)
+            return bool(self._once(lambda: reads_sizes_alone(call), "sizes", places, function, given, args, kwargs))
 
         if not data:
             return args
@@ -142,3 +162,24 @@ class Builder:
                 self._sizes[value] = self.graph.call_function(size_of, (value,))
             self._sizes[value].meta.update({k: value.meta[k] for k in ("example", "val") if k in value.meta})
         return self._sizes[value]
+
+
+def _metadata(question: Any) -> Any:
+    """What decides on shape and type of a call's results; None where the values of tensors may, too."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return None
+    leaves, spec = tree_flatten(question)
+    told: list[Any] = []
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            told.append((type(leaf), leaf))
+        elif isinstance(leaf, FakeTensor) and leaf.constant is None and leaf.layout is torch.strided:
+            told.append((leaf.shape, leaf.stride(), leaf.dtype, leaf.device))
+        else:
+            return None
+    key = spec, tuple(told)
+    try:
+        hash(key)
+    except TypeError:  # a slice, say
+        return None
+    return key if any(isinstance(leaf, Tensor) for leaf in leaves) else None

@@ -18,9 +18,11 @@ from racecar.explanation import Step
 from racecar.forward.graph import ForwardGraph, module_path, nodes_in, varying_nodes
 from racecar.forward.products import analyse
 from racecar.options import Options
+from racecar.reverse.again import Again
 from racecar.reverse.builder import Builder
-from racecar.reverse.known import Masks, known_share, unknown_as_nan
+from racecar.reverse.known import known_share, unknown_as_nan
 from racecar.reverse.layers import Plan, Selection
+from racecar.reverse.masks import Masks
 from racecar.reverse.narration import left_out, narrate
 from racecar.reverse.reversal import Estimate
 from racecar.reverse.untie import untie
@@ -42,6 +44,7 @@ class Palindrome:
         left_out: names of the layers that are not mirrored, each with the reason.
         decoder: names of the weights that follow the model's own: those of an untied decoder, else none.
         sized: whether a mask fixes the sizes of the inputs: None, ``"shape"`` (all but the batch's) or ``"batch"``.
+        again: what finds the masks for inputs of other sizes, where that can be.
     """
 
     forward: fx.GraphModule
@@ -54,6 +57,7 @@ class Palindrome:
     left_out: dict[str, str]
     decoder: tuple[str, ...]
     sized: Literal["shape", "batch"] | None = None
+    again: Again | None = None
 
 
 def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> Palindrome:
@@ -99,6 +103,7 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
         left_out=left_out(selection, plan, walked.reversed),
         decoder=decoder,
         sized=masks.sized,
+        again=masks.again(),
     )
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, fx
 from racecar.errors import RuleError
 from racecar.forward.graph import example, operand, tensor_arguments, where
 from racecar.reverse.builder import Builder
-from racecar.reverse.known import Known, Masks, nothing
+from racecar.reverse.known import Known, nothing
 from racecar.reverse.layers import rule_of
+from racecar.reverse.masks import Masks
 from racecar.rules.registry import ReverseCall, Rule, unchanged
 
 
@@ -134,7 +135,7 @@ class Reversal:
         if not rule.partial and all(output.known is None for output in outputs):
             return result, None
         known = nested([output.known for output in outputs])
-        return result, self.masks.passed_on(rule, args, given, known, told((None,) * len(outputs)))
+        return result, self.masks.passed_on(rule, node, args, given, known, told((None,) * len(outputs)))
 
     def _given_out(self, node: fx.Node, result: fx.Node, masks: Any) -> list[Piece]:
         """What a rule returned, value by value."""

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from racecar.forward.graph import example, operand
 from racecar.forward.sums import LinearSum, is_copy
 from racecar.reverse.builder import Builder
-from racecar.reverse.known import Masks, unite
+from racecar.reverse.masks import Masks
 from racecar.reverse.reversal import Estimate, Piece, Reversal
 from racecar.rules.affine import ADDED_TO, ADDITIONS, BIAS, PER_CHANNEL
 
@@ -74,7 +74,7 @@ class Adjoint:
         total = self.masks.zeroed(estimates[0].node, estimates[0].known)
         for other in estimates[1:]:
             total = self.builder.add(operator.add, total, self.masks.zeroed(other.node, other.known))
-        return Estimate(total, unite([e.known for e in estimates]))
+        return Estimate(total, self.masks.united([e.known for e in estimates]))
 
     def _constant(self, branches: LinearSum) -> Any:
         """The sum for x = 0: a value or a number that broadcasts to it; None for zero."""

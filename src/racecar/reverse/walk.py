@@ -16,8 +16,9 @@ from racecar.forward.graph import example, is_number
 from racecar.forward.sums import LinearSum
 from racecar.options import Options
 from racecar.reverse.builder import Builder
-from racecar.reverse.known import Masks, mean_of_known, unite
+from racecar.reverse.known import mean_of_known
 from racecar.reverse.loss import half_squared_distance
+from racecar.reverse.masks import Masks
 from racecar.reverse.range_maps import Ranges
 from racecar.reverse.reversal import Estimate, Piece, Reversal
 from racecar.reverse.sums import Adjoint
@@ -146,7 +147,7 @@ class Walk:
         nodes, known = [e.node for e in estimates], [e.known for e in estimates]
         if any(mask is not None for mask in known):
             mean = self.builder.add(mean_of_known, nodes, [self.masks.node(mask) for mask in known])
-            return Estimate(mean, unite(known))
+            return Estimate(mean, self.masks.united(known))
         total = nodes[0]
         for other in nodes[1:]:
             total = self.builder.add(operator.add, total, other)

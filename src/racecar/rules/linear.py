@@ -17,7 +17,14 @@ from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register
 aten = torch.ops.aten
 
 
-@register_reverse(aten.linear.default, layer="linear", operands=1, context=True)
+def linear_informs(
+    estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
+) -> Tensor:
+    """(…, out) → (…, in): every input hangs on every output, which is found without the product."""
+    return estimate.sum(-1, keepdim=True).expand(*estimate.shape[:-1], weight.shape[1])
+
+
+@register_reverse(aten.linear.default, layer="linear", operands=1, informs=linear_informs, context=True)
 def linear_adjoint(
     estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
 ) -> Tensor:

@@ -22,6 +22,7 @@ from racecar.forward.activations import fold_activations
 from racecar.forward.carried import carry
 from racecar.forward.checkpoints import checkpoints_inlined
 from racecar.forward.checks import drop_checks
+from racecar.forward.composed import write_out
 from racecar.forward.forms import normal_forms
 from racecar.forward.graph import ForwardGraph, data_nodes
 from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
@@ -82,6 +83,7 @@ def export_forward(
         with as_configured(model, training), checkpoints_inlined():
             check_constants(model, args, kwargs, rehearsal, forward.constants)
     drop_checks(forward.graph)
+    write_out(forward)
     out_of_place(forward)
     normal_forms(forward)
     fold_activations(forward.graph)

@@ -25,7 +25,7 @@ from racecar.forward.checks import drop_checks
 from racecar.forward.composed import write_out
 from racecar.forward.forms import normal_forms
 from racecar.forward.graph import ForwardGraph, data_nodes
-from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
+from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks, of_the_forward
 from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
 from racecar.forward.recurrent import one_operation_per_layer
@@ -199,15 +199,16 @@ def as_configured(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_hooks(model: nn.Module) -> Iterator[None]:
-    """No forward hook of the user's is called while it lasts."""
+    """No forward hook of the user's is called while it lasts; what the model's own forward installs stays."""
     saved = [(m, kind, getattr(m, kind)) for m in model.modules() for kind in HOOKS]
     try:
         for m, kind, hooks in saved:
             if hooks:
-                setattr(m, kind, type(hooks)())
+                setattr(m, kind, type(hooks)((key, hook) for key, hook in hooks.items() if of_the_forward(hook)))
         yield
     finally:
         for m, kind, hooks in saved:
+            hooks.update(getattr(m, kind))
             setattr(m, kind, hooks)
 
 

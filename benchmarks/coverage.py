@@ -194,7 +194,8 @@ def differences(rr: Any, x: Inputs, classes: int) -> tuple[float, float]:
     rr.model.load_state_dict(state)
     rr.model.zero_grad()
     (output, gradient), (ours, ours_gradient) = found
-    return float((output - ours).abs() / output.abs()), float((gradient - ours_gradient).norm() / gradient.norm())
+    off = (output - ours).abs() / output.abs().clamp(min=1e-30)
+    return float(off), float((gradient - ours_gradient).norm() / gradient.norm().clamp(min=1e-30))
 
 
 def step_over_std(rr: Any, x: Inputs, classes: int) -> float:
@@ -214,7 +215,7 @@ def step_over_std(rr: Any, x: Inputs, classes: int) -> float:
 
 
 def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
-    """Parameters of two and more dimensions of mirrored layers."""
+    """Parameters of two and more dimensions of mirrored layers, of those that the program reads at all."""
     modules = dict(rr.model.named_modules())
     found: list[nn.Parameter] = []
     for step in rr.explain().steps:
@@ -223,7 +224,9 @@ def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
             while path not in modules:
                 path = path.rpartition(".")[0]
             found += [p for p in modules[path].parameters(recurse=False) if p.ndim > 1]
-    return list({id(p): p for p in found}.values())
+    rr.model.zero_grad()
+    task_loss(rr.model(**x), 0).backward()
+    return list({id(p): p for p in found if p.grad is not None or not p.requires_grad}.values())
 
 
 def without_gradient(rr: Any, x: Inputs, reached: list[nn.Parameter]) -> list[str]:
@@ -248,6 +251,8 @@ def error(rr: Any, x: Inputs) -> float:
     found = []
     for left, right in pairs:
         known = ~right.isnan()
+        if not left.any():  # behind weights that begin at zero
+            continue
         found.append(float((left - right)[known].square().sum() / left.expand_as(right)[known].square().sum()))
     return sum(found) / len(found)
 
@@ -378,9 +383,9 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str], st
         "",
         *(
             [
-                "Loss, gradient off by: of the program where λ is 0, from the plain model's, over their size. Step / Std: "
-                + "the time of a forward and backward pass with the penalty over the plain model's, two samples, best of two "
-                + "seconds.",
+                "Loss, gradient off by: of the program where λ is 0, from the plain model's, over their size. "
+                + "Step / Std: the time of a forward and backward pass with the penalty over the plain model's, two "
+                + "samples, best of two seconds.",
                 "",
             ]
             if step

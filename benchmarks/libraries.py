@@ -506,7 +506,8 @@ class _GraphClassifier(nn.Module):
         self.body, self.pool, self.head = GIN(6, 16, 2), global_add_pool, nn.Linear(16, 3)
 
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
-        return self.head(self.pool(self.body(x, edge_index).relu(), batch))
+        graphs = x.shape[0] // 8  # given, since batch.max() + 1 is a size that depends on values
+        return self.head(self.pool(self.body(x, edge_index).relu(), batch, graphs))
 
 
 def _graph_unet(graph: Callable[[int], Inputs]) -> Built:
@@ -553,6 +554,7 @@ def torchaudio() -> Builders:
     }
     return {
         "Conformer": one("Conformer", spoken(16, 20), **conformer),
+        "Conformer, nothing padded": lambda: (_Unpadded(conformer), tensors("x", 20, 16)),
         "Wav2Letter": one("Wav2Letter", tensors("x", 1, 4000), num_classes=8),
         "DeepSpeech": one("DeepSpeech", tensors("x", 1, 20, 16), n_feature=16, n_hidden=32, n_class=8),
         "ConvTasNet": one(
@@ -594,6 +596,22 @@ def torchaudio() -> Builders:
         ),
         "HDemucs": one("HDemucs", tensors("input", 2, 8192), sources=["a", "b"], channels=4, depth=6, nfft=4096),
     }
+
+
+class _Unpadded(nn.Module):
+    """The layers of a Conformer on sequences of one length: its own forward takes a size from the lengths' values."""
+
+    def __init__(self, options: Inputs) -> None:
+        super().__init__()
+        from torchaudio.models import Conformer
+
+        self.layers = Conformer(**options).conformer_layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.transpose(0, 1)
+        for layer in self.layers:
+            h = layer(h, None)
+        return h.transpose(0, 1)
 
 
 # --- transformers -----------------------------------------------------------------------------------------------------

@@ -15,12 +15,14 @@ from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from racecar.forward.graph import ForwardGraph, data_nodes, symbolic
-from racecar.rules.aliases import ALIASES, STACKS
+from racecar.rules.aliases import ALIASES, BY_NAME, STACKS
 from racecar.rules.complex import PARTS
+from racecar.rules.einsum import has_adjoint
 from racecar.rules.pointwise import POINTWISE, STATISTICS
+from racecar.rules.recurrent import CELLS, KERNELS
 from racecar.rules.registry import find_rule
 
-_READ_AS_THEY_ARE = frozenset({*ALIASES, *STACKS, *PARTS, *POINTWISE, *STATISTICS})
+_READ_AS_THEY_ARE = frozenset({*ALIASES, *STACKS, *PARTS, *POINTWISE, *STATISTICS, *KERNELS, *CELLS})
 
 
 def write_out(forward: ForwardGraph) -> None:
@@ -31,7 +33,7 @@ def write_out(forward: ForwardGraph) -> None:
         rule = find_rule(node.target)
         if node in before_a_layer or (rule is not None and rule.layer is not None):
             before_a_layer.update(node.all_input_nodes)
-        if node in data and node in before_a_layer and is_composed(node):
+        if node in data and (node in before_a_layer or _is_other_einsum(node)) and is_composed(node):
             _replace(node)
 
 
@@ -41,10 +43,18 @@ def is_composed(node: fx.Node) -> bool:
     return (
         isinstance(op, torch._ops.OpOverload)
         and op not in _READ_AS_THEY_ARE
-        and find_rule(op) is None
+        and op.name() not in BY_NAME
+        and (find_rule(op) is None or _is_other_einsum(node))
         and not op._schema.is_mutable
         and op._can_decompose()
     )
+
+
+def _is_other_einsum(node: fx.Node) -> bool:
+    if node.target is not torch.ops.aten.einsum.default:
+        return False
+    equation, operands = node.args[:2]
+    return not has_adjoint(equation, len(operands))  # type: ignore[arg-type]
 
 
 def _replace(node: fx.Node) -> None:

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_leaves
 
-from racecar.forward.graph import example, is_number, symbolic
+from racecar.errors import IrreversibleError
+from racecar.forward.graph import example, is_number, symbolic, where
 from racecar.reverse.builder import Builder
 from racecar.rules.registry import Rule, zero_unknown
 
@@ -138,6 +140,11 @@ class Masks:
             return
         batch = self.builder.forward.batch_symbols
         for size, length in zip(getattr(symbolic(value), "shape", ()), mask.shape, strict=False):
+            if length > 1 and free_unbacked_symbols(size):
+                raise IrreversibleError(
+                    f"what the reverse pass knows of {where(value)} differs along a dimension whose size depends on "
+                    "values, so that no mask fits every batch: choose start= before it"
+                )
             if length > 1 and isinstance(size, torch.SymInt) and size.node.expr.free_symbols & batch:
                 self.sized = "batch"
 

@@ -21,7 +21,6 @@ from racecar.reverse.layers import rule_of
 from racecar.reverse.reversal import Estimate, Reversal
 from racecar.rules.domain import DOMAINS
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, is_norm, plain_batch_norm
-from racecar.rules.reshapes import FOR_ANY_LAYOUT
 
 aten = torch.ops.aten
 
@@ -88,8 +87,7 @@ class Ranges:
         if all(piece in mapped[value] for value, piece in pieces):
             return estimate
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
-        # An estimate need not lie in memory as the forward value does.
-        return self.builder.add(FOR_ANY_LAYOUT.get(node.target, function_of(node)), *args, **kwargs)  # type: ignore[arg-type]
+        return self.builder.again(node, args, kwargs)
 
     def _moves(self, node: fx.Node) -> bool:
         """Whether the way to the norm and activation that made a value leads through an operation that moves values."""
@@ -121,7 +119,10 @@ class Ranges:
                 args, kwargs = fx.map_arg((n.args, n.kwargs), again)
                 pairs = zip(n.args, args, strict=True)
                 args = tuple(b if a is root else self._in_domain(n, a, b) for a, b in pairs)
-                copies[n] = self.builder.add(function_of(n), *args, **kwargs)  # type: ignore[arg-type]
+                try:
+                    copies[n] = self.builder.again(n, args, kwargs)
+                except Exception as error:
+                    raise RuleError(f"{where(n)} cannot be applied to an estimate: {error}") from error
             return copies[n]
 
         return again(node)

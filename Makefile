@@ -52,6 +52,7 @@ vgg: $(VENV)/.installed $(call unpacked,cifar10)
 coverage: .venv-zoo/.installed
 	.venv-zoo/bin/python benchmarks/coverage.py --libraries torchvision $(ZOO) --table results/coverage-torchvision.md
 	.venv-zoo/bin/python benchmarks/coverage.py --libraries hf timm $(ZOO) --table results/coverage-timm.md
+	.venv-zoo/bin/python benchmarks/coverage.py --libraries third --step --steps 5 --table results/coverage-third.md
 
 # Seconds and memory of deriving, of deep and of large models; BEFORE=another/checkout/src compares with that.
 derivation: .venv-zoo/.installed
@@ -61,6 +62,8 @@ derivation: .venv-zoo/.installed
 	$(PYTHON) -m venv .venv-zoo
 	.venv-zoo/bin/pip install --quiet --disable-pip-version-check torch torchvision
 	.venv-zoo/bin/pip install --quiet --disable-pip-version-check timm transformers --editable ".[study]"
+	.venv-zoo/bin/pip install --quiet --disable-pip-version-check monai einops segmentation-models-pytorch diffusers \
+		peft torch_geometric torchaudio
 	touch $@
 
 .data/%: | $(VENV)/.installed

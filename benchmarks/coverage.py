@@ -1,11 +1,14 @@
-"""Which models the palindrome derives for, and how well it regenerates their layers: torchvision, timm, Hugging Face.
+"""Which models the palindrome derives for, and how well it regenerates their layers: torchvision, timm, Hugging Face,
+and small models of other libraries (:mod:`libraries`).
 
     python benchmarks/coverage.py --table results/coverage.md
+    python benchmarks/coverage.py --libraries third --step --table results/coverage-third.md
 
 Every model is built with random weights (nothing is downloaded) in a process of its own. A row says whether the
 palindrome was derived with ``layers="all"`` and every mirrored weight got a gradient from the penalty alone; which
 share of all weights is mirrored; the mean over layers of ‖L_m − L'_m‖² / ‖L_m‖², with random weights and after a few
-steps of Adam on the penalty and cross entropy; and the seconds to derive.
+steps of Adam on the penalty and cross entropy (on the mean square of what is no classification); and the seconds to
+derive. ``--step`` adds whether output and gradient are the plain model's where λ is 0, and the time of a step.
 """
 
 from __future__ import annotations
@@ -24,13 +27,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from libraries import THIRD
+from timing import turns
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from racecar.study.core.environment import environment
 from racecar.study.core.files import write_text
 
 SECONDS = 900  # for one model
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]
 
 
 def torchvision_models() -> list[str]:
@@ -62,9 +68,12 @@ HUGGING_FACE = ("ResNet", "ConvNext", "ViT", "Swin", "Bert", "GPT2")
 
 
 def build(name: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
-    """(model in training mode, inputs by batch size, classes)."""
+    """(model in training mode, inputs by batch size, classes; 0: no classifier)."""
     library, _, model = name.partition(":")
     torch.manual_seed(0)
+    if library in THIRD:
+        net, inputs = THIRD[library]()[model]()
+        return net.train(), inputs, 0
     if library == "hf":
         return hugging_face(model)
     if library == "torchvision":
@@ -117,15 +126,22 @@ def hugging_face(model: str) -> tuple[nn.Module, Callable[[int], Inputs], int]:
     return found[model]().train(), lambda n: {"pixel_values": torch.randn(n, 3, 64, 64)}, 10
 
 
-def logits(output: Any) -> Tensor:
-    """The tensor that a classifier's loss takes."""
-    if isinstance(output, Tensor):
-        return output
-    found = getattr(output, "logits", None)
-    return found if found is not None else logits(output[0])
+def task_loss(output: Any, classes: int) -> Tensor:
+    """Cross entropy of a classifier, the mean square of any other output."""
+    if classes:
+        scores = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        scores = output[0] if scores is None else scores
+        return F.cross_entropy(scores, torch.arange(len(scores)) % classes)
+    found = [t for t in tree_leaves(as_plain(output)) if isinstance(t, Tensor) and t.requires_grad]
+    return torch.stack([t.square().mean() for t in found]).sum()
 
 
-def examine(name: str, steps: int, largest: int) -> dict[str, Any]:
+def as_plain(output: Any) -> Any:
+    """An output with fields, as Hugging Face's libraries have them, as a dict."""
+    return dict(output) if hasattr(output, "keys") else output
+
+
+def examine(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     import racecar
 
@@ -146,22 +162,60 @@ def examine(name: str, steps: int, largest: int) -> dict[str, Any]:
     row["share"] = sum(p.numel() for p in reached) / total
     row["lacking"] = without_gradient(rr, x, reached)
     row["random"] = error(rr, x)
-    if total > largest:
+    if options.step:
+        row["output"], row["gradient"] = differences(rr, x, classes)
+        row["step"] = step_over_std(rr, x, classes)
+    if total > options.largest:
         return row
-    images, labels = inputs(4), torch.arange(4) % classes
-    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
-    for _ in range(steps):
+    images = inputs(4)
+    optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 1e-3)
+    for _ in range(options.steps):
         output, penalty = rr(**images)
         optimiser.zero_grad()
-        (F.cross_entropy(logits(output), labels) + penalty).backward()
+        (task_loss(output, classes) + penalty).backward()
         optimiser.step()
     row["trained"] = error(rr, images)
     row["lacking_trained"] = without_gradient(rr, images, reached)
     return row
 
 
+def differences(rr: Any, x: Inputs, classes: int) -> tuple[float, float]:
+    """Of the program from the plain model where λ is 0: (of the loss, of its gradient), over their own size."""
+    found = []
+    state = {k: v.clone() for k, v in rr.model.state_dict().items()}
+    for call in (lambda: rr.model(**x), lambda: rr(**x)[0]):
+        rr.model.load_state_dict(state)
+        rr.model.zero_grad()
+        torch.manual_seed(0)
+        loss = task_loss(call(), classes)
+        loss.backward()
+        grads = [p.grad.flatten() for p in rr.model.parameters() if p.grad is not None]
+        found.append((loss.detach(), torch.cat(grads)))
+    rr.model.load_state_dict(state)
+    rr.model.zero_grad()
+    (output, gradient), (ours, ours_gradient) = found
+    off = (output - ours).abs() / output.abs().clamp(min=1e-30)
+    return float(off), float((gradient - ours_gradient).norm() / gradient.norm().clamp(min=1e-30))
+
+
+def step_over_std(rr: Any, x: Inputs, classes: int) -> float:
+    """Forward and backward pass with the penalty, over those of the plain model: best times of one run."""
+
+    def plain() -> None:
+        rr.model.zero_grad()
+        task_loss(rr.model(**x), classes).backward()
+
+    def racecar() -> None:
+        rr.model.zero_grad()
+        output, penalty = rr(**x)
+        (task_loss(output, classes) + penalty).backward()
+
+    best = turns({"plain": plain, "racecar": racecar}, 2.0)
+    return best["racecar"] / best["plain"]
+
+
 def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
-    """Parameters of two and more dimensions of mirrored layers."""
+    """Parameters of two and more dimensions of mirrored layers, of those that the program reads at all."""
     modules = dict(rr.model.named_modules())
     found: list[nn.Parameter] = []
     for step in rr.explain().steps:
@@ -170,14 +224,17 @@ def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
             while path not in modules:
                 path = path.rpartition(".")[0]
             found += [p for p in modules[path].parameters(recurse=False) if p.ndim > 1]
-    return list({id(p): p for p in found}.values())
+    rr.model.zero_grad()
+    task_loss(rr.model(**x), 0).backward()
+    return list({id(p): p for p in found if p.grad is not None or not p.requires_grad}.values())
 
 
 def without_gradient(rr: Any, x: Inputs, reached: list[nn.Parameter]) -> list[str]:
     """Names of the mirrored weights that the penalty alone gives no gradient."""
     rr.model.zero_grad()
     rr(**x)[1].backward()
-    lacking = [n for n, p in rr.model.named_parameters() if any(p is r for r in reached) and not _has_gradient(p)]
+    trained = [(n, p) for n, p in rr.model.named_parameters() if any(p is r for r in reached) and p.requires_grad]
+    lacking = [n for n, p in trained if not _has_gradient(p)]
     rr.model.zero_grad()
     return lacking
 
@@ -194,6 +251,8 @@ def error(rr: Any, x: Inputs) -> float:
     found = []
     for left, right in pairs:
         known = ~right.isnan()
+        if not left.any():  # behind weights that begin at zero
+            continue
         found.append(float((left - right)[known].square().sum() / left.expand_as(right)[known].square().sum()))
     return sum(found) / len(found)
 
@@ -209,6 +268,7 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
         str(options.steps),
         "--largest",
         str(options.largest),
+        *(["--step"] if options.step else []),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds, check=False)
@@ -221,10 +281,10 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"model": name, "why": last}
 
 
-def line_of(row: dict[str, Any]) -> str:
-    """A row of the table."""
+def line_of(row: dict[str, Any], step: bool) -> str:
+    """A row of the table, with the two columns of ``--step`` or without."""
     if "why" in row:
-        return f"| {row['model']} | no: {row['why'][:300]} | | | | | | | |"
+        return f"| {row['model']} | no: {row['why'][:300].replace('|', '/')} |" + " |" * (7 + 2 * step)
     lacking = row.get("lacking_trained", row["lacking"])
     derived = "yes" if not lacking else f"yes, without a gradient: {', '.join(lacking[:3])}"
     if len(row["lacking"]) > len(lacking):
@@ -233,12 +293,16 @@ def line_of(row: dict[str, Any]) -> str:
     return (
         f"| {row['model']} | {derived} | {row['weights'] / 1e6:.1f} | {row['share']:.0%} | {row['layers']} | "
         f"{row['partly']} | {row['random']:.3g} | {trained} | {row['seconds']:.1f} |"
+        + (f" {row['output']:.0e}, {row['gradient']:.0e} | {row['step']:.2f} |" if step else "")
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--libraries", nargs="+", default=["torchvision", "timm", "hf"])
+    parser.add_argument(
+        "--libraries", nargs="+", default=["torchvision", "timm", "hf"], help=f"also third, all of: {', '.join(THIRD)}"
+    )
+    parser.add_argument("--step", action="store_true", help="also compare and time a step with the plain model's")
     parser.add_argument("--models", nargs="+", default=None, help="these only, e.g. timm:resnet18")
     parser.add_argument("--steps", type=int, default=20, help="of the brief training")
     parser.add_argument("--largest", type=int, default=15_000_000, help="weights of the largest that is trained")
@@ -254,7 +318,7 @@ def main() -> None:
         if options.memory:  # too large a model is a row that says so, not a machine without memory
             resource.setrlimit(resource.RLIMIT_DATA, (options.memory << 30, options.memory << 30))
         try:
-            row = examine(options.one, options.steps, options.largest)
+            row = examine(options.one, options)
         except Exception as error:
             words = " ".join(str(error).split()) or type(error).__name__
             row = {"model": options.one, "why": f"{type(error).__name__}: {words}"}
@@ -264,22 +328,25 @@ def main() -> None:
         *(torchvision_models() if "torchvision" in options.libraries else []),
         *(timm_models() if "timm" in options.libraries else []),
         *([f"hf:{m}" for m in HUGGING_FACE] if "hf" in options.libraries else []),
+        *(f"{library}:{m}" for library in THIRD if {library, "third"} & {*options.libraries} for m in THIRD[library]()),
     ]
     about, rows = environment(), []
     asked = {"torch": about["torch"], "steps": options.steps, "largest": options.largest}
+    if options.step:
+        asked["step"] = True
     for i, name in enumerate(names):
-        kept = options.rows / f"{name.replace(':', '-')}.json"
+        kept = options.rows / f"{re.sub(r'[^A-Za-z0-9._]+', '-', name)}.json"
         found = json.loads(kept.read_text()) if kept.is_file() else {}
         if found.get("asked") != asked:  # else measured before this run was stopped
             found = {"asked": asked, "row": row_of(name, options) | {"revision": about["revision"]}}
             write_text(kept, json.dumps(found))
         rows.append(found["row"])
-        print(f"{i + 1}/{len(names)} {line_of(rows[-1])}", flush=True)
+        print(f"{i + 1}/{len(names)} {line_of(rows[-1], options.step)}", flush=True)
         if options.table is not None:
-            write_text(options.table, "\n".join(page(rows, names, about)))
+            write_text(options.table, "\n".join(page(rows, names, about, options.step)))
 
 
-def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) -> list[str]:
+def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str], step: bool) -> list[str]:
     """The table so far, with totals for every library."""
     hidden = {i + d for i, a in enumerate(sys.argv) if a in ("--table", "--rows") for d in (0, 1)}
     given = " ".join(a for i, a in enumerate(sys.argv[1:], 1) if i not in hidden)
@@ -304,15 +371,26 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str]) ->
         *(["", f"Not run yet: {', '.join(missing)}."] if missing else []),
         "",
         "| model | derived | weights, millions | mirrored share | compared layers | of them known in part "
-        "| error, random weights | error, briefly trained | seconds to derive |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *[line_of(r) for r in rows],
+        "| error, random weights | error, briefly trained | seconds to derive |"
+        + (" loss, gradient off by | step / Std |" if step else ""),
+        "|---|---|---|---|---|---|---|---|---|" + "---|---|" * step,
+        *[line_of(r, step) for r in rows],
         "",
         'Weights that begin at zero count as having a gradient: nothing comes back through them at first. "At first '
         'none": a gain behind these weights begins at zero; after the brief training they have one.',
         "",
         "Error: mean over the compared layers of ‖L_m − L'_m‖² / ‖L_m‖², where L'_m is known.",
         "",
+        *(
+            [
+                "Loss, gradient off by: of the program where λ is 0, from the plain model's, over their size. "
+                + "Step / Std: the time of a forward and backward pass with the penalty over the plain model's, two "
+                + "samples, best of two seconds.",
+                "",
+            ]
+            if step
+            else []
+        ),
     ]
 
 

@@ -64,6 +64,32 @@ class Branch(nn.Module):
         return self.a(-x if x.sum() > 0 else x)
 
 
+class SizeFromValues(Branch):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + torch.zeros(int(x.max()) + 7).sum()
+
+
+class WithCache(Branch):
+    class Cache:
+        """As Hugging Face's DynamicCache."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
+        return self.a(x), self.Cache()
+
+
+class ChangedByData(Branch):
+    """As codebooks are, that follow their codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ema", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        self.ema.data.mul_(0.9).add_(h.detach().mean(0))
+        return h * self.ema
+
+
 class Condition(Branch):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cond(x.sum() > 0, lambda v: -v, lambda v: v.clone(), (self.a(x),))
@@ -275,7 +301,22 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "branch on values": (
         lambda: Racecar(Branch(), vectors()),
         ExportError,
-        "could not trace Branch | branches on the values of a tensor | torch.where",
+        r"could not trace Branch | branches on the values of a tensor | torch.where | test_errors.py, line \d+ | x.sum",
+    ),
+    "a size from values": (
+        lambda: Racecar(SizeFromValues(), vectors()),
+        ExportError,
+        r"takes a size from them | as a number | test_errors.py, line \d+ | int\(x.max",
+    ),
+    "a cache": (
+        lambda: Racecar(WithCache(), vectors()),
+        ExportError,
+        "could not trace WithCache | no nest of tensors | use_cache = False",
+    ),
+    "changed beside the graph": (
+        lambda: Racecar(ChangedByData(), vectors()),
+        ExportError,
+        r"could not trace ChangedByData | .data | torch.no_grad\(\)",
     ),
     "cond": (lambda: Racecar(Condition(), vectors()), ExportError, "cond | cannot mirror | without"),
     "in place under a view": (

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from racecar.forward.carried import Carried
+from racecar.forward.hooks import HOOKS, users_hooks
 from racecar.forward.state import attributes
 
 _MISSING = object()
@@ -68,7 +69,7 @@ def _equal(a: object, b: object) -> bool:
 
 
 def _modules(model: nn.Module) -> Any:
-    return tuple((m, m.training, len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()), next(
+    return tuple((m, m.training, *(len(users_hooks(m, kind)) for kind in HOOKS)) for m in model.modules()), next(
         ((p.device, p.dtype) for p in model.parameters()), None
     )
 

@@ -370,7 +370,7 @@ class Racecar(nn.Module):
             first = next((n for n, v in reversed(list(values)) if not math.isfinite(v)), "(their sum)")
             reason = (
                 f"the reverse pass grew without bound, first at layer {first!r}: lower weight= or the learning rate, "
-                "or compare fewer layers"
+                "compare fewer layers, or let the pass begin anew at every layer (layerwise=True)"
             )
         raise NonFiniteError(f"the racecar penalty is not finite, because {reason}.")
 

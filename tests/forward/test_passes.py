@@ -131,3 +131,20 @@ def test_nothing_that_depends_on_the_input_is_changed_in_place() -> None:
     assert [t for t in operations if str(t).split(".")[1].endswith("_")] == [aten.mul_.Tensor]
     x = torch.randn(3, 4)
     torch.testing.assert_close(computed(model.graph, x), forward(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "operation"),
+    [
+        (lambda y: y.pow_(2), aten.pow.Tensor_Scalar),
+        (lambda y: y.pow_(torch.full((4,), 2.0)), aten.pow.Tensor_Tensor),
+        (lambda y: y.transpose_(0, 1), aten.transpose.int),
+        (lambda y: y.floor_divide_(torch.full((4,), 0.5)), aten.floor_divide.default),
+    ],
+)
+def test_the_form_out_of_place_may_have_another_name(function: Callable[[Tensor], Tensor], operation: object) -> None:
+    model = lift(exported(lambda x: function(x.abs())))
+    out_of_place(model)
+    assert called(model.graph)[-1] is operation
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(computed(model.graph, x), function(x.abs()), rtol=0, atol=0)

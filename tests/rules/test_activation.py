@@ -1,5 +1,6 @@
 """Activations: nothing on the way back; the estimate of a layer's input goes through the activation before it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -180,6 +181,60 @@ class Function(nn.Module):
 def test_pointwise_functions(name: str) -> None:
     model, x = build(Function(FUNCTIONS[name]))
     check(model, x, FUNCTIONS[name])
+
+
+# Functions that are not defined everywhere → (function, lower, upper end of its domain).
+DOMAINS: dict[str, tuple[Any, float, float]] = {
+    "log": (torch.log, 0, math.inf),
+    "log2": (torch.log2, 0, math.inf),
+    "log10": (torch.log10, 0, math.inf),
+    "log1p": (torch.log1p, -1, math.inf),
+    "sqrt": (torch.sqrt, 0, math.inf),
+    "rsqrt": (torch.rsqrt, 0, math.inf),
+    "pow": (lambda t: t**1.5, 0, math.inf),
+    "pow, negative": (lambda t: t**-0.5, 0, math.inf),
+    "pow of a tensor": (lambda t: t ** torch.full((5,), 0.5, dtype=t.dtype), 0, math.inf),
+    "logit": (torch.logit, 0, 1),
+    "asin": (torch.asin, -1, 1),
+    "acos": (torch.acos, -1, 1),
+    "atanh": (torch.atanh, -1, 1),
+    "erfinv": (torch.erfinv, -1, 1),
+    "acosh": (torch.acosh, 1, math.inf),
+    "spelled out": (lambda t: t * t.log(), 0, math.inf),
+    "xlogy": (lambda t: torch.xlogy(t, t), 0, math.inf),
+}
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_an_estimate_is_brought_into_the_domain(name: str) -> None:
+    function, low, high = DOMAINS[name]
+    model, x = build(Function(function))
+    with torch.no_grad():
+        model[0].weight.abs_().div_(20)
+        model[0].bias.fill_(max(low, 0) + 0.3)
+        model[2].weight.mul_(torch.tensor([0.5, 8.0, 8.0, 8.0, 8.0]))  # some estimates leave the domain, some do not
+    x = x.abs()
+    rr = racecar.Racecar(model, x)
+    raw = (model(x) - model[2].bias) @ model[2].weight
+    eps = torch.finfo(x.dtype).eps
+    inside = raw.clamp(low + eps, high - eps)
+    assert (raw != inside).any()
+    assert (raw == inside).any()
+    torch.testing.assert_close(rr.reconstruct(x)["2"][1], function(inside))
+    _, penalty = rr(x)
+    penalty.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("op", [aten.log.default, aten.sqrt.default, aten.rsqrt.default, aten.logit.default], ids=str)
+def test_a_perfect_estimate_stays_what_it_is_near_the_end_of_the_domain(op: Any) -> None:
+    x = torch.tensor([1e-300, 1e-20, 0.5], dtype=torch.float64)
+    assert torch.equal(find_rule(op).range(x, x), op(x))
+
+
+def test_complex_numbers_have_roots_everywhere() -> None:
+    estimate = torch.tensor([-1 + 1j, -4 + 0j])
+    assert torch.equal(find_rule(aten.sqrt.default).range(estimate, estimate), estimate.sqrt())
 
 
 def test_a_sequence_of_activations_is_applied_in_forward_order() -> None:

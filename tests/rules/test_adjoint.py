@@ -492,3 +492,14 @@ def test_a_mean_is_handed_back_to_every_place() -> None:
         assert torch.equal(rule.reverse(y, x, dims, keep), expected)
     assert torch.equal(rule.reverse(x.mean(), x, None), x.mean().expand(x.shape))
     assert math.prod(rule.reverse(x.mean(), x, None).shape) == x.numel()
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_addbmm_and_addmv(position: int) -> None:
+    check_adjoint(aten.addbmm.default, rand(3, 5), rand(4, 3, 2), rand(4, 2, 5), beta=0.5, alpha=2.0, position=position)
+    check_adjoint(aten.addmv.default, rand(3), rand(3, 4), rand(4), beta=0.5, alpha=2.0, position=position)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_dot(position: int) -> None:
+    check_adjoint(aten.dot.default, rand(5), rand(5), position=position)

@@ -86,6 +86,27 @@ VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
     "tril": torch.tril,
     "diagonal": lambda h: h.diagonal(),
     "hstack": lambda h: torch.hstack((h, h)),
+    "std": lambda h: h.std(1, keepdim=True),
+    "var": lambda h: h.var()[None],
+    "norm": lambda h: h.norm(dim=1, keepdim=True),
+    "norm over a constant": lambda h: h / h.norm(p=1) * 2,
+    "median": lambda h: h.median(1, keepdim=True)[0],
+    "k-th value": lambda h: h.kthvalue(2, 1, keepdim=True).values,
+    "the larger half of everything": lambda h: h * F.one_hot(h.argmax(1), 6),
+    "addbmm": lambda h: torch.addbmm(torch.zeros(3, 5), h.reshape(4, 3, 2), torch.ones(4, 2, 5)),
+    "addmv": lambda h: torch.addmv(torch.zeros(4), h, torch.ones(6))[:, None],
+    "dot": lambda h: torch.dot(h[:, 0], torch.ones(4))[None],
+    "outer": lambda h: torch.outer(h[:, 0], torch.ones(3)),
+    "inner": lambda h: torch.inner(h, torch.ones(3, 6)),
+    "pairwise distance": lambda h: F.pairwise_distance(h, torch.ones(6))[:, None],
+    "diag_embed": torch.diag_embed,
+    "einsum of one": lambda h: torch.einsum("ab->ba", h),
+    "einsum of three": lambda h: torch.einsum("ij,jk,kl->il", h, torch.ones(6, 2) / 6, torch.ones(2, 4) / 2),
+    "einsum, rest implied": lambda h: torch.einsum("...i,ij->...j", h, torch.ones(6, 2) / 6),
+    "stft": lambda h: torch.stft(h, 4, 2, window=torch.hann_window(4), return_complex=True).abs().flatten(1),
+    "istft": lambda h: torch.istft(torch.complex(h, -h).reshape(2, 3, 4), 4, 2, window=torch.hann_window(4)),
+    "power pooling": nn.LPPool1d(2, 2),
+    "chosen by a mask": lambda h: h[h > 0.5].mean()[None],
 }
 
 # The same on (2, 4, 6, 6).
@@ -99,6 +120,7 @@ IMAGES: dict[str, Callable[[Tensor], Tensor]] = {
     "fractional pooling": nn.FractionalMaxPool2d(2, output_size=3),
     "fft2": lambda h: torch.fft.fft2(h, norm="ortho").real,
     "rfftn": lambda h: torch.view_as_real(torch.fft.rfftn(h, dim=(-2, -1))).flatten(-2),
+    "power pooling in 2-d": nn.LPPool2d(3, 2),
     "baddbmm": lambda h: torch.baddbmm(torch.zeros(1), h.flatten(0, 1), torch.ones(8, 6, 5) / 9),
 }
 

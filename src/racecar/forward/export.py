@@ -7,8 +7,12 @@ Every pass is a function of a file of its own and works on any graph of its kind
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +26,11 @@ from racecar.forward.activations import fold_activations
 from racecar.forward.carried import carry
 from racecar.forward.checkpoints import checkpoints_inlined
 from racecar.forward.checks import drop_checks
+from racecar.forward.composed import write_out
 from racecar.forward.cumulative import read_counts, with_momentum
 from racecar.forward.forms import normal_forms
 from racecar.forward.graph import ForwardGraph, data_nodes
-from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks
+from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks, of_the_forward
 from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
 from racecar.forward.own_backward import functions_marked, join, keep_backward
@@ -91,6 +96,7 @@ def export_forward(
     join(forward)
     drop_checks(forward.graph)
     read_counts(forward, model, cumulative)
+    write_out(forward)
     out_of_place(forward)
     normal_forms(forward)
     fold_activations(forward.graph)
@@ -104,24 +110,41 @@ def export_forward(
 
 _DATA_DEPENDENT = "data-dependent"
 
+# A part of what torch.export says → what the user can do.
+_HINTS = {
+    _DATA_DEPENDENT: "The forward branches on the values of a tensor, or takes a size from them, which a graph cannot "
+    "do: use torch.where, give the size as a number (x.shape, an argument), or move the branch out of the model.",
+    "which is not a known type": "The model takes or returns an object that is no nest of tensors. Hugging Face models "
+    "return a cache unless they are told not to: set model.config.use_cache = False.",
+    "constant's list": "The forward changes or reads a tensor beside the graph, by .data or in an object of its own: "
+    "update buffers and weights under torch.no_grad() by their own methods (self.ema.mul_(0.9)).",
+    "": "Check that the model itself runs on such inputs; racecar needs a forward that torch.export(strict=False) can "
+    "trace.",
+}
+
 
 def _why_untraceable(model: nn.Module, args: Any, kwargs: Any, error: Exception) -> str:
     """What torch.export said, and what the user can do."""
     sizes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor))
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    hint = (
-        "The forward branches on the values of a tensor, which a graph cannot do: use torch.where, or move the "
-        "branch out of the model."
-        if _DATA_DEPENDENT in str(error)
-        else "A recurrent layer meets a packed sequence, which racecar cannot mirror: give it the padded one."
-        if _meets_packed(error)
-        else "Check that the model itself runs on such inputs; racecar needs a forward that "
-        "torch.export(strict=False) can trace."
-    )
+    if _meets_packed(error):
+        hint = "A recurrent layer meets a packed sequence, which racecar cannot mirror: give it the padded one."
+    else:
+        hint = next(words for sign, words in _HINTS.items() if sign in str(error))
     return (
         f"torch.export could not trace {type(model).__name__} with inputs of shape {sizes}: {reason}\n"
-        f"{hint} The whole reason is above, as this error's cause."
+        f"{hint}{_place_in_model(error)} The whole reason is above, as this error's cause."
     )
+
+
+def _place_in_model(error: BaseException) -> str:
+    """The innermost line of code on the way to an error that is neither torch's nor racecar's."""
+    own = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (torch, sys.modules["racecar"]))
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*own, "<"))]
+    # The first ones are the user's own call of racecar, unless the error passed through the model.
+    if not frames or "forward" not in {f.name for f in frames}:
+        return ""
+    return f" It happens in {Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line}."
 
 
 def _meets_packed(error: BaseException) -> bool:
@@ -207,15 +230,16 @@ def as_configured(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_hooks(model: nn.Module) -> Iterator[None]:
-    """No forward hook of the user's is called while it lasts."""
+    """No forward hook of the user's is called while it lasts; what the model's own forward installs stays."""
     saved = [(m, kind, getattr(m, kind)) for m in model.modules() for kind in HOOKS]
     try:
         for m, kind, hooks in saved:
             if hooks:
-                setattr(m, kind, type(hooks)())
+                setattr(m, kind, type(hooks)((key, hook) for key, hook in hooks.items() if of_the_forward(hook)))
         yield
     finally:
         for m, kind, hooks in saved:
+            hooks.update(getattr(m, kind))
             setattr(m, kind, hooks)
 
 

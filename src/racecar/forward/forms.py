@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from racecar.forward.graph import ForwardGraph, operand, symbolic
-from racecar.rules.aliases import ALIASES, STACKS
+from racecar.forward.graph import ForwardGraph, data_nodes, operand, symbolic
+from racecar.rules.aliases import ALIASES, BY_NAME, STACKS
 from racecar.rules.complex import PARTS, modulus, parts
+from racecar.rules.registry import find_rule
+from racecar.rules.reshapes import FOR_ANY_LAYOUT
 
 aten = torch.ops.aten
 
@@ -21,16 +23,24 @@ def normal_forms(forward: ForwardGraph) -> None:
     put side by side; ``repeat_interleave`` with a constant number per entry, of which the size of the result is known.
     """
     both: dict[fx.Node, fx.Node] = {}
+    data = data_nodes(forward)
     for node in list(forward.graph.nodes):
         if node.op != "call_function":
             continue
         node.target = ALIASES.get(node.target, node.target)
+        if isinstance(node.target, torch._ops.OpOverload) and find_rule(node.target) is None:
+            node.target = BY_NAME.get(node.target.name(), node.target)
         if node.target in PARTS:
             _part(node, both)
         elif node.target is aten.abs.default and _is_complex(node.args[0]):
             node.target = modulus
+        elif node.target in FOR_ANY_LAYOUT and node in data:  # where the tracer saw another layout than a batch has
+            node.target = FOR_ANY_LAYOUT[node.target]
         elif node.target is aten.view_as_real.default:
             node.target = parts
+        elif node.target is aten.masked_select.default and _ndim(node.args[0]) == _ndim(node.args[1]):
+            if symbolic(node.args[0]).shape == symbolic(node.args[1]).shape:  # type: ignore[arg-type]
+                node.target, node.args = aten.index.Tensor, (node.args[0], [node.args[1]])
         elif node.target is aten.index_put.default:
             _fill(node)
         elif node.target in STACKS:

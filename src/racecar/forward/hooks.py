@@ -1,8 +1,11 @@
-"""The user's forward hooks, called where the module was called: the graph itself runs no module."""
+"""The user's forward hooks, called where the module was called: the graph itself runs no module.
+
+Hooks by which a library reads values within its own forward are part of that: they are traced with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -15,6 +18,20 @@ from racecar.forward.graph import ForwardGraph, modules_around
 
 _WEIGHT_HOOKS = (BasePruningMethod, SpectralNorm, WeightNorm)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+
+# Where libraries define hooks that keep a value for the rest of the same forward (Hugging Face: hidden states), and
+# install them in it, once they are asked for; outside of it they do nothing.
+_OF_THE_FORWARD = frozenset({"transformers.utils.output_capturing"})
+
+
+def of_the_forward(hook: Callable[..., Any]) -> bool:
+    """Whether a hook is part of its model's forward, and none of the user's."""
+    return getattr(hook, "__module__", None) in _OF_THE_FORWARD
+
+
+def users_hooks(module: nn.Module, kind: str) -> list[tuple[int, Callable[..., Any]]]:
+    """(key, hook) of a user's hooks of one of the :data:`HOOKS` kinds."""
+    return [(key, hook) for key, hook in getattr(module, kind).items() if not of_the_forward(hook)]
 
 
 def hooked_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -37,7 +54,7 @@ def hooked_modules(model: nn.Module) -> dict[str, nn.Module]:
                 f"module {name or type(module).__name__!r} has backward hooks, which the exported graph cannot run: "
                 "remove them, or hook its parameters (Tensor.register_hook) instead"
             )
-        if any(getattr(module, kind) for kind in HOOKS):
+        if any(users_hooks(module, kind) for kind in HOOKS):
             if isinstance(module, nn.RNNBase | nn.LSTMCell):
                 raise ArgumentError(
                     f"module {name or type(module).__name__!r} has forward hooks and returns several tensors, with "
@@ -58,7 +75,7 @@ class _Hooks(nn.Module):
     def forward(self, inputs: Tensor, output: Tensor | None = None) -> Tensor:
         module: nn.Module = self.__dict__["module"]
         if self.kind == "pre":
-            for key, hook in list(module._forward_pre_hooks.items()):
+            for key, hook in users_hooks(module, "_forward_pre_hooks"):
                 extra: tuple[Any, ...] = ({},) if key in module._forward_pre_hooks_with_kwargs else ()
                 result = hook(module, (inputs,), *extra)
                 if result is not None:
@@ -66,7 +83,7 @@ class _Hooks(nn.Module):
                     inputs = result[0] if isinstance(result, tuple) else result
             return inputs
         assert output is not None
-        for key, hook in list(module._forward_hooks.items()):
+        for key, hook in users_hooks(module, "_forward_hooks"):
             extra = ({},) if key in module._forward_hooks_with_kwargs else ()
             result = hook(module, (inputs,), *extra, output)
             if result is not None:

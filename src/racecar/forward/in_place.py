@@ -7,6 +7,9 @@ that the model calls, which the rules know, and buffers are updated where the mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -51,8 +54,7 @@ def out_of_place(forward: ForwardGraph) -> None:
             owner[node] = base  # ema.mul_(0.9).add_(x): what the first returns is the buffer itself
         if not schema.is_mutable or base in state or data.isdisjoint([base, *node.all_input_nodes]):
             continue  # memory that the model has just made, such as a mask, is compared with nothing
-        name, overload = str(node.target).removeprefix("aten.").rsplit(".", 1)
-        if not name.endswith("_"):
+        if not schema.name.endswith("_"):
             continue  # e.g. batch_norm: declared or not, it changes buffers only
         # Of the changed tensor itself the exported graph goes on with the result.
         later = {v: [u for u in v.users if order.get(u, -1) > order[node]] for v in (base, *shown.get(base, ()))}
@@ -63,15 +65,29 @@ def out_of_place(forward: ForwardGraph) -> None:
                 f"{node.target} at {module_path(node) or 'the model'} changes a view in place and the change is read "
                 f"through another tensor by {read[0].target}: write it without the in-place operation"
             )
-        packet = getattr(aten, name[:-1], None)
-        if node.target is aten.copy_.default:
-            node.target = written
-        elif packet is None or overload not in packet.overloads():
+        form = written if node.target is aten.copy_.default else _out_of_place_form(schema)
+        if form is None:
             raise ExportError(f"no out-of-place form of {node.target} at {module_path(node) or 'the model'}")
-        else:
-            node.target = getattr(packet, overload)
+        node.target = form
         if read:
             data.update(_scatter(node, base, views or [], later, order))
+
+
+def _out_of_place_form(schema: torch._C.FunctionSchema) -> Callable[..., Any] | None:
+    """The operation that computes the same out of place: of the same arguments; ``pow_.Scalar`` is not ``pow.Scalar``.
+
+    The overload of the same name comes first, where there are several.
+    """
+    packet = getattr(aten, schema.name.removeprefix("aten::")[:-1], None)
+    for overload in sorted(packet.overloads() if packet else (), key=(schema.overload_name or "default").__ne__):
+        form = getattr(packet, overload)
+        if not form._schema.is_mutable and _types(form._schema) == _types(schema):
+            return form
+    return None
+
+
+def _types(schema: torch._C.FunctionSchema) -> list[str]:
+    return [str(a.type) for a in schema.arguments]
 
 
 def _views_between(base: fx.Node, view: fx.Node) -> list[fx.Node] | None:

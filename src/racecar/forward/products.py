@@ -15,7 +15,7 @@ from collections.abc import Set
 from typing import TypeGuard
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from racecar.forward.graph import ForwardGraph, example, is_number, is_random, tensor_arguments
 from racecar.rules import find_rule
@@ -75,7 +75,10 @@ def _coefficient(node: fx.Node, forward: ForwardGraph) -> int | None:
 
 
 def _gate(a: fx.Node, b: fx.Node) -> int:
-    """Which of two factors is the coefficient: the smaller one, else the one that comes out of an activation."""
+    """Which of two factors is the coefficient: a mask, the smaller one, or the one that comes out of an activation."""
+    masks = [_is_mask(n) for n in (a, b)]
+    if masks[0] != masks[1]:
+        return masks.index(True)
     sizes = [example(n).numel() for n in (a, b)]
     if sizes[0] != sizes[1]:
         return sizes.index(min(sizes))
@@ -84,6 +87,16 @@ def _gate(a: fx.Node, b: fx.Node) -> int:
         if gates[0] != gates[1]:
             return gates.index(True)
     return 1
+
+
+def _is_mask(node: fx.Node) -> bool:
+    """Whether a value holds no floating numbers, or such as were cast: nothing can be learnt through it."""
+    while is_number(example(node)):
+        rule = find_rule(node.target)
+        if rule is None or rule.range not in ("through", "within") or not isinstance(node.args[0], fx.Node):
+            return False
+        node = node.args[0]
+    return isinstance(example(node), Tensor)
 
 
 def _is_activation(node: fx.Node, kinds: Set[object] | None) -> bool:

@@ -22,7 +22,7 @@ from racecar.rules.registry import Rule
 
 @dataclass(frozen=True)
 class Asked:
-    """A rule was asked, see :meth:`racecar.reverse.questions.Questions.ask`; ``dtypes`` are those of the estimate of ``node``."""
+    """A rule was asked with an estimate of ``node`` in ``dtypes``, see :meth:`racecar.reverse.questions.Questions.ask`."""
 
     rule: Rule
     node: fx.Node

@@ -11,12 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_flatten
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 
-from racecar.forward.graph import ForwardGraph, example, nodes_in, operand
+from racecar.errors import ExportError
+from racecar.forward.graph import ForwardGraph, example, function_of, nodes_in, operand, where
 from racecar.reverse.size_only import reads_sizes_alone, size_of
+from racecar.rules.reshapes import FOR_ANY_LAYOUT
 
 _SEGMENT = "segment"
 
@@ -61,9 +68,43 @@ class Builder:
                 node.meta["example"] = self._fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
             for node in self.nodes:
                 if node.op == "call_function":
-                    node.meta["example"] = self._evaluate(node.target, node.args, node.kwargs)
+                    node.meta["example"] = self._example(node, inputs)
                 elif node.op == "call_module":  # the user's hooks: what they may change keeps its shape
                     node.meta["example"] = example(operand(node, -1))
+
+    def _example(self, node: fx.Node, inputs: Sequence[Any]) -> Any:
+        """What a forward operation gives for the example; where its size depends on values, by computing them."""
+        try:
+            return self._evaluate(node.target, node.args, node.kwargs)
+        except (DynamicOutputShapeException, DataDependentOutputException):
+            pass
+        try:
+            value = self._computed(node, inputs)
+        except Exception as error:
+            raise ExportError(
+                f"the size of what {where(node)} gives depends on values, and it cannot be computed for the example: "
+                f"{error}"
+            ) from error
+        return pytree.tree_map_only(Tensor, self._fake.from_tensor, value)
+
+    def _computed(self, node: fx.Node, inputs: Sequence[Any]) -> Any:
+        """The value of a forward operation for the example, whose weights, buffers and random numbers stay."""
+        needed, waiting = {node}, [node]
+        while waiting:
+            new = [n for n in waiting.pop().all_input_nodes if n not in needed]
+            needed.update(new)
+            waiting.extend(new)
+        given = {**self.values, **dict(zip(self.forward.inputs, inputs, strict=True))}
+        devices = list({v.device for v in given.values() if isinstance(v, Tensor) and v.is_cuda})
+        values = {n: v.detach().clone() if isinstance(v, Tensor) else v for n, v in given.items() if n in needed}
+        with torch.random.fork_rng(devices):
+            for n in self.nodes:
+                if n in needed and n.op == "call_module":
+                    values[n] = values[operand(n, -1)]
+                elif n in needed and n.op == "call_function":
+                    args, kwargs = fx.map_arg((n.args, n.kwargs), values.__getitem__)
+                    values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
+        return values[node]
 
     def _evaluate(self, function: Any, args: Any, kwargs: Any) -> Any:
         """What a call of the graph gives for the example."""
@@ -98,6 +139,16 @@ class Builder:
     def add(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> fx.Node:
         """Append a call of a function; nodes may stand in nests of tuples, lists and dicts among its arguments."""
         value = self._evaluate(function, args, kwargs)
+        return self._noted(self.graph.create_node("call_function", function, args, kwargs), value)
+
+    def again(self, node: fx.Node, args: Any, kwargs: Any) -> fx.Node:
+        """Append a forward operation once more, on other values of the same sizes (estimates of its operands)."""
+        # An estimate need not lie in memory as the forward value does.
+        function = FOR_ANY_LAYOUT.get(node.target, function_of(node))
+        try:
+            value = self._evaluate(function, args, kwargs)
+        except DynamicOutputShapeException:  # its size depends on values, which are the forward ones
+            value = example(node)
         return self._noted(self.graph.create_node("call_function", function, args, kwargs), value)
 
     def add_module(self, name: str, module: nn.Module, value: fx.Node) -> fx.Node:
@@ -146,9 +197,9 @@ class Builder:
                 with self._fake, torch.no_grad():
                     return function(given, *tensors, **kwargs)
 
-            places = [n in values for n in nodes_in(node.args)]
-            args = fx.map_arg(node.args, example)
-            return bool(self._once(lambda: reads_sizes_alone(call), "sizes", places, function, given, args, kwargs))
+            places = [n in values for n in nodes_in(args)]
+            looks = fx.map_arg(args, example)
+            return bool(self._once(lambda: reads_sizes_alone(call), "sizes", places, function, given, looks, kwargs))
 
         if not data:
             return args
@@ -168,7 +219,7 @@ def _metadata(question: Any) -> Any:
     """What decides on shape and type of a call's results; None where the values of tensors may, too."""
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return None
-    leaves, spec = tree_flatten(question)
+    leaves, spec = pytree.tree_flatten(question)
     told: list[Any] = []
     for leaf in leaves:
         if not isinstance(leaf, Tensor):

@@ -14,6 +14,7 @@ from racecar.forward.graph import ForwardGraph, call_key, example, module_path, 
 from racecar.forward.sums import LinearSum, find_sums
 from racecar.options import Options
 from racecar.rules import find_rule, recurrent
+from racecar.rules.gates import DATA_FIRST
 from racecar.rules.registry import Rule, unchanged
 
 aten = torch.ops.aten
@@ -58,7 +59,7 @@ class Selection:
     def operand(self, node: fx.Node) -> fx.Node | None:
         """The data operand of a layer, or None if its weights depend on the input (attention)."""
         arguments = tensor_arguments(node)
-        if node.target in recurrent.LAYERS:  # their other operands are states
+        if node.target in recurrent.LAYERS or node.target in DATA_FIRST:  # the others are states or coefficients
             arguments = arguments[:1]
         data = [n for n in arguments if self.forward.depends_on_input(n)]
         return data[0] if len(data) == 1 else None

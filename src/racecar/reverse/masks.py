@@ -6,8 +6,10 @@ from collections.abc import Sequence, Set
 from typing import Any, Literal
 
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from racecar.forward.graph import example
+from racecar.errors import IrreversibleError
+from racecar.forward.graph import example, symbolic, where
 from racecar.reverse.again import Again, Asked, Placed, Read, Step, United, along_the_batch
 from racecar.reverse.builder import Builder
 from racecar.reverse.known import Known, unite
@@ -84,6 +86,13 @@ class Masks:
 
     def note(self, value: fx.Node, mask: Known) -> None:
         """A mask that differs along a dimension in which the batch lies holds for this very batch."""
+        if mask is not None:
+            for size, length in zip(getattr(symbolic(value), "shape", ()), mask.shape, strict=False):
+                if length > 1 and free_unbacked_symbols(size):
+                    raise IrreversibleError(
+                        f"what the reverse pass knows of {where(value)} differs along a dimension whose size depends "
+                        "on values, so that no mask fits every batch: choose start= before it"
+                    )
         self._note(Placed(value, mask))
         if along_the_batch(value, mask, self.builder.forward.batch_symbols):
             self.sized = "batch"

@@ -19,8 +19,8 @@ from racecar.options import Options
 from racecar.reverse.builder import Builder
 from racecar.reverse.layers import rule_of
 from racecar.reverse.reversal import Estimate, Reversal
+from racecar.rules.domain import DOMAINS
 from racecar.rules.normalization import batch_norm_separate, batch_norm_shared, is_norm, plain_batch_norm
-from racecar.rules.reshapes import FOR_ANY_LAYOUT
 
 aten = torch.ops.aten
 
@@ -87,8 +87,7 @@ class Ranges:
         if all(piece in mapped[value] for value, piece in pieces):
             return estimate
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: mapped[n].pop(0) if mapped.get(n) else n)
-        # An estimate need not lie in memory as the forward value does.
-        return self.builder.add(FOR_ANY_LAYOUT.get(node.target, function_of(node)), *args, **kwargs)  # type: ignore[arg-type]
+        return self.builder.again(node, args, kwargs)
 
     def _moves(self, node: fx.Node) -> bool:
         """Whether the way to the norm and activation that made a value leads through an operation that moves values."""
@@ -103,17 +102,37 @@ class Ranges:
 
     def _pointwise_again(self, node: fx.Node, estimate: fx.Node) -> fx.Node:
         """A norm or activation that the model spells out in several operations, applied to the estimate."""
-        copies = {self.forward.pointwise[node]: estimate}
+        root = self.forward.pointwise[node]
+        inside: dict[fx.Node, None] = {node: None}
+        for n in (waiting := [node]):
+            new = [a for a in n.all_input_nodes if a in self.forward.data and a is not root and a not in inside]
+            inside.update(dict.fromkeys(new))
+            waiting.extend(new)
+        for n in inside:  # of x log(x) both factors are the estimate as the logarithm can take it
+            estimate = self._in_domain(n, root, estimate)
+        copies = {root: estimate}
 
         def again(n: fx.Node) -> fx.Node:
             if n not in self.forward.data:
                 return n
             if n not in copies:
                 args, kwargs = fx.map_arg((n.args, n.kwargs), again)
-                copies[n] = self.builder.add(function_of(n), *args, **kwargs)  # type: ignore[arg-type]
+                pairs = zip(n.args, args, strict=True)
+                args = tuple(b if a is root else self._in_domain(n, a, b) for a, b in pairs)
+                try:
+                    copies[n] = self.builder.again(n, args, kwargs)
+                except Exception as error:
+                    raise RuleError(f"{where(n)} cannot be applied to an estimate: {error}") from error
             return copies[n]
 
         return again(node)
+
+    def _in_domain(self, node: fx.Node, value: Any, estimate: Any) -> Any:
+        """An estimate of an argument as an operation can take it that is not defined everywhere."""
+        position, domain = DOMAINS.get(function_of(node), (0, None))
+        if domain is None or node.args[position] is not value or value not in self.forward.data:
+            return estimate
+        return self.builder.add(domain, estimate, *node.args[position:])
 
     def _input_range(self, estimate: fx.Node) -> fx.Node:
         """The network's input has no layer before it: its range is the user's choice."""

@@ -16,6 +16,7 @@ from racecar.reverse.builder import Builder
 from racecar.reverse.known import Known, nothing
 from racecar.reverse.layers import rule_of
 from racecar.reverse.masks import Masks
+from racecar.rules.gates import DATA_FIRST
 from racecar.rules.registry import ReverseCall, Rule, unchanged
 
 
@@ -107,8 +108,11 @@ class Reversal:
 
     def _estimated(self, node: fx.Node) -> tuple[bool, ...]:
         """Which tensor arguments are to be estimated: data, but of a product not its coefficient."""
-        coefficient = self.forward.coefficients.get(node)
-        return tuple(n in self.forward.data and i != coefficient for i, n in enumerate(tensor_arguments(node)))
+        coefficient, first = self.forward.coefficients.get(node), node.target in DATA_FIRST
+        return tuple(
+            n in self.forward.data and i != coefficient and (i == 0 or not first)
+            for i, n in enumerate(tensor_arguments(node))
+        )
 
     def _nothing(self, node: fx.Node, output: int) -> Estimate:
         """Zeros in the place of an output to which no estimate came back."""

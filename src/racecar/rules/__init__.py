@@ -7,6 +7,7 @@ from racecar.rules import (
     choice,
     complex,
     convolution,
+    deformable,
     einsum,
     fourier,
     identity,
@@ -17,6 +18,8 @@ from racecar.rules import (
     recurrent,
     sampling,
     shape,
+    spectrogram,
+    statistics,
 )
 from racecar.rules.registry import ReverseCall, Rule, find_rule, register_reverse, unchanged
 
@@ -29,6 +32,7 @@ __all__ = [
     "choice",
     "complex",
     "convolution",
+    "deformable",
     "einsum",
     "find_rule",
     "fourier",
@@ -41,5 +45,7 @@ __all__ = [
     "register_reverse",
     "sampling",
     "shape",
+    "spectrogram",
+    "statistics",
     "unchanged",
 ]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from racecar.rules.domain import DOMAINS
 from racecar.rules.registry import register_reverse, unchanged
 
 aten = torch.ops.aten
@@ -16,9 +17,10 @@ aten = torch.ops.aten
 
 def register_activation(op: Callable[..., Any]) -> None:
     """Register a pointwise operation: the estimate of its output is the operation applied to the estimate."""
+    _, domain = DOMAINS.get(op, (0, None))
 
     def again(estimate: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return op(estimate, *args, **kwargs)
+        return op(estimate if domain is None else domain(estimate, x, *args, **kwargs), *args, **kwargs)
 
     again.__name__ = again.__qualname__ = f"{str(op).split('.')[1] if '.' in str(op) else op.__name__}_again"
     register_reverse(op, unchanged, range=again)

@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 
+from racecar.rules.deformable import deform_conv2d
+from racecar.rules.linear import grouped_mm
+from racecar.rules.spectrogram import istft
+
 aten = torch.ops.aten
 
 _NAMES = {
@@ -32,6 +36,14 @@ ALIASES: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.unsafe_chunk.default: aten.chunk.default,
     aten.unsafe_split.Tensor: aten.split.Tensor,
     aten.unsafe_split_with_sizes.default: aten.split_with_sizes.default,
+}
+
+# Operations of libraries that need not be there, and one that looks at values, by their names in torch.ops → functions
+# of the same arguments.
+BY_NAME: dict[str, Callable[..., Any]] = {
+    "aten::istft": istft,
+    "torchvision::deform_conv2d": deform_conv2d,
+    "transformers::grouped_mm_fallback": grouped_mm,
 }
 
 # Put tensors side by side → along which dimension, if they have so many dimensions at least.

@@ -15,6 +15,13 @@ from racecar.rules.registry import ReverseCall, register_reverse, zero_unknown
 aten = torch.ops.aten
 
 
+def has_adjoint(equation: str, operands: int) -> bool:
+    """Whether the rule is for such an equation; others are mirrored as the operations that torch composes them of."""
+    given, arrow, _ = equation.replace(" ", "").partition("->")
+    once = all(len(set(letters)) == len(letters) for letters in given.split(","))
+    return operands == 2 and bool(arrow) and "." not in equation and once
+
+
 @register_reverse(aten.einsum.default, layer="linear", operands=1, context=True)
 def einsum_adjoint(
     estimate: Tensor,
@@ -25,9 +32,9 @@ def einsum_adjoint(
     context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
     """The adjoint towards the one operand that is estimated; for attention weights the average."""
-    places = [p.strip() for p in equation.replace(" ", "").partition("->")[0].split(",")]
+    places = equation.replace(" ", "").partition("->")[0].split(",")
     result = equation.replace(" ", "").partition("->")[2]
-    if len(tensors) != 2 or "..." in equation or "->" not in equation or any(len(set(p)) < len(p) for p in places):
+    if not has_adjoint(equation, len(tensors)):
         raise NotImplementedError(
             f"einsum {equation!r}: only two operands, each letter once in each, an explicit result"
         )

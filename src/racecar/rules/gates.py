@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import torch
 
+from racecar.rules.deformable import deform_conv2d
+from racecar.rules.linear import grouped_mm
+
 aten = torch.ops.aten
+
+# Layers whose data is their first argument alone: offsets, masks, places and weights of others are coefficients.
+DATA_FIRST = frozenset({deform_conv2d, grouped_mm})
 
 # Sums of products: linear in either operand.
 MATRIX_PRODUCTS = frozenset(

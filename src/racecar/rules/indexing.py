@@ -311,6 +311,14 @@ def index_sum_back(
     return _summed(estimate, x, count, source, lambda t: t.index_select(dim, index), context, alpha)
 
 
+def _by_mask(t: Tensor, mask: Tensor, count: int) -> Tensor:
+    """``t[mask]``, of which it is known how many entries the mask has: so its shape does not depend on values."""
+    flat = mask.flatten()
+    places = torch.where(flat, flat.cumsum(0) - 1, count).clamp(max=count)
+    rows = t.flatten(0, mask.ndim - 1)
+    return rows.new_zeros(count + 1, *rows.shape[1:]).index_copy(0, places, rows)[:-1]
+
+
 def index_put_back(
     estimate: Tensor,
     x: Tensor,
@@ -323,6 +331,15 @@ def index_put_back(
     """``x[indices] = values`` and ``x[indices] += values``."""
 
     def took(t: Tensor) -> Tensor:
+        mask = indices[0]
+        if (
+            len(indices) == 1
+            and mask is not None
+            and mask.dtype == torch.bool
+            and len(values.shape)
+            and len(values) > 1
+        ):
+            return _by_mask(t, mask, len(values))
         return aten.index.Tensor(t, indices)
 
     if not accumulate:

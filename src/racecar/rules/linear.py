@@ -67,6 +67,74 @@ def baddbmm_adjoint(
     return None, *((scaled @ b.mH, None) if context.estimated[1] else (None, a.mH @ scaled))
 
 
+@register_reverse(aten.addbmm.default, layer="linear", operands=1, context=True)
+def addbmm_adjoint(
+    estimate: Tensor,
+    bias: Tensor,
+    a: Tensor,
+    b: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    context: ReverseCall,
+) -> tuple[Tensor | None, ...]:
+    """The adjoint of bias·beta + alpha·Σ_i a_i @ b_i towards a or b."""
+    refuse_data_as_weights(not context.estimated[0])
+    rest = zero_unknown(estimate if beta == 0 else estimate - beta * bias, context.known[0])
+    scaled = conjugate(alpha) * rest
+    return None, *((scaled @ b.mH, None) if context.estimated[1] else (None, a.mH @ scaled))
+
+
+@register_reverse(aten.addmv.default, layer="linear", operands=1, context=True)
+def addmv_adjoint(
+    estimate: Tensor,
+    bias: Tensor,
+    matrix: Tensor,
+    x: Tensor,
+    *,
+    beta: float = 1,
+    alpha: float = 1,
+    context: ReverseCall,
+) -> tuple[Tensor | None, ...]:
+    """The adjoint of bias·beta + alpha·(matrix @ x) towards the matrix or x."""
+    refuse_data_as_weights(not context.estimated[0])
+    rest = zero_unknown(estimate if beta == 0 else estimate - beta * bias, context.known[0])
+    scaled = conjugate(alpha) * rest
+    if context.estimated[1]:
+        return None, scaled.unsqueeze(-1) * x.conj(), None
+    return None, None, matrix.mH @ scaled
+
+
+@register_reverse(aten.dot.default, operands=1, context=True)
+def dot_adjoint(estimate: Tensor, a: Tensor, b: Tensor, *, context: ReverseCall) -> tuple[Tensor | None, ...]:
+    """() → (n): the other vector times the estimate."""
+    return (estimate * b.conj(), None) if context.estimated[0] else (None, estimate * a.conj())
+
+
+def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
+    """(rows, in), (groups, in, out) → (rows, out): every group of rows by its matrix, as ``transformers`` computes it.
+
+    Args:
+        x: the rows, group after group.
+        weight: a matrix per group.
+        offsets: where each group ends.
+    """
+    return torch.ops.transformers.grouped_mm_fallback(x, weight, offsets)
+
+
+def grouped_mm_adjoint(estimate: Tensor, x: Tensor, weight: Tensor, offsets: Tensor, *, context: ReverseCall) -> Tensor:
+    """(rows, out) → (rows, in): every group by its matrix transposed."""
+    return grouped_mm(zero_unknown(estimate, context.known[0]), weight.mT, offsets)
+
+
+def rows_inform(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall) -> Tensor:
+    """A row is known where any output of it is."""
+    return (estimate != 0).any(-1, keepdim=True).to(torch.float64).expand(x.shape)
+
+
+register_reverse(grouped_mm, grouped_mm_adjoint, layer="linear", informs=rows_inform, context=True)
+
+
 @register_reverse(aten.bilinear.default, layer="linear", operands=1, context=True)
 def bilinear_adjoint(
     estimate: Tensor,

@@ -52,6 +52,7 @@ POINTWISE = (
             *(aten.rsqrt.default, aten.sqrt.default, aten.pow.Tensor_Scalar, aten.square.default, aten.exp.default),
             *(aten.tanh.default, aten.sigmoid.default, aten.erf.default, aten.relu.default, aten.softplus.default),
             *(aten.hardsigmoid.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default),
+            *(aten.clamp_min.Tensor, aten.clamp_max.Tensor, aten.clone.default),
             *(aten.clamp_max.default, aten.abs.default, aten.to.dtype, aten._to_copy.default, aten.detach.default),
             *(aten.log.default, aten.log1p.default, aten.log2.default, aten.log10.default, aten.logit.default),
             *(aten.exp2.default, aten.expm1.default, aten.erfc.default, aten.log_sigmoid.default),

@@ -179,13 +179,19 @@ for _op in (aten.amax.default, aten.amin.default):
     register_reverse(_op, max_spread, range="through")
 
 
-def first_max_spread(estimate: Sequence[Tensor], x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+def first_max_spread(estimate: Sequence[Tensor], x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """The maximum over one dimension, of (maximum, index), is handed to every place of it."""
     return mean_spread(estimate[0], x, [dim], keepdim)
 
 
-for _op in (aten.max.dim, aten.min.dim):
+for _op in (aten.max.dim, aten.min.dim, aten.median.dim, aten.nanmedian.dim, aten.mode.default):
     register_reverse(_op, first_max_spread, range="through")
+
+
+@register_reverse(aten.kthvalue.default, range="through")
+def kth_spread(estimate: Sequence[Tensor], x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Tensor:
+    """The k-th smallest value of one dimension, of (value, index), is handed to every place of it."""
+    return first_max_spread(estimate, x, dim, keepdim)
 
 
 def mean_of_all_spread(estimate: Tensor, x: Tensor, **kwargs: object) -> Tensor:
@@ -193,7 +199,7 @@ def mean_of_all_spread(estimate: Tensor, x: Tensor, **kwargs: object) -> Tensor:
     return estimate.expand(x.shape)
 
 
-for _op in (aten.mean.default, aten.max.default, aten.min.default):
+for _op in (aten.mean.default, aten.max.default, aten.min.default, aten.median.default, aten.nanmedian.default):
     register_reverse(_op, mean_of_all_spread, range="through")
 
 

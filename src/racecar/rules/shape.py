@@ -196,6 +196,12 @@ def diagonal_back(estimate: Tensor, x: Tensor, offset: int = 0, dim1: int = 0, d
     return torch.diagonal_scatter(estimate.new_zeros(x.shape), estimate, offset, dim1, dim2)
 
 
+@register_reverse(aten.diag_embed.default, range="within")
+def diag_embed_back(estimate: Tensor, x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """The diagonal."""
+    return estimate.diagonal(offset, dim1, dim2)
+
+
 @register_reverse(aten.tril.default, range="within", partial=True)
 def tril_back(estimate: Tensor, x: Tensor, diagonal: int = 0) -> Tensor:
     """What was kept in its place."""

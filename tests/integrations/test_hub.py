@@ -1,6 +1,7 @@
 """Saved, pushed and loaded: the same weights, a card that says how they were trained, one error for what is wrong."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,33 @@ def test_the_card_names_every_option_that_is_not_the_default() -> None:
         assert f"`{name}={value}`" in made.content
     assert "other options" not in card(trained()).content
     assert rr.options.as_dict().keys() - {"layers", "start", "weight", "decoder"} <= how.keys()
+
+
+HOSTILE = (
+    "x`</code><script>alert(1)</script>\n\n---\nlicense: evil\n\n# heading\n|a|b|\n```\n> ``quotation``\n"
+    '\n"""\nimport os'
+)
+
+
+def test_names_from_a_model_or_a_data_set_do_nothing_in_a_card(tmp_path) -> None:
+    model = nn.Sequential()
+    model.add_module(HOSTILE.replace(".", "_"), nn.Linear(3, 4))
+    model.add_module("last", nn.Linear(4, 2))
+    model.__class__ = type(HOSTILE, (nn.Sequential,), {})
+    rr = racecar.Racecar(model, torch.randn(4, 3))
+    hub.save(rr, tmp_path, hub.model_card(rr, data=HOSTILE, recipe=HOSTILE, results={HOSTILE: HOSTILE}))
+    read = ModelCard.load(tmp_path / "README.md")
+    assert read.data.to_dict().keys() == {"library_name", "tags", "racecar"}
+    assert list(read.data.to_dict()["racecar"]["layers"]) == list(rr.layers)
+    fences = re.findall(r"(?m)^(`{3,})\w*$\n(?s:.*?)^\1$", read.text)
+    assert len(fences) == 2
+    outside = re.sub(r"(?m)^(`{3,})\w*$\n(?s:.*?)^\1$", "", read.text)
+    lines = outside.splitlines()
+    assert [line for line in lines if line.startswith("## ")] == ["## How it was trained", "## Results", "## Use"]
+    assert len([line for line in lines if line.startswith("# ")]) == 1
+    assert not [line for line in lines if line.startswith(("---", ">", "license", "|a|"))]
+    for line in lines:  # in code it is shown as it is
+        assert "<script>" not in re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", line)
 
 
 class Tied(nn.Module):

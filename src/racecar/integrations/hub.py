@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ _TEMPLATE = """---
 
 # {{ title }}
 
-The weights of a `{{ kind }}`, trained with racecar training: a second, mirrored pass through the network reuses all
+The weights of a {{ kind }}, trained with racecar training: a second, mirrored pass through the network reuses all
 weights backwards and is pulled, layer by layer, towards the activations of the forward pass. The file holds the plain
 model: loading it needs no racecar.
 
@@ -57,21 +58,19 @@ model: loading it needs no racecar.
 | data | {{ data }} |
 {% if recipe %}| recipe | {{ recipe }} |
 {% endif %}| loss | that of the task + Σ λ ½‖L − L'‖² over {{ how.layers | length }} layers |
-| compared layers: λ | {% for name, weight in how.layers.items() %}`{{ name }}`: {{ "%g" | format(weight) }}\
+| compared layers: λ | {% for name, weight in layers.items() %}{{ name }}: {{ "%g" | format(weight) }}\
 {% if not loop.last %}, {% endif %}{% endfor %} |
 | reduction | {{ how.reduction }} |
-| start of the reverse pass | `{{ how.start }}` |
-| range of the regenerated input | {{ how.input_range }} |
+| start of the reverse pass | {{ start }} |
+| range of the regenerated input | {{ input_range }} |
 | batch norm in the reverse pass | {{ how.norm_statistics }} statistics |
 | weights of the reverse pass | {{ how.reverse_weights }} |
-{% if other %}| other options | {% for name, value in other.items() %}`{{ name }}={{ value }}`\
+{% if other %}| other options | {% for option in other %}{{ option }}\
 {% if not loop.last %}, {% endif %}{% endfor %} |
 {% endif %}| versions | {% for name, number in how.versions.items() %}{{ name }} {{ number }}\
 {% if not loop.last %}, {% endif %}{% endfor %} |
 
-```
 {{ table }}
-```
 {% if results %}
 ## Results
 
@@ -84,7 +83,7 @@ model: loading it needs no racecar.
 ```python
 from safetensors.torch import load_model
 
-load_model(model, "model.safetensors")  # a {{ kind }} of the same shape; or racecar.integrations.hub.load(model, ...)
+load_model(model, "model.safetensors")  # a {{ word }} of the same shape; or racecar.integrations.hub.load(model, ...)
 ```
 """.replace("\\\n", "")
 
@@ -134,16 +133,21 @@ def model_card(
         raise HubError("data= must say what the model was trained on")
     how = how_trained(rr)
     tags = ["racecar-training", *metadata.pop("tags", [])]
+    kind = type(rr.model).__name__
     return ModelCard.from_template(
         ModelCardData(library_name="racecar-training", tags=tags, racecar=how, **metadata),
         template_str=_TEMPLATE,
-        title=title or f"{type(rr.model).__name__}, racecar-trained",
-        kind=type(rr.model).__name__,
-        table=str(rr.explain()),
+        title=_text(title or f"{kind}, racecar-trained"),
+        kind=_code(kind),
+        word=re.sub(r"\W+", " ", kind),
+        table=_block(str(rr.explain())),
         how=how,
-        other=rr.options.changed(*_ROWS),
-        **{"data": _cell(data), "recipe": _cell(recipe)},
-        results={_cell(k): _cell(v) for k, v in (results or {}).items()},
+        layers={_code(name): weight for name, weight in how["layers"].items()},
+        start=_code(how["start"]),
+        input_range=_text(how["input_range"]),
+        other=[_code(f"{name}={value}") for name, value in rr.options.changed(*_ROWS).items()],
+        **{"data": _text(data), "recipe": _text(recipe)},
+        results={_text(k): _text(v) for k, v in (results or {}).items()},
     )
 
 
@@ -274,9 +278,26 @@ def _check_racecar(rr: object) -> None:
         )
 
 
-def _cell(value: object) -> str:
-    """Text that stays in one cell of a table."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+# Names come from models and data sets that may be anybody's: what they hold is shown and does nothing.
+
+
+def _text(value: object) -> str:
+    """Text that stays in one cell of a table or one heading, without HTML; links and emphasis are the caller's own."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _code(name: object) -> str:
+    """A name as code within a line or a cell."""
+    words = " ".join(str(name).split()).replace("|", "\\|")
+    marks = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    space = " " if words.startswith("`") or words.endswith("`") else ""
+    return f"{marks}{space}{words}{space}{marks}"
+
+
+def _block(text: str) -> str:
+    """Text as a block of code, fenced by more marks than it holds."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from racecar.rules.registry import Rule
 
 @dataclass(frozen=True)
 class Asked:
-    """A rule was asked with an estimate of ``node`` in ``dtypes``, see :meth:`racecar.reverse.questions.Questions.ask`."""
+    """A rule was asked, with an estimate of ``node`` in ``dtypes``: :meth:`racecar.reverse.questions.Questions.ask`."""
 
     rule: Rule
     node: fx.Node

@@ -27,16 +27,16 @@ class Callbacks:
         save: given the state every ``save_every`` seconds and when stopped.
         stop: asked after every step whether to stop at a saved state.
         note: told of what was measured: the arguments are the training's.
-        alive: told that something was done which is no unit of the work, such as a batch of an evaluation.
         save_every: seconds.
+        alive: told that something was done which is no unit of the work, such as a batch of an evaluation.
     """
 
     advance: Callable[[int], None] = _nothing
     save: Callable[[Progress], None] = _nothing
     stop: Callable[[], bool] = _never
     note: Callable[..., None] = _nothing
-    alive: Callable[[], None] = _nothing
     save_every: float = 60.0
+    alive: Callable[[], None] = _nothing
 
 
 QUIET = Callbacks()

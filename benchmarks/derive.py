@@ -208,7 +208,7 @@ def measured(name: str, source: Path) -> dict[str, Any]:
         return {"why": f"not finished in {SECONDS} s"}
     for line in ran.stdout.splitlines():
         if line.startswith("{"):
-            return json.loads(line)
+            return json.loads(line) | {"load": os.getloadavg()[0]}
     return {"why": (ran.stderr.strip().splitlines() or [f"exit {ran.returncode}"])[-1][:200]}
 
 
@@ -266,6 +266,9 @@ def main() -> None:
 def page(found: dict[str, dict[str, dict[str, Any]]], about: dict[str, str], options: argparse.Namespace) -> list[str]:
     """The tables."""
     compared = f", before: revision {about['before']}" if "before" in about else ""
+    missing = [name for name in MODELS if name not in found]
+    loads = [row["load"] for both in found.values() for row in both.values() if "load" in row]
+    busy = f" Load average of the machine meanwhile: {min(loads):.0f} to {max(loads):.0f}." if loads else ""
     rounds = f"the quickest of {options.rounds} runs" if options.rounds > 1 else "one run"
     lines = [
         "# What a derivation costs",
@@ -276,11 +279,12 @@ def page(found: dict[str, dict[str, dict[str, Any]]], about: dict[str, str], opt
         f"{about['processor']}, 1 thread, torch {about['torch']}, Python {about['python']}, revision "
         f"{about['revision']}{compared}; {rounds} each, in turns. Random weights, training mode; images 2 × 3 × 224 × "
         "224. Seconds of processor time of `racecar.Racecar(model, x)`; memory in MiB, the peak above what was there "
-        "with the model.",
+        f"with the model.{busy}",
         "",
-        "The proof runs the model and its program once each, forward and backward: no less than two plain steps. All "
-        "else is the second pair of columns. The sixth pair of numbers says that no copy of the weights is held: the "
-        "memory of a plain step is that of activations and one gradient at a time.",
+        "The proof runs the model and its program once each, forward and backward: about two plain steps. Memory: what "
+        "a plain step needs (activations, and one gradient at a time) a derivation needs too; a copy of weights or "
+        "gradients would come on top.",
+        *(["", f"Not run: {', '.join(missing)}."] if missing else []),
         "",
         "| model | weights, MiB | seconds before | after | without the proof, before | after | a plain step, seconds "
         "| memory before | after | a plain step |",

@@ -22,6 +22,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +285,7 @@ def row_of(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def line_of(row: dict[str, Any], step: bool) -> str:
     """A row of the table, with the two columns of ``--step`` or without."""
     if "why" in row:
-        return f"| {row['model']} | no: {row['why'][:300].replace('|', '/')} |" + " |" * (7 + 2 * step)
+        return f"| {row['model']} | no: {row['why'][:800].replace('|', '/')} |" + " |" * (7 + 2 * step)
     lacking = row.get("lacking_trained", row["lacking"])
     derived = "yes" if not lacking else f"yes, without a gradient: {', '.join(lacking[:3])}"
     if len(row["lacking"]) > len(lacking):
@@ -346,6 +347,16 @@ def main() -> None:
             write_text(options.table, "\n".join(page(rows, names, about, options.step)))
 
 
+def versions(libraries: set[str]) -> list[str]:
+    """A line with the versions of the libraries of the third table, if it is that."""
+    packages = {
+        **{"monai": "monai", "smp": "segmentation-models-pytorch", "diffusers": "diffusers", "peft": "peft"},
+        **{"pyg": "torch_geometric", "torchaudio": "torchaudio", "transformers": "transformers"},
+    }
+    found = [f"{package} {version(package)}" for name, package in packages.items() if name in libraries]
+    return ["", f"{', '.join(found)}."] if found else []
+
+
 def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str], step: bool) -> list[str]:
     """The table so far, with totals for every library."""
     hidden = {i + d for i, a in enumerate(sys.argv) if a in ("--table", "--rows") for d in (0, 1)}
@@ -364,6 +375,7 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str], st
         "",
         f"{about['processor']}, 1 thread, torch {about['torch']}, revision {', '.join(revisions)}. Random "
         "weights, seed 0, inputs drawn from a normal distribution.",
+        *versions({n.partition(":")[0] for n in names}),
         "",
         "| library | derived, all mirrored weights with a gradient |",
         "|---|---|",

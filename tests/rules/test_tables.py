@@ -48,6 +48,9 @@ def test_the_tables_are_seen() -> None:
 def test_a_table_holds_overloads_as_a_graph_has_them(name: str) -> None:
     assert TABLES[name]
     for op in TABLES[name]:
+        if isinstance(op, str):  # of a library that need not be there
+            assert "::" in op
+            continue
         own = getattr(op, "__module__", "").startswith("racecar.rules.")  # an operation that the library itself puts in
         assert own or isinstance(op, torch._ops.OpOverload), f"{op!r} is no overload"
         assert own or not op._schema.is_mutable or op.overloadpacket in (aten.batch_norm, aten.instance_norm)

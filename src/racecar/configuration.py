@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from racecar.forward.carried import Carried
+from racecar.forward.beside.carried import Carried
+from racecar.forward.beside.state import attributes
 from racecar.forward.hooks import HOOKS, users_hooks
-from racecar.forward.state import attributes
 
 _MISSING = object()
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from racecar.collection import collection_paused
 from racecar.errors import ArgumentError, ExportError
-from racecar.forward.checkpoints import checkpoints_inlined
+from racecar.forward.beside.checkpoints import checkpoints_inlined
+from racecar.forward.beside.numbers import as_tensors, numbers_in
+from racecar.forward.beside.readable import check_gathered, check_readable
+from racecar.forward.beside.rehearsal import Rehearsal, rehearse, run
 from racecar.forward.export import as_configured, at_least_two, check_devices, export_forward, without_hooks
 from racecar.forward.graph import ForwardGraph
 from racecar.forward.hooks import hooked_modules
-from racecar.forward.numbers import as_tensors, numbers_in
-from racecar.forward.readable import check_gathered, check_readable
-from racecar.forward.rehearsal import Rehearsal, rehearse, run
 from racecar.options import Options
 from racecar.passes.fraction import reverse_on_fraction
 from racecar.passes.segments import Draw, Subset, divide

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from racecar.errors import ExportError
-from racecar.forward.rehearsal import Rehearsal, gradients_of
-from racecar.forward.sketch import Sketch
+from racecar.forward.beside.rehearsal import Rehearsal, gradients_of
+from racecar.forward.beside.sketch import Sketch
 
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.2}
 

@@ -23,8 +23,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from racecar.errors import ArgumentError, ExportError
 from racecar.forward.activations import fold_activations
-from racecar.forward.carried import carry
-from racecar.forward.checkpoints import checkpoints_inlined
+from racecar.forward.beside.carried import carry
+from racecar.forward.beside.checkpoints import checkpoints_inlined
+from racecar.forward.beside.quiet import export_prints_nothing
+from racecar.forward.beside.rehearsal import Rehearsal, check_constants
 from racecar.forward.checks import drop_checks
 from racecar.forward.composed import write_out
 from racecar.forward.cumulative import read_counts, with_momentum
@@ -34,10 +36,8 @@ from racecar.forward.hooks import HOOKS, hooked_modules, keep_hooks, of_the_forw
 from racecar.forward.in_place import out_of_place
 from racecar.forward.lift import lift
 from racecar.forward.own_backward import functions_marked, join, keep_backward
-from racecar.forward.quiet import export_prints_nothing
 from racecar.forward.recurrent import one_operation_per_layer, states_in_shape
 from racecar.forward.regions import inline_regions
-from racecar.forward.rehearsal import Rehearsal, check_constants
 
 
 @states_in_shape()

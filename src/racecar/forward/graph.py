@@ -15,7 +15,7 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
 
-from racecar.forward.carried import Carried
+from racecar.forward.beside.carried import Carried
 from racecar.rules.creators import CREATORS, LIKE_ANOTHER
 
 

@@ -10,7 +10,7 @@ from torch import fx
 from torch.export.graph_signature import ConstantArgument, InputKind
 
 from racecar.errors import ExportError
-from racecar.forward.carried import Carried
+from racecar.forward.beside.carried import Carried
 from racecar.forward.graph import ForwardGraph, Shapes, symbolic
 
 
@@ -18,7 +18,8 @@ def lift(program: torch.export.ExportedProgram, carried: Carried | None = None) 
     """Copy an exported program's graph and sort its inputs into weights, literal constants and the user's inputs.
 
     Args:
-        program: whose output is that of the model; under :func:`racecar.forward.carried.carry` with what it keeps.
+        program: whose output is that of the model; under :func:`racecar.forward.beside.carried.carry` with what it
+            keeps.
         carried: from there.
 
     Raises:

@@ -16,7 +16,7 @@ import torch.utils._pytree as pytree
 from torch import nn
 
 from racecar.errors import ExportError
-from racecar.forward.state import Change, State
+from racecar.forward.beside.state import Change, State
 
 
 @dataclass

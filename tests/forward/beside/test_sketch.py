@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import racecar
-from racecar.forward.sketch import sketch
+from racecar.forward.beside.sketch import sketch
 
 
 class Changed(torch.autograd.Function):
@@ -100,7 +100,7 @@ def test_a_proof_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(gradient: Tensor) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr("racecar.forward.rehearsal.sketch", fails)
+    monkeypatch.setattr("racecar.forward.beside.rehearsal.sketch", fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         racecar.Racecar(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(5, 4))
 

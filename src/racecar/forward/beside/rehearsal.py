@@ -20,8 +20,8 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from racecar.errors import ExportError
-from racecar.forward.sketch import Sketch, sketch
-from racecar.forward.state import Change, State, own_buffers
+from racecar.forward.beside.sketch import Sketch, sketch
+from racecar.forward.beside.state import Change, State, own_buffers
 
 
 @dataclass(frozen=True)

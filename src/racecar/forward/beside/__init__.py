@@ -1,0 +1,1 @@
+"""What Python does beside the graph, seen or carried along: nothing in here knows the graph."""

@@ -15,6 +15,8 @@ import racecar
 from racecar import ArgumentError, Racecar
 from racecar.passes.fraction import rows
 
+from ..support.zoo import OwnPrecision
+
 
 class Net(nn.Module):
     """Convolutions with a residual branch, pooling, batch norm, and tokens with attention behind them."""
@@ -326,20 +328,6 @@ def test_compiled_they_are_the_same(options: dict[str, Any]) -> None:
     torch.testing.assert_close(penalty.detach(), wanted)
     for a, b in zip((p.grad for p in net.parameters()), gradient, strict=True):
         torch.testing.assert_close(a, b)
-
-
-class OwnPrecision(nn.Module):
-    """Whose graph enters and leaves a precision of its own, and whose input has a range of the user's."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Linear(6, 7), nn.Linear(7, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(self.a(x))
-        with torch.autocast("cpu", enabled=False):
-            x = torch.tanh(self.b(x.to(self.b.weight.dtype)))
-        return self.c(x)
 
 
 @pytest.mark.parametrize("options", [*VARIANTS, {"subset": 3}], ids=str)

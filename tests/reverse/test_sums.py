@@ -355,3 +355,43 @@ def test_complex_branches_are_conjugated() -> None:
     rr = racecar.Racecar(model, x)
     ((_, estimate),) = rr.reconstruct(x).values()
     torch.testing.assert_close(estimate, model(x) @ (model.w + 1j * model.v).conj())
+
+
+class AsPeft(nn.Module):
+    """A LoRA layer as peft writes it, casts and dropout included."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.dropout = base, nn.Dropout(0.0)
+        self.lora_a = nn.Linear(base.in_features, 2, bias=False, dtype=torch.float64)
+        self.lora_b = nn.Linear(2, base.out_features, bias=False, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        dtype = result.dtype
+        result = result + self.lora_b(self.lora_a(self.dropout(x.to(self.lora_a.weight.dtype)))) * 2.0
+        return result.to(dtype)
+
+    def merged(self) -> nn.Module:
+        return linear(self.base_layer.weight + 2 * self.lora_b.weight @ self.lora_a.weight, self.base_layer.bias)
+
+
+class Block(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two, self.drop = *layers, nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop(self.two(F.gelu(self.one(x))))
+
+
+def test_the_last_layer_of_a_residual_block_ends_where_it_does_without_adapters() -> None:
+    torch.manual_seed(0)
+    adapted = [AsPeft(nn.Linear(6, 6).double()) for _ in range(4)]
+    x = torch.randn(5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        merged = [layer.merged() for layer in adapted]
+    ours, theirs = (nn.Sequential(Block(*m[:2]), Block(*m[2:])) for m in (adapted, merged))
+    a, b = (racecar.Racecar(m, x) for m in (ours, theirs))
+    assert len(a.layers) == len(b.layers) == 4
+    torch.testing.assert_close(a(x)[1], b(x)[1])

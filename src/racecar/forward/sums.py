@@ -14,7 +14,7 @@ from torch import fx
 from racecar.forward.graph import ForwardGraph, example, is_number, tensor_arguments
 from racecar.rules import find_rule
 from racecar.rules.affine import ADDED_TO, ADDITIONS, BIAS, MOVES, NUMERATOR_FIRST, PRODUCTS
-from racecar.rules.identity import drop
+from racecar.rules.identity import CASTS, drop
 from racecar.rules.registry import unchanged
 
 
@@ -45,6 +45,16 @@ def is_copy(node: fx.Node) -> bool:
     return rule is not None and rule.reverse is unchanged and rule.range == "through" and node.target is not drop
 
 
+def itself(node: fx.Node) -> fx.Node:
+    """The value behind casts to the type that it has: the tracer lets whoever reads a value later read such a cast."""
+    while node.op == "call_function" and node.target in CASTS and isinstance(node.args[0], fx.Node):
+        before, after = example(node.args[0]), example(node)
+        if (before.dtype, before.device) != (after.dtype, after.device):
+            break
+        node = node.args[0]
+    return node
+
+
 def find_sums(forward: ForwardGraph, nodes: list[fx.Node]) -> list[LinearSum]:
     """Every sum of linear branches from one value.
 
@@ -72,7 +82,7 @@ def _branches_to(end: fx.Node, forward: ForwardGraph, order: dict[fx.Node, int])
     inside, waiting = {end}, set(_data(end, forward))
     while len(waiting) > 1:
         node = max(waiting, key=order.__getitem__)
-        if not _is_linear(node, forward) or any(u not in inside and _reads(u, forward) for u in node.users):
+        if not _is_linear(node, forward) or any(u not in inside for u in _readers(node, forward)):
             return None
         waiting.remove(node)
         inside.add(node)
@@ -81,13 +91,24 @@ def _branches_to(end: fx.Node, forward: ForwardGraph, order: dict[fx.Node, int])
     return LinearSum(value, tuple(sorted(inside, key=order.__getitem__)))
 
 
-def _reads(user: fx.Node, forward: ForwardGraph) -> bool:
-    """Whether a user of a value reads more than its size."""
-    return user.op != "call_function" or user in forward.data
+def _readers(node: fx.Node, forward: ForwardGraph) -> list[fx.Node]:
+    """Who reads more of a value than its size, through casts to the type that it has."""
+    readers: list[fx.Node] = []
+    for user in node.users:
+        if itself(user) is not user:
+            readers += _readers(user, forward)
+        elif user.op != "call_function" or user in forward.data:
+            readers.append(user)
+    return readers
+
+
+def _first(node: fx.Node) -> fx.Node | None:
+    first = node.args[0]
+    return itself(first) if isinstance(first, fx.Node) else None
 
 
 def _data(node: fx.Node, forward: ForwardGraph) -> list[fx.Node]:
-    return [a for a in tensor_arguments(node) if a in forward.data]
+    return [itself(a) for a in tensor_arguments(node) if a in forward.data]
 
 
 def _is_linear(node: fx.Node, forward: ForwardGraph) -> bool:
@@ -102,7 +123,7 @@ def _is_linear(node: fx.Node, forward: ForwardGraph) -> bool:
     if len(data) > 1:
         return False
     if node.target in BIAS or node.target in NUMERATOR_FIRST:
-        return node.args[0] is data[0]
+        return _first(node) is data[0]
     if node.target in ADDED_TO:
-        return node.args[0] is not data[0]
+        return _first(node) is not data[0]
     return node.target in PRODUCTS or node.target in MOVES or is_copy(node)

@@ -10,11 +10,12 @@ import torch
 from torch import fx
 
 from racecar.errors import ArgumentError
-from racecar.forward.graph import ForwardGraph, call_key, example, module_path, tensor_arguments
+from racecar.forward.graph import ForwardGraph, call_key, example, is_number, module_path, tensor_arguments
 from racecar.forward.sums import LinearSum, find_sums
 from racecar.options import Options
 from racecar.rules import find_rule, recurrent
 from racecar.rules.gates import DATA_FIRST
+from racecar.rules.identity import CASTS
 from racecar.rules.registry import Rule, unchanged
 
 aten = torch.ops.aten
@@ -219,20 +220,25 @@ class Selection:
 
     def _end_of_block(self, node: fx.Node) -> fx.Node:
         """Follow a layer's output through norm, activation and residual add (Tables 7 to 16: where I_r is)."""
-        node = self.sums[node].end if node in self.sums else node
-        while True:
-            users = [u for u in node.users if u in self.forward.data and u.op == "call_function"]
-            if len(node.users) != len(users) or len(users) != 1:
-                return node
-            (user,) = users
-            rule = rule_of(user)
-            dropout = rule is not None and rule.reverse is unchanged and rule.range == "through"
-            if user in self.forward.pointwise or user.target is aten.add.Tensor or dropout:
-                node = user
-                continue
-            if rule is None or not callable(rule.range):
-                return node
-            node = user
+        after: fx.Node | None = self.sums[node].end if node in self.sums else node
+        while after is not None:
+            node, after = after, self._after(after)
+        return node
+
+    def _after(self, node: fx.Node) -> fx.Node | None:
+        """What belongs to the block of the layer that a value comes from, and takes this value alone."""
+        spelled_out = [n for n, root in self.forward.pointwise.items() if root is node]
+        if spelled_out:
+            last = max(spelled_out, key=self.order.__getitem__)
+            return last if self.ancestors(last).issuperset(node.users) else None
+        if len(node.users) != 1:
+            return None
+        (user,) = node.users
+        rule = rule_of(user)
+        if user not in self.forward.data or rule is None or not is_number(example(user)):
+            return None
+        copies = (rule.reverse is unchanged and rule.range == "through") or user.target in CASTS
+        return user if copies or callable(rule.range) or user.target is aten.add.Tensor else None
 
     def _named_start(self, name: str) -> fx.Node:
         if not isinstance(name, str):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from racecar.forward.graph import example, operand
-from racecar.forward.sums import LinearSum, is_copy
+from racecar.forward.sums import LinearSum, is_copy, itself
 from racecar.reverse.builder import Builder
 from racecar.reverse.masks import Masks
 from racecar.reverse.reversal import Estimate, Piece, Reversal
@@ -44,7 +44,7 @@ class Adjoint:
             if node not in arrived:
                 continue
             for piece in self._back(node, self._total(arrived[node])):
-                arrived.setdefault(piece.value, []).append(piece.estimate)
+                arrived.setdefault(itself(piece.value), []).append(piece.estimate)
         return [Piece(branches.value, self._total(arrived[branches.value]))] if branches.value in arrived else []
 
     def _back(self, node: fx.Node, estimate: Estimate) -> list[Piece]:
@@ -88,13 +88,13 @@ class Adjoint:
         if node.target in ADDITIONS:
             total: Any = None
             for value, factor in zip(node.args[:2], _factors(node), strict=True):
-                term = constants.get(value, value) if isinstance(value, fx.Node) else value
+                term = constants.get(itself(value), value) if isinstance(value, fx.Node) else value
                 if term is not None:
                     term = term if factor == 1 else add(operator.mul, term, factor)
                     total = term if total is None else add(operator.add, total, term)
             return total
-        (value,) = (n for n in node.all_input_nodes if n in constants)
-        inner = constants[value]
+        (value,) = (n for n in node.all_input_nodes if itself(n) in constants)
+        inner = constants[itself(value)]
         if is_copy(node):
             return inner
         if inner is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from racecar.rules.identity import CASTS
 from racecar.rules.reshapes import RESHAPES, SQUEEZES
 
 aten = torch.ops.aten
@@ -40,10 +41,9 @@ NUMERATOR_FIRST = frozenset({aten.div.Tensor, aten.div.Scalar})
 # Rules that are the adjoint of what they reverse, since no value is dropped or repeated.
 MOVES = frozenset(
     {
-        *(RESHAPES | SQUEEZES),
+        *(RESHAPES | SQUEEZES | CASTS),
         *(aten.permute.default, aten.transpose.int, aten.swapaxes.default, aten.swapdims.default, aten.t.default),
         *(aten.numpy_T.default, aten.mT.default, aten.movedim.int, aten.movedim.intlist, aten.roll.default),
-        *(aten.flip.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.to.dtype, aten.to.device),
-        *(aten.to.dtype_layout, aten.to.other, aten._to_copy.default, aten.type_as.default),
+        *(aten.flip.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
     }
 )

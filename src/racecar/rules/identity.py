@@ -40,8 +40,11 @@ def cast_back(estimate: Tensor, x: Tensor, *args: object, **kwargs: object) -> T
     return real_as(estimate, x).to(device=x.device, dtype=x.dtype)
 
 
-for _op in (
-    *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other),
-    *(aten._to_copy.default, aten.type_as.default),
-):
+CASTS = frozenset(
+    {
+        *(aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other),
+        *(aten._to_copy.default, aten.type_as.default),
+    }
+)
+for _op in CASTS:
     register_reverse(_op, cast_back, range="within")

@@ -9,23 +9,36 @@ from typing import Any
 
 import torch.export._trace
 
-_LOG = "torch.fx.experimental.symbolic_shapes"
+_SAID = {  # by logger, how what is raised as well begins
+    "torch.fx.experimental.symbolic_shapes": "Unable to find user code",
+    "torch._subclasses.fake_tensor": "failed while attempting to run meta",
+}
 
 
-def _no_advice(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Unable to find user code")
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_SAID[record.name])
+
+
+@contextlib.contextmanager
+def errors_said_once() -> Iterator[None]:
+    """While it lasts, torch does not log what it raises."""
+    for name in _SAID:
+        logging.getLogger(name).addFilter(_is_news)
+    try:
+        yield
+    finally:
+        for name in _SAID:
+            logging.getLogger(name).removeFilter(_is_news)
 
 
 @contextlib.contextmanager
 def export_prints_nothing() -> Iterator[None]:
     """While it lasts, the tracer does not print the graph that it has so far; what a model prints is printed."""
     module: Any = torch.export._trace
-    log = logging.getLogger(_LOG)
     before = vars(module).get("print", print)
     module.print = lambda *args, **kwargs: None
-    log.addFilter(_no_advice)
     try:
-        yield
+        with errors_said_once():
+            yield
     finally:
         module.print = before
-        log.removeFilter(_no_advice)

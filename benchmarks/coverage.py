@@ -217,7 +217,7 @@ def step_over_std(rr: Any, x: Inputs, classes: int) -> float:
 
 def gradients_of_the_reverse_pass(rr: Any, x: Inputs) -> list[nn.Parameter]:
     """Parameters of two and more dimensions of mirrored layers, of those that the program reads at all."""
-    modules = dict(rr.model.named_modules())
+    modules = dict(rr.model.named_modules(remove_duplicate=False))
     found: list[nn.Parameter] = []
     for step in rr.explain().steps:
         if step.mirrored:

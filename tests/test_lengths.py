@@ -25,17 +25,27 @@ def tokens(length: int, batch: int = 4) -> Tensor:
     return torch.randn(batch, length, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(length))
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """One entry for every call of a function that deriving calls."""
+    count: list[int] = []
+    function = getattr(racecar.program, name)
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        count.append(1)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(racecar.program, name, counting)
+    return count
+
+
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    count: list[int] = []
-    export = racecar.program.export_forward
+    return counted(monkeypatch, "export_forward")
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        count.append(1)
-        return export(*args, **kwargs)
 
-    monkeypatch.setattr(racecar.program, "export_forward", counted)
-    return count
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    return counted(monkeypatch, "build")
 
 
 def test_every_length_is_as_if_derived_for_it_alone(exports: list[int]) -> None:
@@ -53,19 +63,6 @@ def test_every_length_is_as_if_derived_for_it_alone(exports: list[int]) -> None:
         for name, (left, right) in rr.reconstruct(x).items():
             torch.testing.assert_close((left, right), alone.reconstruct(x)[name], equal_nan=True)
     assert len(exports) == 2  # of the example, and once for any length
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    count: list[int] = []
-    build = racecar.program.build
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        count.append(1)
-        return build(*args, **kwargs)
-
-    monkeypatch.setattr(racecar.program, "build", counted)
-    return count
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -81,30 +81,17 @@ def merge_repvgg(w: Tensor, one: Tensor, c: Tensor, d: Tensor) -> nn.Module:
     return conv(w + centre(one) + centre(identity(len(w), w.ndim - 2)), c + d, padding=1)
 
 
+def adapted() -> Branches:
+    def merge(w: Tensor, a: Tensor, b: Tensor, c: Tensor) -> nn.Module:
+        return linear(w + b @ a / 2, c)
+
+    return Branches(lora, merge, w=params(6, 6), a=params(2, 6), b=params(6, 2), c=params(6))
+
+
 VECTORS, IMAGES = (5, 6), (3, 4, 5, 5)
 CASES: dict[str, tuple[tuple[int, ...], Callable[[], Branches]]] = {
-    "lora": (
-        VECTORS,
-        lambda: Branches(
-            lora,
-            lambda w, a, b, c: linear(w + b @ a / 2, c),
-            w=params(6, 6),
-            a=params(2, 6),
-            b=params(6, 2),
-            c=params(6),
-        ),
-    ),
-    "lora on tokens": (
-        (3, 4, 6),
-        lambda: Branches(
-            lora,
-            lambda w, a, b, c: linear(w + b @ a / 2, c),
-            w=params(6, 6),
-            a=params(2, 6),
-            b=params(6, 2),
-            c=params(6),
-        ),
-    ),
+    "lora": (VECTORS, adapted),
+    "lora on tokens": ((3, 4, 6), adapted),
     "lora with biases everywhere": (
         VECTORS,
         lambda: Branches(

@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import (
 )
 
 from racecar.errors import ExportError
-from racecar.forward.beside.quiet import errors_said_once
 from racecar.forward.graph import ForwardGraph, example, function_of, nodes_in, operand, where
 from racecar.reverse.size_only import reads_sizes_alone, size_of
 from racecar.rules.reshapes import FOR_ANY_LAYOUT
@@ -114,7 +113,7 @@ class Builder:
             return function(*args)
 
         def call() -> Any:
-            with self._fake, torch.no_grad(), errors_said_once():
+            with self._fake, torch.no_grad():
                 return function(*args, **kwargs)
 
         changes = isinstance(function, torch._ops.OpOverload) and function._schema.is_mutable
@@ -195,7 +194,7 @@ class Builder:
             def call(tells_size: Callable[[Tensor], Tensor]) -> object:
                 sizes = {n: tells_size(example(n)) for n in values}
                 tensors = fx.map_arg(args, lambda n: sizes[n] if n in sizes else example(n))
-                with self._fake, torch.no_grad(), errors_said_once():
+                with self._fake, torch.no_grad():
                     return function(given, *tensors, **kwargs)
 
             places = [n in values for n in nodes_in(args)]

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from racecar.errors import IrreversibleError
 from racecar.explanation import Step
+from racecar.forward.beside.quiet import errors_said_once
 from racecar.forward.graph import ForwardGraph, module_path, nodes_in, varying_nodes
 from racecar.forward.products import analyse
 from racecar.options import Options
@@ -60,6 +61,7 @@ class Palindrome:
     again: Again | None = None
 
 
+@errors_said_once()
 def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], options: Options) -> Palindrome:
     """Mirror an exported forward graph.
 

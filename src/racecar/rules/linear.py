@@ -17,20 +17,24 @@ from racecar.rules.registry import ReverseCall, refuse_data_as_weights, register
 aten = torch.ops.aten
 
 
-def linear_informs(
-    estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
-) -> Tensor:
-    """(…, out) → (…, in): every input hangs on every output, which is found without the product."""
-    return estimate.sum(-1, keepdim=True).expand(*estimate.shape[:-1], weight.shape[1])
+def rows_inform(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall) -> Tensor:
+    """(…, out) → (…, in): every input hangs on every output of its row, which is found without the product."""
+    return (estimate != 0).any(-1, keepdim=True).to(torch.float64).expand(x.shape)
 
 
-@register_reverse(aten.linear.default, layer="linear", operands=1, informs=linear_informs, context=True)
+@register_reverse(aten.linear.default, layer="linear", operands=1, informs=rows_inform, context=True)
 def linear_adjoint(
     estimate: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, context: ReverseCall
 ) -> Tensor:
     """(…, out) → (…, in): (y - b) W̄, over the outputs that are known."""
     refuse_data_as_weights(context.estimated[0])
     return zero_unknown(estimate if bias is None else estimate - bias, context.known[0]) @ weight.conj()
+
+
+def _product(estimate: Tensor, bias: Tensor, beta: float, alpha: float, context: ReverseCall) -> Tensor:
+    """Of beta·bias + alpha·product the adjoint towards the product, over what is known."""
+    rest = estimate if beta == 0 else estimate - beta * bias
+    return conjugate(alpha) * zero_unknown(rest, context.known[0])
 
 
 @register_reverse(aten.addmm.default, layer="linear", operands=1, context=True)
@@ -46,29 +50,12 @@ def addmm_adjoint(
 ) -> Tensor:
     """(rows, out) → (rows, in), for bias·beta + alpha·(x @ weight) with data in x."""
     refuse_data_as_weights(context.estimated[1])
-    return conjugate(alpha) * (zero_unknown(estimate - beta * bias, context.known[0]) @ weight.mH)
+    return _product(estimate, bias, beta, alpha, context) @ weight.mH
 
 
 @register_reverse(aten.baddbmm.default, layer="linear", operands=1, context=True)
-def baddbmm_adjoint(
-    estimate: Tensor,
-    bias: Tensor,
-    a: Tensor,
-    b: Tensor,
-    *,
-    beta: float = 1,
-    alpha: float = 1,
-    context: ReverseCall,
-) -> tuple[Tensor | None, ...]:
-    """The adjoint of bias·beta + alpha·(a @ b) towards a or b."""
-    refuse_data_as_weights(not context.estimated[0])
-    rest = zero_unknown(estimate if beta == 0 else estimate - beta * bias, context.known[0])
-    scaled = conjugate(alpha) * rest
-    return None, *((scaled @ b.mH, None) if context.estimated[1] else (None, a.mH @ scaled))
-
-
 @register_reverse(aten.addbmm.default, layer="linear", operands=1, context=True)
-def addbmm_adjoint(
+def batched_adjoint(
     estimate: Tensor,
     bias: Tensor,
     a: Tensor,
@@ -78,10 +65,9 @@ def addbmm_adjoint(
     alpha: float = 1,
     context: ReverseCall,
 ) -> tuple[Tensor | None, ...]:
-    """The adjoint of bias·beta + alpha·Σ_i a_i @ b_i towards a or b."""
+    """The adjoint of bias·beta + alpha·(a @ b), or of the sum over the batch of such products, towards a or b."""
     refuse_data_as_weights(not context.estimated[0])
-    rest = zero_unknown(estimate if beta == 0 else estimate - beta * bias, context.known[0])
-    scaled = conjugate(alpha) * rest
+    scaled = _product(estimate, bias, beta, alpha, context)
     return None, *((scaled @ b.mH, None) if context.estimated[1] else (None, a.mH @ scaled))
 
 
@@ -98,8 +84,7 @@ def addmv_adjoint(
 ) -> tuple[Tensor | None, ...]:
     """The adjoint of bias·beta + alpha·(matrix @ x) towards the matrix or x."""
     refuse_data_as_weights(not context.estimated[0])
-    rest = zero_unknown(estimate if beta == 0 else estimate - beta * bias, context.known[0])
-    scaled = conjugate(alpha) * rest
+    scaled = _product(estimate, bias, beta, alpha, context)
     if context.estimated[1]:
         return None, scaled.unsqueeze(-1) * x.conj(), None
     return None, None, matrix.mH @ scaled
@@ -125,11 +110,6 @@ def grouped_mm(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 def grouped_mm_adjoint(estimate: Tensor, x: Tensor, weight: Tensor, offsets: Tensor, *, context: ReverseCall) -> Tensor:
     """(rows, out) → (rows, in): every group by its matrix transposed."""
     return grouped_mm(zero_unknown(estimate, context.known[0]), weight.mT, offsets)
-
-
-def rows_inform(estimate: Tensor, x: Tensor, *args: object, context: ReverseCall) -> Tensor:
-    """A row is known where any output of it is."""
-    return (estimate != 0).any(-1, keepdim=True).to(torch.float64).expand(x.shape)
 
 
 register_reverse(grouped_mm, grouped_mm_adjoint, layer="linear", informs=rows_inform, context=True)

@@ -382,3 +382,23 @@ def test_the_last_layer_of_a_residual_block_ends_where_it_does_without_adapters(
     a, b = (racecar.Racecar(m, x) for m in (ours, theirs))
     assert len(a.layers) == len(b.layers) == 4
     torch.testing.assert_close(a(x)[1], b(x)[1])
+
+
+class ReadsTheCopy(Block):
+    """As some versions of torch trace the block above: what comes later reads the result of a dropout of nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        copy = F.dropout(x, 0.0)
+        branches = self.one.base_layer(x) + self.one.lora_b(self.one.lora_a(copy)) * 2.0
+        return copy + self.two(F.gelu(branches))
+
+
+def test_a_value_that_is_read_through_a_dropout_of_nothing_is_still_the_same_value() -> None:
+    torch.manual_seed(0)
+    one, two = AsPeft(nn.Linear(6, 6).double()), nn.Linear(6, 6).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        merged = Block(one.merged(), two)
+    a, b = (racecar.Racecar(m, x) for m in (ReadsTheCopy(one, two), merged))
+    assert len(a.layers) == len(b.layers) == 2
+    torch.testing.assert_close(a(x)[1], b(x)[1])

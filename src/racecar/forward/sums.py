@@ -14,7 +14,7 @@ from torch import fx
 from racecar.forward.graph import ForwardGraph, example, is_number, tensor_arguments
 from racecar.rules import find_rule
 from racecar.rules.affine import ADDED_TO, ADDITIONS, BIAS, MOVES, NUMERATOR_FIRST, PRODUCTS
-from racecar.rules.identity import CASTS, drop
+from racecar.rules.identity import CASTS, DROPOUTS, SAME_TENSOR, drop
 from racecar.rules.registry import unchanged
 
 
@@ -46,13 +46,26 @@ def is_copy(node: fx.Node) -> bool:
 
 
 def itself(node: fx.Node) -> fx.Node:
-    """The value behind casts to the type that it has: the tracer lets whoever reads a value later read such a cast."""
-    while node.op == "call_function" and node.target in CASTS and isinstance(node.args[0], fx.Node):
-        before, after = example(node.args[0]), example(node)
-        if (before.dtype, before.device) != (after.dtype, after.device):
+    """The value behind operations that hand on the very tensor that they got.
+
+    Casts to the type that a value has, dropout that drops nothing: the tracer lets whoever reads the value later read
+    the result of such an operation, and which one depends on torch's version.
+    """
+    while node.op == "call_function" and isinstance(before := node.args[0] if node.args else None, fx.Node):
+        if not _hands_on(node, before):
             break
-        node = node.args[0]
+        node = before
     return node
+
+
+def _hands_on(node: fx.Node, before: fx.Node) -> bool:
+    if node.target in CASTS:
+        old, new = example(before), example(node)
+        return bool((old.dtype, old.device) == (new.dtype, new.device))
+    if node.target in DROPOUTS:
+        _, probability, training = node.args
+        return bool(not training or probability == 0)
+    return node.target in SAME_TENSOR
 
 
 def find_sums(forward: ForwardGraph, nodes: list[fx.Node]) -> list[LinearSum]:

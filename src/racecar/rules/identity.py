@@ -10,19 +10,22 @@ from racecar.rules.registry import register_reverse, unchanged
 
 aten = torch.ops.aten
 
+DROPOUTS = frozenset(
+    {
+        *(aten.dropout.default, aten.feature_dropout.default),
+        *(aten.alpha_dropout.default, aten.feature_alpha_dropout.default),
+    }
+)
+# These return the tensor that they got where there is nothing to do.
+SAME_TENSOR = frozenset({aten.contiguous.default, aten.resolve_conj.default, aten.resolve_neg.default})
+
 for _op in (
-    aten.dropout.default,
-    aten.feature_dropout.default,
-    aten.alpha_dropout.default,
-    aten.feature_alpha_dropout.default,
+    *(DROPOUTS | SAME_TENSOR),
     aten.alias.default,
     aten.clone.default,
-    aten.contiguous.default,
     aten.detach.default,
     aten.lift_fresh_copy.default,
     aten.positive.default,
-    aten.resolve_conj.default,
-    aten.resolve_neg.default,
 ):
     register_reverse(_op, unchanged, range="through")
 

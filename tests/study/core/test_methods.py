@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
+from torch import nn
 
 from racecar.study.core import methods
 from racecar.study.core.methods import Method, Need
@@ -27,7 +29,9 @@ def made(family: str, **attributes: object) -> type[Method]:
 
 
 def test_what_is_there() -> None:
-    assert {m.family for m in methods.registered()} == {"Std", "StdC", "Ort", "RR", "Dec"}
+    assert {m.family for m in methods.registered()} == {
+        *("Std", "StdC", "Early", "LS", "Proj", "Pre", "Ort", "L2Init", "RR", "Dec")
+    }
 
 
 @pytest.mark.parametrize(
@@ -56,14 +60,17 @@ def test_a_method_without_a_name_or_a_colour_is_refused() -> None:
 
 def test_a_new_method_is_read_by_every_name_and_forgotten_again(known) -> None:
     layered = methods.register(made("Swap", layered=True))
-    whole = methods.register(made("L2init"))
-    assert [Variant.parse(t).name for t in ("swap4", "SWAP^4", "L2Init")] == ["Swap4", "Swap4", "L2init"]
+    whole = methods.register(made("Noisy"))
+    assert [Variant.parse(t).name for t in ("swap4", "SWAP^4", "NOISY")] == ["Swap4", "Swap4", "Noisy"]
     assert (Variant("Swap4").label, Variant("Swap4").depth, Variant("L2init").label) == ("Swap^4", 4, "L2init")
-    with pytest.raises(ValueError, match=r"use Std, StdC, Ort, L2init, or RR or Dec or Swap with the number of"):
+    with pytest.raises(
+        ValueError,
+        match=r"use Ort, Std, Early, LS, Proj, StdC, L2Init, Noisy, Pre, or RR or Dec or Swap with the number of",
+    ):
         Variant.parse("swap")
     methods.unregister(layered)
     methods.unregister(whole)
-    for name in ("Swap4", "L2init"):
+    for name in ("Swap4", "Noisy"):
         with pytest.raises(ValueError, match=f"no variant '{name}'"):
             _ = Variant(name).label
 
@@ -78,6 +85,13 @@ def test_a_new_method_is_read_by_every_name_and_forgotten_again(known) -> None:
         ("RR6s", {Need.REVERSE, Need.ARGUMENTS}),
         ("RR6-every2", {Need.REVERSE, Need.ARGUMENTS}),
         ("Dec6", {Need.REVERSE, Need.DECODER}),
+        ("RR6-pooled", {Need.REVERSE, Need.SCHEDULE}),
+        ("RR6-end", {Need.REVERSE, Need.SCHEDULE}),
+        ("RR6-fade", {Need.REVERSE, Need.SCHEDULE}),
+        ("LS", {Need.RECIPE}),
+        ("Early", {Need.SHORTER}),
+        ("Proj", {Need.PROJECTOR}),
+        ("Pre", {Need.PRETRAINING}),
     ],
 )
 def test_what_a_method_needs_of_a_study_follows_from_what_it_does(name, needs) -> None:
@@ -124,3 +138,32 @@ def test_a_method_may_have_a_hyper_parameter_of_its_own_in_its_name(known) -> No
 
     assert Variant.parse("warm3").method == Warm(epochs=3)
     assert Variant.parse("warm3").name == "Warm3"
+
+
+def test_every_method_that_is_tuned_has_five_values_and_says_what_they_are() -> None:
+    for method in methods.registered():
+        if method.family not in ("Std", "StdC"):
+            assert len(method.strengths) == 5, method.family
+            assert sorted(method.strengths) == list(method.strengths)
+            assert method.unit
+    assert methods.Strength(0.5).weight == methods.Strength(0.5).ort_weight == 0.5
+
+
+def test_what_a_strength_changes() -> None:
+    method = {name: Variant(name).method for name in ("Std", "LS", "Early", "Proj", "Pre", "RR3", "RR3-end-fade")}
+    assert method["LS"].recipe(0.2) == {"label_smoothing": 0.2}
+    assert (method["Early"].stop(0.2), method["Proj"].projector(64.0), method["Pre"].pretraining(3.0)) == (0.2, 64, 3)
+    assert (method["RR3"].until(), method["RR3"].fading(3)) == (1.0, (1.0, 1.0, 1.0))
+    assert (method["RR3-end-fade"].until(), method["RR3-end-fade"].fading(3)) == (2 / 3, (1.0, 0.5, 0.25))
+    assert method["RR3-end-fade"].arguments == {"layers": 3}
+
+
+def test_l2_init_is_the_squared_distance_from_the_weights_of_the_start() -> None:
+    model = nn.Linear(2, 1)
+    penalty = Variant("L2Init").method.regulariser(model, methods.Strength(0.5))
+    assert penalty is not None
+    assert penalty(model).item() == 0
+    with torch.no_grad():
+        model.weight += torch.tensor([[3.0, 4.0]])
+        model.bias += 1
+    assert penalty(model).item() == pytest.approx(0.5 * (9 + 16 + 1))

@@ -25,11 +25,13 @@ from racecar.study.classification.training import Trainer
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.folder import Study
+from racecar.study.core.methods import Need, forms
 from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import START, Run, Variant, plan
 
 TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
 SHARES = {"1pct": 0.01, "10pct": 0.1}  # of B's labels
+OFFERS = frozenset({Need.LONGER, Need.REVERSE, Need.ARGUMENTS, Need.DECODER, Need.REGULARISER})  # for a method
 SAMPLES = 10  # test images that the report regenerates
 
 
@@ -214,12 +216,14 @@ class Experiment(ABC):
         return found
 
     def check(self, config: ClassificationConfig) -> None:
-        """Refuse variants that the network has no layers for.
+        """Refuse variants that this study cannot train, or that the network has no layers for.
 
         Raises:
             ValueError: naming them.
         """
         depth = self.depth(config)
+        if unfit := [v for v in config.variants if not Variant.parse(v).method.needs <= OFFERS]:
+            raise ValueError(f"{', '.join(unfit)}: no variant of this study, use {forms(OFFERS, depth)}")
         if deeper := [v for v in config.variants if Variant.parse(v).depth > depth]:
             raise ValueError(f"{', '.join(deeper)}: the network of this study has {depth} layers to compare")
 

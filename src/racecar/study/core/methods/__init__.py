@@ -11,6 +11,7 @@ from racecar.study.core.methods.base import (
     Method,
     Need,
     Settings,
+    Strength,
     forms,
     parse,
     register,
@@ -21,4 +22,4 @@ from racecar.study.core.methods.base import (
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Method", "Need", "Settings", "forms", "parse", "register", "registered", "unregister"]
+__all__ = ["Method", "Need", "Settings", "Strength", "forms", "parse", "register", "registered", "unregister"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -34,6 +34,32 @@ class Need(Enum):
     ARGUMENTS = "further arguments of racecar.Racecar"
     DECODER = "a reverse pass with weights of its own"
     REGULARISER = "a penalty on weights"
+    RECIPE = "other hyper-parameters in phase I"
+    SHORTER = "a phase I that is stopped early"
+    PROJECTOR = "layers between features and head that phase II throws away"
+    PRETRAINING = "layers trained one by one before phase I"
+    SCHEDULE = "a penalty that ends early, falls with depth or begins after pooling"
+
+
+@dataclass(frozen=True)
+class Strength:
+    """One tuning value of a method as :class:`Settings`, whichever of them it reads.
+
+    Attributes:
+        value: in the method's own :attr:`Method.unit`.
+    """
+
+    value: float
+
+    @property
+    def weight(self) -> float:
+        """λ."""
+        return self.value
+
+    @property
+    def ort_weight(self) -> float:
+        """β."""
+        return self.value
 
 
 @dataclass(frozen=True)
@@ -53,6 +79,9 @@ class Method:
         untied: whether its reverse pass has weights of its own, which are not kept with the model.
         has_weight: whether it depends on λ, so that a sweep over λ trains it for each.
         usage: for the message on a name that is none: what may follow the family.
+        strengths: the five values that a study tries where it gives every method the same number of them; empty: there
+            is nothing to tune.
+        unit: what such a value is. With a reverse pass it is the ratio that :func:`racecar.balance` sets λ by.
 
     Raises:
         ValueError: a number of layers where none is compared, or none where some are.
@@ -69,6 +98,8 @@ class Method:
     untied: ClassVar[bool] = False
     has_weight: ClassVar[bool] = False
     usage: ClassVar[str] = ""
+    strengths: ClassVar[tuple[float, ...]] = ()
+    unit: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         if (self.depth > 0) != self.layered or self.depth < 0:
@@ -119,6 +150,35 @@ class Method:
         """
         return 1.0
 
+    def recipe(self, strength: float) -> Mapping[str, Any]:
+        """What it changes of the hyper-parameters of phase I, by name."""
+        return {}
+
+    def stop(self, strength: float) -> float:
+        """The share of phase I after which it stops."""
+        return 1.0
+
+    def projector(self, strength: float) -> int:
+        """Hidden units of a projector between the features and the head of phase I; 0: none."""
+        return 0
+
+    def pretraining(self, strength: float) -> int:
+        """Epochs for which every layer is trained on its own before phase I."""
+        return 0
+
+    def until(self) -> float:
+        """The share of phase I in which its penalty acts."""
+        return 1.0
+
+    def fading(self, layers: int) -> tuple[float, ...]:
+        """λ_1 to λ_s in proportion to each other, from the network's input on."""
+        return (1.0,) * layers
+
+    @property
+    def after_pooling(self) -> bool:
+        """Whether its reverse pass begins behind the last pooling, at the features, and not before it."""
+        return False
+
     @property
     def cost(self) -> float:
         """Expected work of a step over Std's: decides how runs are divided among processes, and the progress bar."""
@@ -133,6 +193,11 @@ class Method:
             Need.ARGUMENTS: bool(self.arguments.keys() - {"layers"}),
             Need.DECODER: self.untied,
             Need.REGULARISER: type(self).regulariser is not Method.regulariser,
+            Need.RECIPE: type(self).recipe is not Method.recipe,
+            Need.SHORTER: type(self).stop is not Method.stop,
+            Need.PROJECTOR: type(self).projector is not Method.projector,
+            Need.PRETRAINING: type(self).pretraining is not Method.pretraining,
+            Need.SCHEDULE: self.until() != 1.0 or len(set(self.fading(2))) > 1 or self.after_pooling,
         }
         return frozenset(need for need, is_asked in asked.items() if is_asked)
 
@@ -195,7 +260,7 @@ def parse(text: str) -> Method:
     for method in _registered:
         if (read := method.parse(plain)) is not None:
             return read
-    whole = ", ".join(m.family for m in _registered if not m.layered)
+    whole = ", ".join(m.family for m in sorted(_registered, key=lambda m: (m.place, m.family)) if not m.layered)
     layered = " or ".join(m.family for m in _registered if m.layered)
     usage = "".join(f"; {m.family} {m.usage}" for m in _registered if m.usage)
     raise ValueError(

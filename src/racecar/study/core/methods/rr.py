@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Self
 
 from racecar.study.core.methods.base import Method, register
 
-_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*)"
+_REMEDIES = ("end", "fade", "pooled")
+_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*|end|fade|pooled)"
 
 
 @register
@@ -16,9 +17,13 @@ _CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d
 class RR(Method):
     """``RR<s>``; ``RR<s>s``, the reverse pass's batch norm statistics shared; ``RR<s>-every<k>`` and the like.
 
+    Three ways are no cheaper: they are tried as remedies where RR^s does not help. ``-end``: the penalty acts in the
+    first two thirds of phase I; ``-fade``: λ_m halves from layer to layer; ``-pooled``: the reverse pass begins behind
+    the last pooling.
+
     Attributes:
         shared: whether the reverse pass's batch norm shares the forward pass's running statistics.
-        ways: what makes it cheaper, as written after a hyphen each: ``("every4", "layerwise")``, sorted.
+        ways: what is changed, as written after a hyphen each: ``("every4", "layerwise")``, sorted.
 
     Raises:
         ValueError: more layers are to be drawn than are compared.
@@ -26,7 +31,11 @@ class RR(Method):
 
     family, color, shade, place = "RR", "#3a9a4a", "rr", 5  # the paper's green
     layered, has_weight = True, True
-    usage: ClassVar[str] = "may be followed by -every<k>, -fraction<f>, -layerwise and -subset<k>, e.g. RR6-every4"
+    usage: ClassVar[str] = (
+        "may be followed by -every<k>, -fraction<f>, -layerwise, -subset<k>, -end, -fade and -pooled, e.g. RR6-every4"
+    )
+    strengths: ClassVar[tuple[float, ...]] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    unit: ClassVar[str] = "ratio"
 
     shared: bool = False
     ways: tuple[str, ...] = ()
@@ -56,6 +65,8 @@ class RR(Method):
         """What makes it cheaper, as arguments of :class:`racecar.Racecar`: empty for the exact method."""
         arguments: dict[str, Any] = {}
         for way in self.ways:
+            if way in _REMEDIES:
+                continue
             name = way.rstrip("0123456789.")
             amount = way.removeprefix(name)
             arguments[name] = True if not amount else float(amount) if name == "fraction" else int(amount)
@@ -65,6 +76,19 @@ class RR(Method):
     def arguments(self) -> dict[str, Any]:
         """The number of layers, where shared the statistics, and what makes it cheaper."""
         return {"layers": self.depth, **({"norm_statistics": "shared"} if self.shared else {}), **self.savings}
+
+    def until(self) -> float:
+        """Two thirds with ``-end``."""
+        return 2 / 3 if "end" in self.ways else 1.0
+
+    def fading(self, layers: int) -> tuple[float, ...]:
+        """1, ½, ¼ … with ``-fade``."""
+        return tuple(0.5**m if "fade" in self.ways else 1.0 for m in range(layers))
+
+    @property
+    def after_pooling(self) -> bool:
+        """With ``-pooled``."""
+        return "pooled" in self.ways
 
     @property
     def cost(self) -> float:

@@ -62,7 +62,7 @@ def test_a_new_method_is_read_by_every_name_and_forgotten_again(known) -> None:
     layered = methods.register(made("Swap", layered=True))
     whole = methods.register(made("Noisy"))
     assert [Variant.parse(t).name for t in ("swap4", "SWAP^4", "NOISY")] == ["Swap4", "Swap4", "Noisy"]
-    assert (Variant("Swap4").label, Variant("Swap4").depth, Variant("L2init").label) == ("Swap^4", 4, "L2init")
+    assert (Variant("Swap4").label, Variant("Swap4").depth, Variant("Noisy").label) == ("Swap^4", 4, "Noisy")
     with pytest.raises(
         ValueError,
         match=r"use Ort, Std, Early, LS, Proj, StdC, L2Init, Noisy, Pre, or RR or Dec or Swap with the number of",

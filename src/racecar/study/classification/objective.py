@@ -21,6 +21,9 @@ class Objective(nn.Module):
         rr: racecar's wrapper of it, which gives the penalty; None: no reverse pass.
         regulariser: a penalty on the model's weights.
 
+    Attributes:
+        last: the step from which on there is no penalty any more; None: there always is.
+
     Raises:
         ValueError: both, of which one is a sum over images and the other is not.
     """
@@ -32,6 +35,8 @@ class Objective(nn.Module):
         if rr is not None and regulariser is not None:
             raise ValueError("an objective has racecar's penalty or a regulariser, not both")
         self.model, self.rr, self.regulariser = model, rr, regulariser
+        self.last: int | None = None
+        self._ended = False
 
     @classmethod
     def of(
@@ -80,15 +85,17 @@ class Objective(nn.Module):
             step: of the optimiser.
             number: of the step, different for every seed.
         """
+        self._ended = self.last is not None and step >= self.last
         if self.rr is not None:
             self.rr.calls, self.rr.draws = step, number
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [N, classes], penalty)."""
-        if self.rr is not None:
+        if self.rr is not None and not self._ended:
             return self.rr(x)
         output = self.model(x)
-        return output, output.new_zeros(()) if self.regulariser is None else self.regulariser(self.model)
+        plain = self.regulariser is None or self._ended
+        return output, output.new_zeros(()) if plain else self.regulariser(self.model)  # type: ignore[misc]
 
     @property
     def summed(self) -> bool:

@@ -98,6 +98,7 @@ class Trainer:
         order: seed of order and augmentation, if not ``seed``.
         evaluations: how often accuracy on ``test`` is measured in all, the last epoch included.
         eval_modules: modules that stay in evaluation mode while the rest trains (a linear probe's frozen part).
+        epochs: how many of the recipe's are trained, its schedule unchanged (early stopping); None: all.
         shard: divide weights, gradients and the optimiser's moments among the processes (FSDP2, at the root).
     """
 
@@ -113,6 +114,7 @@ class Trainer:
         order: int | None = None,
         evaluations: int = 20,
         eval_modules: tuple[nn.Module, ...] = (),
+        epochs: int | None = None,
         shard: bool = False,
     ) -> None:
         self.objective, self.recipe, self.data = objective, recipe, data
@@ -145,8 +147,9 @@ class Trainer:
         self.history: list[Point] = []
         self.sums = torch.zeros(4, dtype=torch.float64)  # of this epoch: cross entropy, penalty, right, images
         self.seconds = 0.0
-        every = max(1, round(recipe.epochs / evaluations))
-        self.evaluated = {e for e in range(1, recipe.epochs + 1) if e % every == 0} | {recipe.epochs}
+        self.epochs = recipe.epochs if epochs is None else max(1, min(epochs, recipe.epochs))
+        every = max(1, round(self.epochs / evaluations))
+        self.evaluated = {e for e in range(1, self.epochs + 1) if e % every == 0} | {self.epochs}
 
     @property
     def steps_per_epoch(self) -> int:
@@ -156,7 +159,7 @@ class Trainer:
     @property
     def total(self) -> int:
         """Steps in all."""
-        return self.recipe.epochs * len(self.batches)
+        return self.epochs * len(self.batches)
 
     def run(self, callbacks: Callbacks = QUIET) -> bool:
         """Train to the end.

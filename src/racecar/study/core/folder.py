@@ -86,6 +86,7 @@ def read_description(path: Path) -> dict[str, Any]:
         "seeds": is_count,
         "revisions": are_texts,
         "sources": are_labels,
+        "tuned": is_object,
     }
     content: dict[str, Any] = read_object(path, "a study", wanted | {"seconds": is_number}, also | {"setting": is_text})
     return content

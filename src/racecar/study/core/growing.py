@@ -13,7 +13,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study, read_description
 from racecar.study.core.variants import Run, Variant
 
-GROWS = ("variants", "phases", "seeds")
+GROWS = ("variants", "phases", "seeds", "tuned")
 Made = TypeVar("Made")
 
 
@@ -55,6 +55,8 @@ def remember(study: Study, config: Config) -> None:
     asked = {"variants": [Variant.parse(v).name for v in config.variants]}
     if hasattr(config, "phases"):
         asked["phases"] = config.phases
+    if hasattr(config, "tuned"):
+        study.note(tuned={**known.get("tuned", {}), **config.tuned})
     grown = {name: list(dict.fromkeys([*known.get(name, []), *values])) for name, values in asked.items()}
     study.note(**grown, seeds=max(config.seeds, known.get("seeds", 0)))
 

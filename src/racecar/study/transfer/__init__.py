@@ -1,0 +1,1 @@
+"""Coarse first, fine later: what features trained on coarse labels still know of finer ones (docs/plan.md)."""

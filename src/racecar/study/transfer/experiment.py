@@ -1,0 +1,260 @@
+"""The runs of the study: phase I on coarse labels, then everything that the features are worth on fine ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+
+import racecar
+from racecar.study.classification.batches import InMemory, Normalisation
+from racecar.study.classification.images import Images
+from racecar.study.classification.objective import Objective
+from racecar.study.classification.training import Trainer
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import QUIET, Callbacks
+from racecar.study.core.errors import DivergedError
+from racecar.study.core.folder import Study
+from racecar.study.core.methods import Strength
+from racecar.study.core.resume import saved_state, slot, train_run
+from racecar.study.core.variants import Run
+from racecar.study.transfer import outcomes
+from racecar.study.transfer.config import TransferConfig, strength_of
+from racecar.study.transfer.networks import Classifier
+from racecar.study.transfer.pretraining import pretrain
+
+NAME = "transfer"
+BALANCED_ON = 8  # batches, before training
+ANSWERS = "answers"
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def load(source: str, config: TransferConfig) -> tuple[Images, Images]:
+    """Training and test images of task B as the network sees them, and as many as the configuration asks for.
+
+    Raises:
+        StudyError: see :meth:`racecar.study.transfer.pairs.Source.load`.
+    """
+
+    def part(images: Images, count: int | None) -> Images:
+        smaller = images if count is None or count >= len(images) else images.stratified(count, 0)[0]
+        return config.tasks.prepared(smaller)
+
+    train, test = config.tasks.source.load(source)
+    return part(train, config.train_images), part(test, config.test_images)
+
+
+def keep(study: Study, train: Images, test: Images) -> None:
+    """The images beside the runs: training processes read them instead of decoding again."""
+    train.write(_path(study, "train"))
+    test.write(_path(study, "test"))
+
+
+def is_kept(study: Study) -> bool:
+    """Whether :func:`keep` was called."""
+    return _path(study, "train").exists() and _path(study, "test").exists()
+
+
+def _path(study: Study, part: str) -> Path:
+    return study.folder / f"data-{part}.safetensors"
+
+
+def tasks(study: Study, config: TransferConfig, device: torch.device) -> dict[str, InMemory]:
+    """Tasks A and B, on a device."""
+    train, test = (Images.read(_path(study, part)).to(device) for part in ("train", "test"))
+    normalisation = Normalisation.of(train) if config.tasks.network == "conv" else Normalisation.unit(train.shape[0])
+    last = config.tasks.network == "conv"
+    coarse = config.tasks.coarse
+    return {
+        "A": InMemory(coarse(train), coarse(test), normalisation, channels_last=last),
+        "B": InMemory(train, test, normalisation, channels_last=last),
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def cost(config: TransferConfig, run: Run) -> int:
+    """Expected work of a run, in tenths of a plain epoch."""
+    recipe = config.recipe(run)
+    if run.phase == "B":
+        return 10 * recipe.epochs
+    method = run.variant.method
+    strength = strength_of(run)
+    epochs = max(1, round(recipe.epochs * method.stop(strength))) * method.cost
+    return round(10 * (epochs + config.b.epochs + method.pretraining(strength) * config.shape.depth)) + 10
+
+
+def run_share(study: Study, config: TransferConfig, runs: list[Run], callbacks: Callbacks = QUIET) -> bool:
+    """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
+
+    Args:
+        study: the folder, with its data kept.
+        config: the study's.
+        runs: this process's.
+        callbacks: ``advance`` is told in the unit of :func:`cost`.
+
+    Returns:
+        Whether all are finished.
+    """
+    pending = [r for r in runs if not study.finished(r)]
+    if not pending:
+        return True
+    accelerator = make_accelerator()
+    data = tasks(study, config, accelerator.device)
+    return all(_train(study, config, r, data, accelerator, callbacks) for r in pending)
+
+
+def network(config: TransferConfig, data: InMemory, seed: int, projector: int = 0) -> Classifier:
+    """A network of the pair with weights of its own."""
+    channels, size, _ = data.shape
+    model = Classifier(
+        config.tasks.network,
+        len(data.classes),
+        channels=channels,
+        size=size,
+        width=config.width,
+        seed=seed,
+        projector=projector,
+    ).to(data.train.labels.device)
+    return model.to(memory_format=torch.channels_last) if data.channels_last else model  # type: ignore[call-overload]
+
+
+def _train(
+    study: Study,
+    config: TransferConfig,
+    run: Run,
+    data: dict[str, InMemory],
+    accelerator: Accelerator,
+    callbacks: Callbacks,
+) -> bool:
+    method, strength = run.variant.method, strength_of(run)
+    task = data["B" if run.phase == "B" else "A"]
+    model = network(config, task, run.seed, method.projector(strength))
+    recipe, state = config.recipe(run), saved_state(study, run)
+    objective, epochs = Objective(model), None
+    if run.phase != "B":
+        if (long := method.pretraining(strength)) and state is None:
+            batches = task.batches(recipe.batch_size, run.seed, recipe.augmentation, 0, 1)
+            example = task.some_tests(recipe.batch_size)
+            if not pretrain(model, batches, long, recipe, config.shape, example, callbacks):
+                return False
+        objective = _objective(config, run, model, task)
+        epochs = round(recipe.epochs * method.stop(strength))
+    trainer = Trainer(
+        objective,
+        recipe,
+        task,
+        seed=run.seed,
+        phase="B" if run.phase == "B" else "A",
+        accelerator=accelerator,
+        evaluations=config.evaluations,
+        epochs=epochs,
+    )
+    if method.until() < 1 and run.phase != "B":
+        objective.last = round(method.until() * trainer.total)
+    if state is not None:
+        trainer.restore(state)
+    failure = train_run(study, run, trainer, cost(config, run), callbacks)
+    if failure is None:
+        return False
+    accelerator.free_memory()
+    accuracy = trainer.accuracy(callbacks.alive)[0]
+    metrics: dict[str, Any] = {
+        "accuracy": accuracy,
+        "epochs": len(trainer.history),
+        "seconds": round(sum(p.seconds for p in trainer.history), 3),
+        "strength": strength,
+        "history": [_rounded(asdict(p)) for p in trainer.history],
+    }
+    if objective.rr is not None:
+        metrics["lambdas"] = objective.rr.lambdas.tolist()
+    if failure:
+        metrics["diverged"] = failure
+    answers: dict[str, Tensor] = {}
+    if run.phase != "B" and not failure:
+        measured = outcomes.measure(model, data["B"], config.shape.before, run.seed)
+        metrics |= measured.numbers
+        answers = {k: measured.answers[k] for k in KEPT if k in measured.answers}
+        tuned = _fine_tuned(config, run, model, data["B"], accelerator, callbacks)
+        if tuned is None:
+            return False
+        metrics["finetuned"], answers["finetuned"] = tuned
+    elif not failure:
+        answers["scratch"] = _answers(model, data["B"])
+    if answers:
+        counts = {k: (v.double() * outcomes.DRAWS).round().to(torch.uint8) for k, v in answers.items()}
+        study.keep(run, ANSWERS, counts)
+    study.finish(run, trainer.weights(), metrics)
+    study.drop_progress(slot(run))
+    return True
+
+
+KEPT = ("probe", "probe10", "cells", "cells10")  # the probes whose answers are kept, for inference over test images
+
+
+def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemory) -> Objective:
+    """What phase I minimises, the racecar penalty balanced against the task's loss on the first batches."""
+    method, strength, recipe = run.variant.method, strength_of(run), config.recipe(run)
+    if not method.arguments:
+        return Objective(model, regulariser=method.regulariser(model, Strength(strength)))
+    decoder = network(config, task, 10_000 + run.seed) if method.untied else None
+    shape = config.shape
+    rr = racecar.Racecar(
+        model,
+        task.some_tests(recipe.batch_size),
+        start=shape.pooled if method.after_pooling else shape.start,
+        weight=list(method.fading(method.depth)),
+        decoder=decoder,
+        **method.arguments,
+    )
+    before = {k: v.clone() for k, v in model.state_dict().items()}  # batch norm counts what it sees
+    half = torch.bfloat16 if recipe.precision == "bfloat16" else None
+    batches = task.batches(recipe.batch_size, run.seed, recipe.augmentation, 0, 1)
+    for number, (images, labels, _) in enumerate(islice(batches.epoch(0), BALANCED_ON)):
+        with torch.autocast(images.device.type, half, enabled=half is not None):
+            output, penalty = rr(images)
+            loss = F.cross_entropy(output, labels, label_smoothing=recipe.label_smoothing)
+        racecar.balance(rr, loss, penalty, ratio=strength, smoothing=number / (number + 1))
+    model.load_state_dict(before)
+    rr.calls = 0
+    return Objective(model, rr)
+
+
+def _fine_tuned(
+    config: TransferConfig, run: Run, source: Classifier, data: InMemory, accelerator: Accelerator, callbacks: Callbacks
+) -> tuple[float, Tensor] | None:
+    """Accuracy on B of a network whose body continues from phase I with a new head; None where it was stopped."""
+    model = network(config, data, run.seed)
+    model.body.load_state_dict(source.body.state_dict())
+    trainer = Trainer(
+        Objective(model), config.b, data, seed=run.seed, phase="AB", accelerator=accelerator, evaluations=1
+    )
+    # Short, so that no state of its own is saved: stopped here, the run begins again where phase I was saved last.
+    quiet = Callbacks(stop=callbacks.stop, alive=callbacks.alive, advance=lambda steps: callbacks.alive())
+    try:
+        if not trainer.run(quiet):
+            return None
+    except DivergedError:
+        return float("nan"), torch.zeros(data.test_count, dtype=torch.bool)
+    accelerator.free_memory()
+    right = _answers(model, data)
+    return float(right.double().mean()), right
+
+
+@torch.no_grad()
+def _answers(model: Classifier, data: InMemory) -> Tensor:
+    model.eval()
+    return torch.cat([model(images).argmax(1) == labels for images, labels in data.tests(1000, 0, 1)]).cpu()
+
+
+def _rounded(point: dict[str, Any]) -> dict[str, Any]:
+    return {k: round(v, 5) if isinstance(v, float) else v for k, v in point.items()}

@@ -1,0 +1,86 @@
+"""The study of coarse and fine labels as a command."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser
+
+from racecar.study.core.callbacks import Callbacks
+from racecar.study.core.folder import Study
+from racecar.study.core.schedule import ByCost
+from racecar.study.core.variants import Run
+from racecar.study.studies import StudySpec
+from racecar.study.transfer import experiment, tuning
+from racecar.study.transfer.config import TransferConfig
+
+if TYPE_CHECKING:
+    from racecar.study.report import Page
+
+DIVISION = ByCost(experiment.cost)
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--data", type=str, default="hub", help="hub, or a folder with the data set of the pair in it")
+    parser.add_argument(
+        "--tuned-on",
+        type=str,
+        default=None,
+        help="folder of a finished study on another pair: every method gets the value that did best there",
+    )
+
+
+def _choose(config: TransferConfig, options: Any, folder: Path) -> tuple[TransferConfig, None]:
+    if options.tuned_on is None:
+        return config, None
+    return dataclasses.replace(config, tuned=tuning.chosen(Path(options.tuned_on), config)), None
+
+
+def _prepare(study: Study, config: TransferConfig, options: Any, like: Study | None) -> None:
+    if like is not None:
+        study.take_data(like)
+    total, done = DIVISION.work(study, config, config.runs())
+    if done < total and not experiment.is_kept(study):
+        train, test = experiment.load(options.data, config)
+        experiment.keep(study, train, test)
+        pair = config.tasks
+        where = "the hub" if options.data == "hub" else "local files"
+        words = f"{pair.source.title} from {where}; used here: {len(train)} training and {len(test)} test images"
+        study.note(
+            sources={"A": f"{words}, coarse labels: {', '.join(pair.groups)}", "B": "the same images, own labels"}
+        )
+    study.note(setting=f"{config.pair}, {options.preset} preset")
+
+
+def _train(study: Study, config: TransferConfig, part: Sequence[Run], inputs: None, callbacks: Callbacks) -> bool:
+    return experiment.run_share(study, config, list(part), callbacks)
+
+
+def _report(study: Study, config: TransferConfig) -> Page:
+    from racecar.study.transfer.report import page
+
+    return page(study, config)
+
+
+SPEC = StudySpec(
+    name=experiment.NAME,
+    description="coarse labels first, fine labels later: what racecar is good for (docs/plan.md)",
+    config=TransferConfig,
+    presets={
+        "small": "decides one claim in minutes on 2 cores",
+        "full": "as docs/plan.md has it",
+        "quick": "a smoke test: no conclusions",
+    },
+    examples={"variants": "e.g. Std RR1 Dec1 Ort", "phases": "A for all tuning values, A-tuned for the chosen, B"},
+    division=DIVISION,
+    train=_train,
+    report=_report,
+    add_options=_add_options,
+    chosen_by=("pair",),
+    preset_file=lambda options: f"{options.pair}-{options.preset}",
+    choose=_choose,
+    prepare=_prepare,
+)

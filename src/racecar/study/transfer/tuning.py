@@ -1,0 +1,69 @@
+"""Which tuning value a method gets: the one that did best on another pair, at equal accuracy on A (docs/plan.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
+from racecar.study.core.growing import reopen
+from racecar.study.core.variants import STD, Run, Variant
+from racecar.study.transfer.config import TransferConfig, phase_of, strength_of
+
+
+def best(accuracy: Mapping[float, Sequence[float]], probe: Mapping[float, Sequence[float]], floor: float) -> float:
+    """The value with the best mean probe among those whose mean accuracy on A is at least a floor.
+
+    Args:
+        accuracy: on A, by tuning value, over seeds.
+        probe: accuracy of the linear probe on B, likewise.
+        floor: Std's mean accuracy on A less δ.
+
+    Returns:
+        The value; where none reaches the floor, the one with the highest accuracy on A.
+    """
+    mean = {value: float(np.mean(found)) for value, found in accuracy.items()}
+    fit = [value for value in mean if mean[value] >= floor]
+    if not fit:
+        return max(mean, key=mean.__getitem__)
+    return max(fit, key=lambda value: float(np.mean(probe[value])))
+
+
+def chosen(folder: Path, config: TransferConfig) -> dict[str, float]:
+    """The value of every variant of a configuration that has any, from a finished study on another pair.
+
+    Raises:
+        StudyError: no such study, one on the same pair, or one that lacks a variant.
+    """
+    study, tuning = reopen(folder, "transfer", TransferConfig)
+    if tuning.pair == config.pair:
+        raise StudyError(
+            f"{folder} is a study on {config.pair} itself: values are chosen on a pair that is not reported"
+        )
+    variants = [Variant.parse(v) for v in config.variants]
+    return {v.name: _value(study, tuning, v) for v in dict.fromkeys(variants) if v.method.strengths}
+
+
+def _value(study: Study, tuning: TransferConfig, variant: Variant) -> float:
+    margin = tuning.tasks.margin
+    plain = [_metric(study, Run(STD, "A", s), "accuracy") for s in range(tuning.seeds)]
+    accuracy: dict[float, list[float]] = {}
+    probe: dict[float, list[float]] = {}
+    for strength in variant.method.strengths:
+        for seed in range(tuning.seeds):
+            run = Run(variant, phase_of(variant, strength), seed)
+            assert strength_of(run) == strength
+            accuracy.setdefault(strength, []).append(_metric(study, run, "accuracy"))
+            probe.setdefault(strength, []).append(_metric(study, run, "probe"))
+    return best(accuracy, probe, float(np.mean(plain)) - margin)
+
+
+def _metric(study: Study, run: Run, name: str) -> float:
+    metrics = study.metrics(run)
+    if metrics is None:
+        raise StudyError(f"{study.folder} has not finished {run.key}: run it with all tuning values first")
+    # A network that diverged has no features: it is the worst of all.
+    return float(metrics.get(name, 0.0)) if metrics.get("diverged") else float(metrics[name])

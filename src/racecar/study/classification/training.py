@@ -26,6 +26,7 @@ from racecar.study.classification.recipe import Recipe
 from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, pack, unpack, whole
 from racecar.study.core.errors import DivergedError, StudyError
+from racecar.study.core.randomness import seed_device
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ class Trainer:
             fully_shard(objective, mesh=init_device_mesh(accelerator.device.type, (world,)))
         self.optimiser = recipe.make_optimiser(self.modules)
         wrapped: nn.Module = torch.compile(objective) if recipe.compile else objective  # type: ignore[assignment]
-        if isinstance(objective, FSDPModule):
+        # Accelerate looks for optional packages at every step, which costs a small network more than its arithmetic.
+        self.alone = accelerator.num_processes == 1 and accelerator.scaler is None
+        if isinstance(objective, FSDPModule) or self.alone:
             self.wrapped, self.prepared = wrapped, self.optimiser
         else:
             self.wrapped, self.prepared = accelerator.prepare(wrapped, self.optimiser)
@@ -246,7 +249,7 @@ class Trainer:
         """One step of the optimiser; sums over this process's images: cross entropy, penalty, right ones, images."""
         world = self.accelerator.num_processes
         number = (self.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index
-        torch.manual_seed(number ^ self.salt)  # within 32 bits, which is all that the CPU's generator takes
+        seed_device(batch.device, number ^ self.salt)  # within 32 bits, which is all that the CPU's generator takes
         self.objective.at(self.step, self.seed * 1_000_003 + self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.step, len(self.batches))
@@ -257,7 +260,10 @@ class Trainer:
             # Processes' gradients are averaged: what is a mean weighs as its share, what is a sum as it is.
             whole = loss * share + penalty * (world if self.objective.summed else share)
             self.prepared.zero_grad()
-            self.accelerator.backward(whole)
+            if self.alone:
+                whole.backward()
+            else:
+                self.accelerator.backward(whole)
             self.prepared.step()
         except torch.OutOfMemoryError as error:
             smaller = self.recipe.batch_size // 2

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, pack, unpack
 from racecar.study.core.errors import DivergedError, StudyError
+from racecar.study.core.randomness import seed_device
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.smoke.frames import Frames, batch
 
@@ -83,7 +84,7 @@ class Training(ABC):
         while self.step < self.total:
             began = time.perf_counter()
             pictures = batch(self.frames.train, self.config.batch_size, self.seed, self.step)
-            torch.manual_seed(self.seed * 1_000_003 + self.step)
+            seed_device(pictures.device, self.seed * 1_000_003 + self.step)
             for module in self.modules:
                 module.train()
             try:

@@ -73,6 +73,7 @@ class Pair:
         network: which is trained.
         margin: δ, the smallest difference in accuracy that matters.
         tuning: the pair that tuning values are chosen on; "" for one that serves for that.
+        candidate: the racecar variant of the hypothesis; "": the one that did best on the tuning pair.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Pair:
     network: Network
     margin: float
     tuning: str = ""
+    candidate: str = ""
 
     def coarse(self, images: Images) -> Images:
         """The same images with their coarse labels.
@@ -116,6 +118,7 @@ PAIRS: Mapping[str, Pair] = MappingProxyType(
             "mlp",
             0.005,
             "mnist-halves",
+            "RR1",
         ),
         "mnist-halves": Pair(
             "MNIST, low and high → ten digits", MNIST, {"0 to 4": range(5), "5 to 9": range(5, 10)}, "mlp", 0.005
@@ -127,6 +130,7 @@ PAIRS: Mapping[str, Pair] = MappingProxyType(
             "mlp",
             0.01,
             "mnist-halves",
+            "RR1",
         ),
         "cifar10-animals": Pair(
             "CIFAR-10, vehicles and animals → ten classes",

@@ -52,6 +52,8 @@ def _prepare(study: Study, config: TransferConfig, options: Any, like: Study | N
         study.note(
             sources={"A": f"{words}, coarse labels: {', '.join(pair.groups)}", "B": "the same images, own labels"}
         )
+    if options.tuned_on is not None:
+        study.note(candidate=tuning.candidate(Path(options.tuned_on), config))
     study.note(setting=f"{config.pair}, {options.preset} preset")
 
 

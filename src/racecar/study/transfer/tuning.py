@@ -10,6 +10,7 @@ import numpy as np
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import reopen
+from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import STD, Run, Variant
 from racecar.study.transfer.config import TransferConfig, phase_of, strength_of
 
@@ -45,6 +46,24 @@ def chosen(folder: Path, config: TransferConfig) -> dict[str, float]:
         )
     variants = [Variant.parse(v) for v in config.variants]
     return {v.name: _value(study, tuning, v) for v in dict.fromkeys(variants) if v.method.strengths}
+
+
+def candidate(folder: Path, config: TransferConfig) -> str:
+    """The racecar variant whose probe did best at its chosen value; the pair's own where the plan names it.
+
+    Raises:
+        StudyError: see :func:`chosen`.
+    """
+    if config.tasks.candidate:
+        return config.tasks.candidate
+    study, tuning = reopen(folder, "transfer", TransferConfig)
+    racecars = [v for v in map(Variant.parse, config.variants) if isinstance(v.method, RR) and not v.method.ways]
+
+    def probe(variant: Variant) -> float:
+        phase = phase_of(variant, config.tuned[variant.name])
+        return float(np.mean([_metric(study, Run(variant, phase, s), "probe") for s in range(tuning.seeds)]))
+
+    return max(racecars, key=probe).name if racecars else ""
 
 
 def _value(study: Study, tuning: TransferConfig, variant: Variant) -> float:

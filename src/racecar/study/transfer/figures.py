@@ -1,0 +1,101 @@
+"""The study's figures: accuracy on A against the probe on B, probes by the number of labels."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from racecar.study.core.variants import Variant
+from racecar.study.report.models import math_title
+from racecar.study.transfer.outcomes import FEW
+from racecar.study.transfer.results import NAMES, TransferResults
+
+_MARKERS = "osD^vP*X<>hdp"
+
+
+def _marker(results: TransferResults, variant: Variant) -> str:
+    return _MARKERS[results.variants.index(variant) % len(_MARKERS)]
+
+
+def frontier(results: TransferResults) -> Figure:
+    """Every method's tuning values joined by a line; the chosen one is filled. Right and up is better."""
+    figure, axis = plt.subplots(figsize=(7.4, 4.6), layout="constrained")
+    for variant in sorted(results.variants, key=lambda v: (v.method.place, v.name)):
+        points = results.frontier(variant)
+        if not points:
+            continue
+        method = variant.method
+        x, y = [a.mean for _, a, _ in points], [p.mean for _, _, p in points]
+        look = {"color": method.color, "marker": _marker(results, variant), "markersize": 6, "linewidth": 1.1}
+        axis.plot(x, y, method.line, markerfacecolor="white", label=math_title(variant.label), **look)  # type: ignore[arg-type]
+        chosen = results.config.tuned.get(variant.name) if method.strengths else 0.0
+        for value, a, p in points:
+            if value == chosen:
+                axis.plot(a.mean, p.mean, markerfacecolor=method.color, zorder=3, **look)  # type: ignore[arg-type]
+                spread = [(0.0 if s.n < 2 else s.high - s.mean) for s in (a, p)]
+                axis.errorbar(a.mean, p.mean, spread[1], spread[0], color=method.color, linewidth=0.8, capsize=2)
+    axis.set_xlabel("accuracy on A")
+    axis.set_ylabel("linear probe on B, all labels")
+    axis.grid(color="#e4e4e4", linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", fontsize=8.5, frameon=False)
+    return figure
+
+
+def few_labels(results: TransferResults) -> Figure:
+    """Probes with 1, 5, 10, 50 and all labels a class, at the chosen values."""
+    figure, axis = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
+    places = np.arange(len(FEW) + 1)
+    for variant in results.judged:
+        runs = results.tuned(variant)
+        found = [results.summary(runs, f"probe{n}") for n in FEW] + [results.summary(runs, "probe")]
+        shown = [(p, s) for p, s in zip(places, found, strict=True) if s.n]
+        method = variant.method
+        axis.errorbar(
+            [p for p, _ in shown],
+            [s.mean for _, s in shown],
+            [0.0 if s.n < 2 else s.high - s.mean for _, s in shown],
+            linestyle=method.line,
+            color=method.color,
+            marker=_marker(results, variant),
+            markersize=5,
+            linewidth=1.2,
+            capsize=2,
+            label=math_title(variant.label),
+        )
+    axis.set_xticks(places, [*map(str, FEW), "all"])
+    axis.set_xlabel("labels per class of B")
+    axis.set_ylabel("accuracy of a linear probe on B")
+    axis.grid(color="#e4e4e4", linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", fontsize=8.5, frameon=False)
+    return figure
+
+
+def dots(results: TransferResults) -> Figure:
+    """The primary outcomes by method: every seed a dot, the mean with its 95 % interval."""
+    outcomes = [
+        o
+        for o in ("probe", "probe10", "cells", "finetuned")
+        if any(results.numbers(results.tuned(v), o) for v in results.judged)
+    ]
+    height = 0.9 + 0.27 * len(results.judged)
+    figure, axes = plt.subplots(
+        1, len(outcomes), figsize=(2.5 * len(outcomes) + 0.9, height), sharey=True, squeeze=False, layout="constrained"
+    )
+    order = list(reversed(results.judged))
+    for axis, outcome in zip(axes[0], outcomes, strict=True):
+        for place, variant in enumerate(order):
+            runs, color = results.tuned(variant), variant.method.color
+            values = results.numbers(runs, outcome)
+            axis.scatter(values, np.full(len(values), place - 0.2), s=7, color=color, alpha=0.5, linewidths=0)
+            summary = results.summary(runs, outcome)
+            spread = 0.0 if summary.n < 2 else summary.high - summary.mean
+            axis.errorbar(summary.mean, place, xerr=spread, fmt="o", color=color, markersize=4.5, capsize=2.5)
+        axis.set_title(NAMES[outcome], fontsize=9)
+        axis.grid(axis="x", color="#e4e4e4", linewidth=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(axis="x", labelsize=8)
+    axes[0][0].set_yticks(range(len(order)), [math_title(v.label) for v in order], fontsize=9)
+    return figure

@@ -1,0 +1,193 @@
+"""The report of a pair: the answer in a sentence, the frontier, tables of outcomes and of comparisons."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+from racecar.study.core.folder import Study
+from racecar.study.core.variants import STD, Variant
+from racecar.study.report import Block, Figure, Page, Remarks, Section, Table, Text, Verdicts
+from racecar.study.report.inference import holm
+from racecar.study.report.statistics import Summary, spread
+from racecar.study.transfer import figures
+from racecar.study.transfer.config import TransferConfig
+from racecar.study.transfer.results import NAMES, PRIMARY, Comparison, TransferResults
+
+SMOKE_TEST = "A smoke test: it shows that everything runs. No conclusions."
+_NOTE = (
+    "Mean ± standard deviation over seeds. Probes are linear, on frozen features in evaluation mode; those with few "
+    "labels are means over five draws. Fine-tuned: p_AB − p_B, all weights with a new head, less from scratch. Bits on "
+    "B: H(Y) less the probe's held-out cross entropy. Effective rank and dead units: of the test images' features."
+)
+_COMPARED = (
+    "Differences paired by seed; 95 % intervals of a crossed bootstrap over seeds and test images, of Student's t over "
+    "seeds where answers were not kept. Equivalent: the 90 % interval lies within ±{margin:g}. p: adjusted by Holm "
+    "over this table."
+)
+
+
+def page(study: Study, config: TransferConfig) -> Page:
+    """Build the report from what is finished; missing runs say so."""
+    results = TransferResults.load(study, config)
+    provenance = results.provenance(results.sources, "networks", results.all_seeds)
+    name = f"transfer-{config.pair}" + ("" if "full" in results.setting else f"-{results.setting.split()[-2]}")
+    return Page(
+        f"Coarse labels first: {config.tasks.title}",
+        f"{results.sources} {provenance.amount} trained in {results.metadata['seconds']:.0f} s.",
+        [
+            Section("Outcomes", _outcomes(results)),
+            Section("Comparisons", _comparisons(results)),
+            Section("Frontier", _frontier(results)),
+            Section("Not run", [Remarks(results.not_run(), "Everything of this configuration was run.")]),
+        ],
+        summary_blocks=_summary(results),
+        setting=results.setting,
+        provenance=provenance,
+        name=name,
+    )
+
+
+def _summary(results: TransferResults) -> list[Block]:
+    if results.is_smoke_test:
+        return [Text(SMOKE_TEST)]
+    drawing = [
+        Figure(
+            partial(figures.dots, results),
+            "Outcomes on B at the chosen tuning values: every seed a dot, means with 95 % intervals over seeds.",
+            "dots and intervals by method",
+            name="outcomes",
+        )
+    ]
+    return [Text(answer(results)), Verdicts(results.verdicts()), *(drawing if results.judged else [])]
+
+
+def answer(results: TransferResults) -> str:
+    """The pair's answer in a sentence or two."""
+    candidate, found = results.candidate, results.against_controls("probe")
+    if candidate is None or found is None:
+        return "No answer yet: the candidate or its controls were not run at chosen values with two seeds or more."
+    ours = results.summary(results.tuned(candidate), "probe").mean
+    plain = f", {STD.label} {results.summary(results.tuned(STD), 'probe').mean:.3f}" if STD in results.judged else ""
+    words = "is better than every control" if found.better else "is not shown to be better than the best control"
+    if found.difference.high < 0:
+        words = "is worse than the best control"
+    return (
+        f"{results.config.tasks.title}: a linear probe on the features of {candidate.label} reaches {ours:.3f}{plain}; "
+        f"{candidate.label} {words}, {found.control} ({found.difference.mean:+.3f} [{found.difference.low:+.3f}, "
+        f"{found.difference.high:+.3f}], n = {found.difference.n})."
+    )
+
+
+def _cell(summary: Summary, digits: int = 3) -> str | None:
+    return spread(summary, digits) if summary.n else None
+
+
+def _value(results: TransferResults, variant: Variant) -> str:
+    chosen = results.config.tuned.get(variant.name)
+    return "—" if chosen is None else f"{chosen:g} ({variant.method.unit})"
+
+
+def _outcomes(results: TransferResults) -> list[Block]:
+    shown = [o for o in NAMES if o != "finetuned" and any(results.numbers(results.tuned(v), o) for v in results.judged)]
+    records: list[dict[str, object]] = []
+    for variant in results.judged:
+        runs = results.tuned(variant)
+        record: dict[str, object] = {"method": variant.label, "value": _value(results, variant), "n": len(runs)}
+        for outcome in shown:
+            digits = 1 if outcome == "effective_rank" else 2 if outcome == "information" else 3
+            record[NAMES[outcome]] = _cell(results.summary(runs, outcome), digits)
+        gain = results.gain(variant)
+        record["p_AB − p_B"] = None if gain is None else _signed(gain)
+        records.append(record)
+    columns = ["method", "value", "n", *(NAMES[o] for o in shown), "p_AB − p_B"]
+    methods = dict.fromkeys(v.method.note(results.config.compute_match) for v in results.judged)
+    scratch = results.summary([r for r in results.scratch if r in results.metrics], "accuracy")
+    note = " ".join([_NOTE, f"From scratch, B reaches {spread(scratch)} (n = {scratch.n}).", *filter(None, methods)])
+    blocks: list[Block] = [Table.of(records, columns, "Outcomes at the chosen tuning values", note)]
+    if results.judged and any(results.numbers(results.tuned(v), "probe1") for v in results.judged):
+        blocks.append(
+            Figure(
+                partial(figures.few_labels, results),
+                "Linear probes by the number of labels, at the chosen values, with 95 % intervals over seeds.",
+                "curves of accuracy over labels per class",
+                name="few-labels",
+            )
+        )
+    return blocks
+
+
+def _signed(summary: Summary) -> str:
+    return f"{summary.mean:+.4f}" + (f" [{summary.low:+.4f}, {summary.high:+.4f}]" if summary.n > 1 else "")
+
+
+def _comparisons(results: TransferResults) -> list[Block]:
+    if results.is_smoke_test:
+        return [Text(SMOKE_TEST)]
+    candidate = results.candidate
+    blocks: list[Block] = []
+    margin = results.config.tasks.margin
+    if candidate is not None:
+        found = [
+            c
+            for outcome in (*PRIMARY, "cells", "cells10", "finetuned", "accuracy")
+            for other in results.judged
+            if other != candidate and (c := results.compare(candidate, other, outcome)) is not None
+        ]
+        blocks.append(_table(found, f"{candidate.label} less every other method", margin))
+    plain = [
+        c
+        for outcome in PRIMARY
+        for variant in results.judged
+        if variant != STD and STD in results.judged and (c := results.compare(variant, STD, outcome)) is not None
+    ]
+    if plain:
+        blocks.append(_table(plain, "Every method less Std", margin))
+    return blocks or [Text("Nothing to compare: no method was run at a chosen value.")]
+
+
+def _table(found: list[Comparison], caption: str, margin: float) -> Table:
+    valid = [c.p for c in found if not math.isnan(c.p)]
+    adjusted = iter(holm(valid))
+    rows = []
+    for c in found:
+        p = math.nan if math.isnan(c.p) else next(adjusted)
+        d = c.difference
+        rows.append(
+            [
+                f"{c.better} − {c.worse}",
+                NAMES[c.outcome],
+                f"{d.mean:+.4f}",
+                f"[{d.low:+.4f}, {d.high:+.4f}]" if d.n > 1 else "one run has none",
+                d.n,
+                "—" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
+                c.verdict,
+            ]
+        )
+    columns = ["difference", "outcome", "mean", "95 % interval", "n", "p (Holm)", "verdict"]
+    return Table(columns, rows, caption, _COMPARED.format(margin=margin))
+
+
+def _frontier(results: TransferResults) -> list[Block]:
+    rows = []
+    for variant in sorted(results.variants, key=lambda v: (v.method.place, v.name)):
+        for value, accuracy, probe in results.frontier(variant):
+            label = f"{value:g} ({variant.method.unit})" if variant.method.strengths else "—"
+            chosen = "chosen" if results.config.tuned.get(variant.name) == value else ""
+            rows.append([variant.label, label, chosen, accuracy.n, spread(accuracy), spread(probe)])
+    table = Table(
+        ["method", "value", "", "n", "accuracy on A", "probe on B, all labels"],
+        rows,
+        "All tuning values",
+        "Values were chosen on another pair, see docs/plan.md.",
+    )
+    if not rows:
+        return [Text("No run of phase I is finished.")]
+    drawing = Figure(
+        partial(figures.frontier, results),
+        "Accuracy on A against the linear probe on B, means over seeds; values of one method are joined, the chosen "
+        "one is filled and has 95 % intervals.",
+        "a curve for each method",
+        name="frontier",
+    )
+    return [drawing, table]

@@ -45,8 +45,8 @@ def towards_start():
     """λ times the squared distance of the weights from where phase I has begun."""
 
     @methods.register
-    class L2Init(methods.Method):
-        family, color, has_weight = "L2init", "#123456", True
+    class Anchor(methods.Method):
+        family, color, has_weight = "Anchor", "#123456", True
 
         def regulariser(self, model: nn.Module, settings: methods.Settings):
             start = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -57,10 +57,10 @@ def towards_start():
             return penalty
 
         def note(self, compute_match: float) -> str:
-            return "L2init: drawn back to where it began."
+            return "Anchor: drawn back to where it began."
 
-    yield L2Init
-    methods.unregister(L2Init)
+    yield Anchor
+    methods.unregister(Anchor)
 
 
 def opened(folder, config: ClassificationConfig) -> Study:
@@ -74,35 +74,35 @@ def opened(folder, config: ClassificationConfig) -> Study:
 
 
 def test_a_new_method_is_trained_and_reported(towards_start, tmp_path) -> None:
-    config = ClassificationConfig(**{**vars(CONFIG), "variants": ["Std", "l2init", "RR3"]})
+    config = ClassificationConfig(**{**vars(CONFIG), "variants": ["Std", "anchor", "RR3"]})
     Digits().check(config)
     study = opened(tmp_path / "s", config)
     assert runs.run_share(study, Digits(), config, config.runs())
-    ours, plain = (study.weights(Run(Variant(v), "A", 0)) for v in ("L2init", "Std"))
+    ours, plain = (study.weights(Run(Variant(v), "A", 0)) for v in ("Anchor", "Std"))
     start = Digits().network(config, 1, 28, 10, 0).state_dict()
 
     def moved(weights: dict[str, Tensor]) -> float:
         return sum(float((w - start[n]).square().sum()) for n, w in weights.items())
 
     assert 0 < moved(ours) < moved(plain)
-    history = study.metrics(Run(Variant("L2init"), "A", 0))["history"]
+    history = study.metrics(Run(Variant("Anchor"), "A", 0))["history"]
     assert 0 < history[-1]["penalty"] < 0.1 * moved(plain)
-    assert study.metrics(Run(Variant("L2init"), "AB", 0))["history"][-1]["penalty"] == 0  # phase II is plain
+    assert study.metrics(Run(Variant("Anchor"), "AB", 0))["history"][-1]["penalty"] == 0  # phase II is plain
 
     _, again = SPEC.reopen(study.folder)
-    assert again.variants == ["Std", "L2init", "RR3"]
+    assert again.variants == ["Std", "Anchor", "RR3"]
     html = report.page(study, Digits(), again).html()
     assert "#123456" in html  # its bars and curves
-    assert ">L2init_A<" in html
-    assert "L2init: drawn back to where it began." in html
+    assert ">Anchor_A<" in html
+    assert "Anchor: drawn back to where it began." in html
     text = write_results(report.page(study, Digits(), again), tmp_path / "out")[0].read_text()
-    assert "| L2init_AB | 1 |" in text
-    cost = next(line for line in text.splitlines() if line.startswith("| L2init |"))
+    assert "| Anchor_AB | 1 |" in text
+    cost = next(line for line in text.splitlines() if line.startswith("| Anchor |"))
     assert "1.00×" in cost  # FLOPs of a step are Std's
 
 
 def test_it_goes_on_where_it_was_stopped(towards_start, tmp_path) -> None:
-    config = ClassificationConfig(**{**vars(CONFIG), "variants": ["L2init"]})
+    config = ClassificationConfig(**{**vars(CONFIG), "variants": ["Anchor"]})
     whole, parts = (opened(tmp_path / name, config) for name in ("whole", "parts"))
     assert runs.run_share(whole, Digits(), config, config.runs())
     steps = iter(range(10**6))
@@ -115,14 +115,14 @@ def test_it_goes_on_where_it_was_stopped(towards_start, tmp_path) -> None:
 
 
 def test_other_studies_take_it_where_they_can(towards_start) -> None:
-    assert has_weight("L2init")
-    with pytest.raises(ValueError, match="no variant L2init in this study: use Std, StdC, RR1 to RR6, Dec1 to Dec6"):
-        SmokeConfig(variants=["L2init"])
+    assert has_weight("Anchor")
+    with pytest.raises(ValueError, match="no variant Anchor in this study: use Std, StdC, RR1 to RR6, Dec1 to Dec6"):
+        SmokeConfig(variants=["Anchor"])
 
 
 def test_forgotten_it_is_no_variant(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no variant 'L2init': use Std, StdC, Ort, or RR or Dec"):
-        ClassificationConfig(variants=["L2init"])
+    with pytest.raises(ValueError, match="no variant 'Anchor': use Ort, Std, Early, LS, Proj, StdC, L2Init, Pre, or RR or Dec"):
+        ClassificationConfig(variants=["Anchor"])
 
 
 def test_an_objective_has_one_penalty() -> None:

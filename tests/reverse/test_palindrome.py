@@ -191,6 +191,29 @@ def test_start_at_a_module_is_its_output() -> None:
     assert rr.explain().start == "down.relu"
 
 
+@pytest.mark.parametrize("pool", [nn.AdaptiveMaxPool2d(1), nn.MaxPool2d(2, return_indices=True)])
+def test_start_at_max_pooling_is_its_values_and_not_its_indices(pool: nn.Module) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool, self.head = nn.Conv2d(1, 2, 3, padding=1), pool, nn.LazyLinear(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found = self.pool(torch.relu(self.conv(x)))
+            return self.head((found[0] if isinstance(found, tuple) else found).flatten(1))
+
+    model, x = Pooled(), torch.randn(2, 1, 4, 4)
+    model(x)
+    rr = racecar.Racecar(model, x, start="pool")
+    hidden = torch.relu(model.conv(x))
+    pooled = pool(hidden)
+    back = (pooled[0] if isinstance(pooled, tuple) else pooled).repeat_interleave(4 // pooled[0].shape[-1], 2)
+    back = back.repeat_interleave(4 // pooled[0].shape[-1], 3)
+    estimate = nn.functional.conv_transpose2d(back - model.conv.bias.view(1, -1, 1, 1), model.conv.weight, padding=1)
+    ((_, found),) = rr.reconstruct(x).values()
+    torch.testing.assert_close(found, estimate)
+
+
 def test_a_start_in_the_head_mirrors_the_head_too() -> None:
     net, x = build("Table 9")
     rr = racecar.Racecar(net, x, layers="all")

@@ -247,6 +247,8 @@ class Selection:
             if self.names[layer] == name:
                 return layer
         inside = [n for n in self.nodes if n in self.forward.data and (module_path(n) + ".").startswith(f"{name}.")]
+        # Max pooling also gives indices: the pass starts at a value, not at where it was found.
+        inside = [n for n in inside if is_number(example(n))] or inside
         if not inside:
             paths = sorted({module_path(n) for n in self.nodes if n in self.forward.data} - {""})
             near = difflib.get_close_matches(name, paths, n=3, cutoff=0.4) or paths[:5]

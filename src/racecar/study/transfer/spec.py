@@ -33,7 +33,16 @@ def _add_options(parser: ArgumentParser) -> None:
     )
 
 
+def _preset_file(options: Any) -> str:
+    return f"{options.pair}-{options.preset}"
+
+
 def _choose(config: TransferConfig, options: Any, folder: Path) -> tuple[TransferConfig, None]:
+    presets = Path(__file__).parent / "presets"
+    if not (presets / f"{_preset_file(options)}.yaml").exists():
+        there = sorted(p.stem for p in presets.glob(f"{config.pair}-*.yaml"))
+        names = ", ".join(stem.removeprefix(f"{config.pair}-") for stem in there)
+        raise ValueError(f"no {options.preset} preset of {config.pair}: use --preset {names or 'of another pair'}")
     if options.tuned_on is None:
         return config, None
     return dataclasses.replace(config, tuned=tuning.chosen(Path(options.tuned_on), config)), None
@@ -82,7 +91,7 @@ SPEC = StudySpec(
     report=_report,
     add_options=_add_options,
     chosen_by=("pair",),
-    preset_file=lambda options: f"{options.pair}-{options.preset}",
+    preset_file=_preset_file,
     choose=_choose,
     prepare=_prepare,
 )

@@ -1,0 +1,130 @@
+"""What the report says of finished runs: verdicts, comparisons, tables and figures, from numbers that are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from racecar.study.core.folder import Study
+from racecar.study.core.growing import remember
+from racecar.study.core.variants import Run, Variant
+from racecar.study.report import write_results
+from racecar.study.transfer.config import TransferConfig
+from racecar.study.transfer.outcomes import DRAWS
+from racecar.study.transfer.report import page
+from racecar.study.transfer.results import TransferResults
+from racecar.study.transfer.spec import SPEC
+
+CONFIG = TransferConfig(
+    variants=["Std", "Dec1", "RR1"], seeds=5, phases=["A-tuned", "B"], tuned={"RR1": 3.0, "Dec1": 1.0}
+)
+
+
+def study_of(folder: Path, probe: dict[str, float], on_a: dict[str, float] | None = None, seeds: int = 5) -> Study:
+    """Runs that get so many of 400 test images right, by variant, with a little noise by seed."""
+    config = TransferConfig(**{**vars(CONFIG), "seeds": seeds})
+    study = SPEC.open(folder, config)
+    remember(study, config)
+    study.note(setting="mnist-parity, full preset")
+    for run in config.runs():
+        rng = np.random.default_rng([run.seed, len(run.variant.name)])
+        if run.phase == "B":
+            study.conclude(run, {"accuracy": 0.8, "history": []})
+            continue
+        right = torch.from_numpy(rng.random(400) < probe[run.variant.name])
+        share = float(right.double().mean())
+        study.keep(
+            run, "answers", {"probe": (right * DRAWS).to(torch.uint8), "probe10": (right * DRAWS).to(torch.uint8)}
+        )
+        accuracy = (on_a or {}).get(run.variant.name, 0.98) + 1e-4 * run.seed
+        numbers = {"probe": share, "probe10": share, "finetuned": 0.85, "knn": share, "information": 2.0}
+        more = {"effective_rank": 9.0, "dead_units": 0.1, "probe1": share / 2}
+        study.conclude(run, {"accuracy": accuracy, "history": [], **numbers, **more})
+    return study
+
+
+@pytest.mark.parametrize(
+    ("probe", "on_a", "outcome"),
+    [
+        ({"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}, None, "reproduced"),
+        ({"Std": 0.5, "Dec1": 0.9, "RR1": 0.6}, None, "not reproduced"),  # better than Std is not enough
+        ({"Std": 0.5, "Dec1": 0.7, "RR1": 0.7}, None, "undecided"),
+        ({"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}, {"RR1": 0.9}, "not reproduced"),  # it pays for it on A
+    ],
+)
+def test_the_hypothesis_is_against_the_best_control_at_equal_accuracy_on_a(tmp_path, probe, on_a, outcome) -> None:
+    results = TransferResults.load(study_of(tmp_path, probe, on_a), CONFIG)
+    verdict = results.verdicts()[0]
+    assert verdict.outcome == outcome
+    assert "best control Dec^1" in verdict.evidence
+    assert "n = 5 seeds × 400 test images" in verdict.evidence
+
+
+def test_comparisons_are_paired_and_have_the_four_verdicts(tmp_path) -> None:
+    results = TransferResults.load(study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}), CONFIG)
+    rr, std, dec = Variant("RR1"), Variant("Std"), Variant("Dec1")
+    found = results.compare(rr, std, "probe")
+    assert found is not None
+    expected = np.mean(results.numbers(results.tuned(rr), "probe")) - np.mean(
+        results.numbers(results.tuned(std), "probe")
+    )
+    assert found.difference.mean == pytest.approx(expected)
+    assert (found.verdict, found.difference.n) == ("better", 5)
+    worse = results.compare(std, dec, "probe")
+    assert worse is not None
+    assert worse.verdict == "worse"
+    same = results.compare(rr, std, "accuracy")
+    assert same is not None
+    assert same.verdict == "equivalent"
+    gain = results.gain(rr)
+    assert gain is not None
+    assert gain.mean == pytest.approx(0.05)
+
+
+def test_one_seed_decides_nothing(tmp_path) -> None:
+    config = TransferConfig(**{**vars(CONFIG), "seeds": 1})
+    results = TransferResults.load(study_of(tmp_path, {"Std": 0.1, "Dec1": 0.2, "RR1": 0.9}, seeds=1), config)
+    assert {v.outcome for v in results.verdicts()} == {"not run"}
+    found = results.compare(Variant("RR1"), Variant("Std"), "probe")
+    assert found is not None
+    assert found.verdict == "undecided"
+
+
+def test_without_chosen_values_only_the_frontier_is_shown(tmp_path) -> None:
+    config = TransferConfig(variants=["RR1"], seeds=1, phases=["A"])
+    study = SPEC.open(tmp_path, config)
+    remember(study, config)
+    study.note(setting="mnist-parity, full preset")
+    for number, run in enumerate(config.runs()):
+        study.conclude(run, {"accuracy": 0.9, "probe": number / 10, "history": []})
+    results = TransferResults.load(study, config)
+    assert [(v, round(p.mean, 1)) for v, _, p in results.frontier(Variant("RR1"))] == [
+        (0.1, 0.0 + 0.0), (0.3, 0.1), (1.0, 0.2), (3.0, 0.3), (10.0, 0.4),
+    ]  # fmt: skip
+    assert any("No tuning value chosen for RR^1" in said for said in results.not_run())
+
+
+def test_page_and_results_file(tmp_path) -> None:
+    study = study_of(tmp_path / "s", {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
+    made = page(study, CONFIG)
+    files = write_results(made, tmp_path / "results")
+    assert [f.name for f in files] == [
+        "transfer-mnist-parity.md",
+        *(f"transfer-mnist-parity-{n}.png" for n in ("outcomes", "few-labels", "frontier")),
+    ]
+    text = files[0].read_text()
+    assert "RR^1 is better than every control, Dec^1 (+0." in text
+    assert "| RR^1 | 3 (ratio) | 5 |" in text
+    assert "+0.0500 [+0.0500, +0.0500]" in text
+    assert made.html().count("<svg") == 3
+
+
+def test_a_missing_run_is_said(tmp_path) -> None:
+    study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
+    (study.path(Run(Variant("RR1"), "A-t4", 2)) / "run.json").unlink()
+    results = TransferResults.load(study, CONFIG)
+    assert "RR^1_A-t4: 4 of 5 seeds finished." in results.not_run()
+    found = results.compare(Variant("RR1"), Variant("Std"), "probe")
+    assert found is not None
+    assert found.difference.n == 4

@@ -1,5 +1,6 @@
 """Analyses of trained networks."""
 
+from racecar.analysis.features import dead_units, effective_rank, weight_spectrum
 from racecar.analysis.mutual_information import (
     bin_activations,
     entropy,
@@ -7,5 +8,30 @@ from racecar.analysis.mutual_information import (
     mutual_information,
     pattern_ids,
 )
+from racecar.analysis.probe import (
+    LinearProbe,
+    choose_l2,
+    few_labels,
+    fit_probe,
+    knn_accuracy,
+    knn_predict,
+    usable_information,
+)
 
-__all__ = ["bin_activations", "entropy", "information_plane", "mutual_information", "pattern_ids"]
+__all__ = [
+    "LinearProbe",
+    "bin_activations",
+    "choose_l2",
+    "dead_units",
+    "effective_rank",
+    "entropy",
+    "few_labels",
+    "fit_probe",
+    "information_plane",
+    "knn_accuracy",
+    "knn_predict",
+    "mutual_information",
+    "pattern_ids",
+    "usable_information",
+    "weight_spectrum",
+]

@@ -23,6 +23,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.files import is_number, read_object, write_json
 from racecar.study.core.options import add_both
 from racecar.study.core.processes import Stopper
+from racecar.study.core.restart import FRESH, restart
 from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.heads import freeze, replace_head
@@ -53,6 +54,13 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         help="finetune: all weights; probe: a new last layer alone, the rest and its statistics stay",
     )
     made.add_argument(
+        "--restart",
+        type=Literal["keep", "head", "shrink"],
+        default="head",
+        help="begin with: head: a new last layer, also where the classes fit; keep: all weights as they are; shrink: "
+        "half of every weight and half of a fresh one (shrink and perturb), a last layer that does not fit is new",
+    )
+    made.add_argument(
         "--scratch", action="store_true", help="also train all weights from random ones and report p_AB − p_B"
     )
     made.add_argument("--seeds", type=int, default=1, help="how many, counted from 0; may grow later")
@@ -69,12 +77,18 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         raise ValueError(f"--seeds must be at least 1, not {options.seeds}")
     if not 0 < options.labels <= 1:
         raise ValueError(f"--labels must be above 0 and at most 1, not {options.labels}")
+    if options.mode == "probe" and options.restart != "head":
+        raise ValueError(
+            f"--mode probe trains a new last layer alone: --restart {options.restart} needs --mode finetune"
+        )
     source = Path(options.checkpoint)
     _, source_about = checkpoint.open_checkpoint(source, options.model)  # fails before anything is decoded or written
     folder = Path(options.out or f"runs/transfer-{source.resolve().name}-{options.mode}")
     names = ("data", "validation", "image_column", "label_column", "skip_bad", "mode", "labels")
     config = {n: getattr(options, n) for n in names} | {"recipe": asdict(recipe)}
     config |= {"from": options.checkpoint, "weights": zlib.crc32((source / "model.safetensors").read_bytes())}
+    if options.restart != "head":  # folders of before do not know it
+        config["restart"] = options.restart
 
     accelerator = make_accelerator()
     look(accelerator, folder, "transfer", config)
@@ -83,6 +97,11 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     unprobed = [s for s in range(options.seeds) if not (options.no_probe or _probe_file(folder, s).exists())]
     if pending or unprobed:
         whole = Data(*_images(accelerator, options, source_about), checkpoint.normalisation(source_about))
+        if options.restart == "keep" and (known := len(source_about["classes"])) != (count := len(whole.train.classes)):
+            raise StudyError(
+                f"--restart keep needs as many classes as {source} knows, {known}, and {options.data} has {count}: use "
+                "--restart head or shrink"
+            )
         open_folder(accelerator, folder, "transfer", config, whole)
     if unprobed and accelerator.is_main_process:
         with no_memory(accelerator, recipe.batch_size):
@@ -93,7 +112,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     for seed, kind in pending:
         data = replace(whole, train=_share(whole.train, options.labels, seed))
         study = open_folder(accelerator, folder / f"{kind}-{seed}", "transfer-run", _config(seed, kind), data)
-        model, metadata, frozen = _model(source, source_about, options.mode, kind, seed, len(data.train.classes))
+        model, metadata, frozen = _model(source, source_about, options, kind, seed, len(data.train.classes))
         with no_memory(accelerator, recipe.batch_size):
             model = model.to(accelerator.device)
         with Stopper() as stop:
@@ -190,7 +209,7 @@ def _read_probe(path: Path) -> Probed:
 
 
 def _model(
-    source: Path, metadata: checkpoint.Metadata, mode: str, kind: str, seed: int, classes: int
+    source: Path, metadata: checkpoint.Metadata, chosen: Namespace, kind: str, seed: int, classes: int
 ) -> tuple[nn.Module, checkpoint.Metadata, tuple[nn.Module, ...]]:
     """The network a run begins with, how to make it, what of it stays in evaluation mode."""
     before, options = len(metadata["classes"]), dict(metadata["options"])
@@ -202,8 +221,14 @@ def _model(
         return checkpoint.construct(new | {"classes": [""] * classes}, seed), new | {"pretrained_on": None}, ()
     model = checkpoint.load(source, metadata)
     torch.manual_seed(seed)
-    heads = replace_head(model, before, classes)
-    if mode == "probe":
+    heads = replace_head(model, before, classes) if chosen.restart == "head" or before != classes else []
+    if chosen.restart == "shrink":
+        fresh = checkpoint.construct(new | {"classes": [""] * classes}, seed + FRESH)
+        weights = {n: p.data for n, p in model.named_parameters()}
+        for name, value in restart(weights, {n: p.data for n, p in fresh.named_parameters()}, "shrink", ()).items():
+            if not any(name.startswith(f"{h}.") for h in heads):  # those are fresh already
+                weights[name].copy_(value)
+    if chosen.mode == "probe":
         freeze(model, heads)
         return model, new, (model,)
     return model, new, ()
@@ -232,6 +257,7 @@ def _report(folder: Path, options: Namespace, worked: bool) -> None:
         "from": options.checkpoint,
         "data": options.data,
         "mode": options.mode,
+        "restart": options.restart,
         "labels": options.labels,
         "n": options.seeds,
         "accuracy": values,

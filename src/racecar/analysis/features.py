@@ -64,7 +64,7 @@ def weight_spectrum(module: nn.Module) -> dict[str, Tensor]:
         for name in names:
             weight = getattr(part, name).detach()
             if isinstance(part, _ConvTransposeNd) and weight.ndim > 2:  # [in, out / groups, *k]
-                weight = weight.unflatten(0, (1, -1)).transpose(1, 2).flatten(0, 1)
+                weight = weight.unflatten(0, (part.groups, -1)).transpose(1, 2).flatten(0, 1)
             if weight.ndim == 2 or (isinstance(part, _ConvNd) and weight.ndim > 2):
                 found[f"{path}.{name}" if path else name] = torch.linalg.svdvals(weight.double().flatten(1))
     return found

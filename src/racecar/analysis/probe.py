@@ -192,11 +192,10 @@ def _fit(features: Tensor, labels: Tensor, classes: int, l2s: Sequence[float], s
 
 
 def _standard(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and 1 / standard deviation; 0 for a unit that is constant, whatever rounding makes of its mean."""
-    low, high = features.aminmax(dim=0)
+    """Return mean and 1 / standard deviation; 0 for a unit that is constant."""
     mean = features.mean(dim=0, dtype=torch.float64).float()
     deviation = (features - mean).double().square().mean(dim=0).sqrt().float()
-    return mean, torch.where((high > low) & (deviation > 0), 1 / deviation, 0.0)
+    return mean, torch.where(deviation > 0, 1 / deviation, 0.0)
 
 
 def _principal(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 def write_images(
     root: Path, classes: tuple[str, ...] = ("cat", "dog", "owl"), splits: tuple[str, ...] = ("train", "test"),
-    count: int = 9, size: int = 8, seed: int = 0,
+    count: int = 9, size: int = 8, seed: int = 0, apart: int = 100,
 ) -> Path:  # fmt: skip
     draw = np.random.default_rng(seed)
     for split in splits:
@@ -24,7 +24,7 @@ def write_images(
             folder.mkdir(parents=True)
             for i in range(count):
                 pixels = draw.integers(0, 150, (size, size, 3))
-                pixels[:, :, number % 3] += 100
+                pixels[:, :, number % 3] += apart
                 Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     return root
 

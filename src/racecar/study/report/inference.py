@@ -236,7 +236,7 @@ def best_control(
 
 
 def runs_needed(sd: float, difference: float, power: float = 0.9, level: float = 0.05) -> int:
-    """How many seeds a two-sided paired t test needs to find a true difference.
+    """How many seeds a two-sided paired t test needs to find a true difference, with its sign.
 
     Args:
         sd: of the paired differences.
@@ -251,7 +251,7 @@ def runs_needed(sd: float, difference: float, power: float = 0.9, level: float =
     def found(n: int) -> float:
         critical, shift = stats.t.ppf(1 - level / 2, n - 1), abs(difference) / sd * math.sqrt(n)
         s, weights = _deviations(n)
-        return float(weights @ (stats.norm.sf(critical * s - shift) + stats.norm.cdf(-critical * s - shift)))
+        return float(weights @ stats.norm.sf(critical * s - shift))
 
     return _fewest(found, sd, abs(difference), power, level)
 

@@ -135,17 +135,22 @@ def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
 
 def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path: Path) -> None:
     config = MutualInformationConfig(
-        seeds=1, snapshots=2, variants=["Std", "Ort"], training=Training(epochs=40, epochs_b=1, ort_weight=1.0)
+        seeds=1,
+        snapshots=2,
+        variants=["Std", "Ort"],
+        phases=["A", "A-early"],
+        training=Training(epochs=40, epochs_b=1, ort_weight=1.0),
     )
     study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
 
-    def distance(variant: str) -> float:
-        weights = study.weights(Run(Variant(variant), "A", 0))
+    def distance(variant: str, phase: str) -> float:
+        weights = study.weights(Run(Variant(variant), phase, 0))
         matrices = [weights[f"fc{m}.weight"] for m in range(1, 7)]
         return float(sum(torch.linalg.matrix_norm(w.T @ w - torch.eye(w.shape[1]), 2) for w in matrices))
 
-    assert distance("Ort") < distance("Std")
+    for phase in ("A", "A-early"):
+        assert distance("Ort", phase) < distance("Std", phase)
 
 
 def test_information_of_the_last_snapshot_agrees_with_scikit_learn(finished: Path) -> None:

@@ -13,6 +13,7 @@ CIFAR10 := $(if $(UNPACK),.data/cifar10,uoft-cs/cifar10)
 JUDGE := --data $(CIFAR10) --epochs 4 --batch-size 128 --optimiser sgd --learning-rate 0.1 --schedule cosine \
 	--warmup 0.2 --weight-decay 5e-4 --augmentation flip-crop --precision bfloat16 --out runs/judge
 IMAGENET := $(if $(UNPACK),.data/imagenet_sample,ILSVRC/imagenet-1k)
+RESTARTS := --preset paper --seeds 20 --snapshots 12 --phases A B AB AB-head AB-two AB-shrink A-early AB-early
 VGG := --data $(IMAGENET) --cifar $(CIFAR10) --batch 4
 PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --start.epochs 10 --a.epochs 60 \
 	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
@@ -94,6 +95,9 @@ lint: $(VENV)/.installed
 # Measure again what README.md and results/ cite: hours on two cores.
 results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
+	$(BIN)/racecar study mutual-information --protocol paper $(RESTARTS) --out runs/twelve-bit-restarts-paper
+	$(BIN)/racecar study mutual-information --protocol sound $(RESTARTS) --out runs/twelve-bit-restarts-sound
+	$(BIN)/racecar report runs/twelve-bit-restarts-paper runs/twelve-bit-restarts-sound --results results
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
 	$(BIN)/python benchmarks/balance.py --data $(DATA) --seeds 5 3 --ratios 0.1 0.9 --table results/balance.md

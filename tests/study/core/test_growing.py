@@ -24,14 +24,14 @@ def test_every_preset_comes_back_from_its_folder_as_it_was(tmp_path, name) -> No
         assert (again.folder, found) == (study.folder, config)
 
 
-def test_phases_are_kept_where_a_study_has_them(tmp_path) -> None:
-    for name, grown in (("mutual-information", ["variants", "seeds"]), ("digits", ["variants", "phases", "seeds"])):
-        config = preset(name)
-        study = open_study(tmp_path / name, name, config)
-        remember(study, config)
-        content = json.loads((study.folder / "study.json").read_text())
-        assert list(content) == [*KEPT, *grown]
-        assert not content["config"].keys() & set(grown)
+@pytest.mark.parametrize("name", studies.registered())
+def test_what_may_grow_is_kept_beside_the_settings(tmp_path, name) -> None:
+    config, grown = preset(name), ["variants", "phases", "seeds"]
+    study = open_study(tmp_path / "s", name, config)
+    remember(study, config)
+    content = json.loads((study.folder / "study.json").read_text())
+    assert list(content) == [*KEPT, *grown]
+    assert not content["config"].keys() & set(grown)
 
 
 def test_what_was_asked_for_grows_and_another_setting_is_refused(tmp_path) -> None:
@@ -46,6 +46,18 @@ def test_what_was_asked_for_grows_and_another_setting_is_refused(tmp_path) -> No
         open_study(tmp_path / "s", "digits", dataclasses.replace(first, a=dataclasses.replace(first.a, epochs=4)))
     with pytest.raises(StudyError, match="holds the study 'digits'"):
         reopen(tmp_path / "s", "cifar", type(first))
+
+
+def test_a_folder_older_than_the_choice_of_phases_keeps_those_it_was_asked_for(tmp_path) -> None:
+    config = preset("mutual-information")
+    study = open_study(tmp_path / "s", "mutual-information", config)
+    remember(study, config)
+    content = json.loads((study.folder / "study.json").read_text())
+    assert content.pop("phases") == ["A", "B", "AA", "AB"]
+    (study.folder / "study.json").write_text(json.dumps(content))
+    assert reopen(study.folder, "mutual-information", type(config))[1] == config
+    remember(study, dataclasses.replace(config, phases=["A", "AB-head"]))
+    assert study.metadata()["phases"] == ["A", "B", "AA", "AB", "AB-head"]
 
 
 def test_a_folder_without_a_study_is_named(tmp_path) -> None:

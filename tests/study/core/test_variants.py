@@ -81,6 +81,18 @@ def test_a_way_of_a_phase_has_the_phases_task_and_source() -> None:
     assert all(Run.parse(r.key) == r for r in runs)
 
 
+def test_an_early_end_of_phase_one_is_a_source_of_its_own() -> None:
+    runs = plan([Variant("Std"), Variant("RR6")], [0], ["AB-early", "B", "A-early", "B"])
+    assert [r.model for r in runs] == [
+        *("Std_B", "Std_A-early", "RR^6_A-early", "Std_AB-early", "RR^6_AB-early"),
+    ]
+    early = runs[-1]
+    assert (early.task, early.source) == ("B", Run(Variant("RR6"), "A-early", 0))
+    assert (early.source.task, early.source.source) == ("A", None)
+    with pytest.raises(ValueError, match="AB-early continues from phase I: add A-early"):
+        plan([Variant("Std")], [0], ["A", "AB-early"])
+
+
 def test_a_study_may_have_several_tasks_b() -> None:
     runs = plan([Variant("Std"), Variant("RR6")], [0], ["A", "B1", "B2", "AB1", "AB2", "AB1-early"])
     assert [r.model for r in runs if r.phase[0] == "B"] == ["Std_B1", "Std_B2"]

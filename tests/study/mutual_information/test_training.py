@@ -12,11 +12,13 @@ import racecar
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import labels, patterns, split
 from racecar.study.mutual_information.experiment import parts, run_study, work
 from racecar.study.mutual_information.network import WIDTHS, initialised, network
+from racecar.study.mutual_information.saturation import saturation
 from racecar.study.mutual_information.spec import SPEC
 from racecar.study.mutual_information.training import Group, snapshot_epochs
 
@@ -24,8 +26,10 @@ TINY = MutualInformationConfig(
     seeds=2,
     snapshots=3,
     variants=["Std", "Ort", "RR1", "RR6"],
+    phases=["A", "B", "AA", "AB", "AB-head", "AB-two", "AB-shrink", "A-early", "AB-early"],
     training=Training(epochs=3, epochs_b=4, order="shuffled"),
 )
+EPOCHS = {"B": 4, "A-early": 1}  # all others have 3; a tenth of 3 is less than one
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +58,12 @@ def plain_loop(run: Run, start: dict, config: MutualInformationConfig) -> dict:
     training = config.training
     net = network()
     net.load_state_dict(start)
-    depth = run.variant.depth if run.phase == "A" else 0
+    depth = run.variant.depth if run.phase in ("A", "A-early") else 0
     weight = [training.weight] * depth + [0.0] * (6 - depth)
     rr = racecar.Racecar(net, torch.zeros(2, 12), layers="all", weight=weight, reduction="sum", input_range="paper")
     adam = torch.optim.Adam(net.parameters(), lr=training.learning_rate)
-    y = labels() if run.task == "A" else 1 - labels()
-    for epoch in range(training.epochs_b if run.phase == "B" else training.epochs):
+    y = 1 - labels() if "B" in run.phase else labels()
+    for epoch in range(EPOCHS.get(run.phase, 3)):
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + epoch)
         train = split(config.protocol, run.seed).train
         for batch in train[torch.randperm(len(train), generator=generator)].split(training.batch_size):
@@ -71,11 +75,38 @@ def plain_loop(run: Run, start: dict, config: MutualInformationConfig) -> dict:
     return net.state_dict()
 
 
-@pytest.mark.parametrize("key", ["RR6_A/seed-1", "RR1_A/seed-0", "Std_A/seed-0", "Std_B/seed-1", "RR6_AB/seed-0"])
+def start_of(study: Study, run: Run) -> dict:
+    """The weights with which a run begins, as anyone would write it."""
+    fresh = initialised("truncated", run.seed + 20_000).state_dict()
+    match run.phase:
+        case "A" | "B" | "A-early":
+            return initialised("truncated", run.seed).state_dict()
+        case "AB-early":
+            return study.weights(Run(run.variant, "A-early", run.seed))
+        case "AB-head":
+            anew = ("fc6.weight", "fc6.bias")
+        case "AB-two":
+            anew = ("fc5.weight", "fc5.bias", "fc6.weight", "fc6.bias")
+        case _:
+            anew = ()
+    source = study.weights(Run(run.variant, "A", run.seed))
+    if run.phase == "AB-shrink":
+        return {k: (v + fresh[k]) / 2 for k, v in source.items()}
+    return {k: fresh[k] if k in anew else v for k, v in source.items()}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("RR6_A/seed-1", "RR1_A/seed-0", "Std_A/seed-0", "Std_B/seed-1", "RR6_AB/seed-0"),
+        *("Std_AB-head/seed-0", "RR6_AB-two/seed-1", "Ort_AB-shrink/seed-0", "RR6_A-early/seed-0"),
+        *("RR1_AB-early/seed-1",),
+    ],
+)
 def test_runs_end_where_a_plain_loop_ends(finished: Path, key: str) -> None:
     run = Run.parse(key)
     study = SPEC.open(finished, TINY)
-    start = initialised("truncated", run.seed).state_dict() if run.source is None else study.weights(run.source)
+    start = start_of(study, run)
     expected = plain_loop(run, start, dataclasses.replace(TINY))
     for name, value in study.weights(run).items():
         # Single precision: the orders of summation differ.
@@ -87,8 +118,8 @@ def test_a_group_of_racecar_runs_alone_ends_where_a_plain_loop_ends(tmp_path: Pa
     study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
     for run in config.runs():
-        source = initialised("truncated", run.seed).state_dict() if run.source is None else study.weights(run.source)
-        torch.testing.assert_close(study.weights(run), plain_loop(run, source, config), rtol=0, atol=2e-5)
+        expected = plain_loop(run, start_of(study, run), config)
+        torch.testing.assert_close(study.weights(run), expected, rtol=0, atol=2e-5)
 
 
 def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
@@ -104,17 +135,22 @@ def test_phase_two_starts_from_phase_one_and_is_plain(finished: Path) -> None:
 
 def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path: Path) -> None:
     config = MutualInformationConfig(
-        seeds=1, snapshots=2, variants=["Std", "Ort"], training=Training(epochs=40, epochs_b=1, ort_weight=1.0)
+        seeds=1,
+        snapshots=2,
+        variants=["Std", "Ort"],
+        phases=["A", "A-early"],
+        training=Training(epochs=40, epochs_b=1, ort_weight=1.0),
     )
     study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
 
-    def distance(variant: str) -> float:
-        weights = study.weights(Run(Variant(variant), "A", 0))
+    def distance(variant: str, phase: str) -> float:
+        weights = study.weights(Run(Variant(variant), phase, 0))
         matrices = [weights[f"fc{m}.weight"] for m in range(1, 7)]
         return float(sum(torch.linalg.matrix_norm(w.T @ w - torch.eye(w.shape[1]), 2) for w in matrices))
 
-    assert distance("Ort") < distance("Std")
+    for phase in ("A", "A-early"):
+        assert distance("Ort", phase) < distance("Std", phase)
 
 
 def test_information_of_the_last_snapshot_agrees_with_scikit_learn(finished: Path) -> None:
@@ -133,11 +169,29 @@ def test_information_of_the_last_snapshot_agrees_with_scikit_learn(finished: Pat
         assert found[layer] == pytest.approx([about_x, about_y], abs=2e-3)
 
 
+def test_saturation_of_the_last_snapshot_is_that_of_the_outputs(finished: Path) -> None:
+    study = SPEC.open(finished, TINY)
+    for key in ("RR6_A/seed-1", "Std_AB/seed-0"):
+        weights, outputs = study.weights(Run.parse(key)), patterns().double()
+        for m in range(1, 7):
+            outputs = torch.tanh(outputs @ weights[f"fc{m}.weight"].double().t() + weights[f"fc{m}.bias"].double())
+        last = study.metrics(Run.parse(key))["history"][-1]
+        assert last["saturated"] == pytest.approx(float((outputs.abs() > 0.99).double().mean()), abs=2e-3)
+        assert last["slope"] == pytest.approx(1 - float(outputs.square().mean()), abs=1e-5)
+
+
+def test_saturation_in_closed_form() -> None:
+    outputs = torch.tensor([[[1.0, -1.0], [0.995, -0.995]], [[0.0, 0.98], [0.5, -1.0]]])
+    found = saturation(outputs)
+    assert found["saturated"].tolist() == [1.0, 0.25]
+    assert found["slope"].tolist() == pytest.approx([(1 - 0.995**2) / 2, (1 + (1 - 0.98**2) + 0.75) / 4], abs=1e-6)
+
+
 def test_history_holds_every_snapshot(finished: Path) -> None:
     study = SPEC.open(finished, TINY)
     for run in TINY.runs():
         history = study.metrics(run)["history"]
-        epochs = TINY.training.epochs_b if run.phase == "B" else TINY.training.epochs
+        epochs = EPOCHS.get(run.phase, 3)
         assert [p["epoch"] for p in history] == snapshot_epochs(epochs, TINY.snapshots)
         assert all(len(p["information"]) == len(WIDTHS) - 1 for p in history)
     assert snapshot_epochs(2000, 40)[0] == 0
@@ -146,7 +200,11 @@ def test_history_holds_every_snapshot(finished: Path) -> None:
 
 def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
     config = MutualInformationConfig(
-        seeds=1, snapshots=3, variants=["Ort", "RR6"], training=Training(epochs=3, epochs_b=1)
+        seeds=1,
+        snapshots=3,
+        variants=["Ort", "RR6"],
+        phases=["A", "AB", "AB-two", "A-early", "AB-early"],
+        training=Training(epochs=3, epochs_b=1),
     )
     reference, study = SPEC.open(tmp_path / "whole", config), SPEC.open(tmp_path / "parts", config)
     assert run_study(reference, config)
@@ -218,7 +276,7 @@ def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, 
     more = dataclasses.replace(config, seeds=2)
     assert run_study(study, more, Callbacks(trained.append))
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
-    assert sum(trained) == 3 + 4 + 3 + 3
+    assert sum(trained) == 3 + 1 + 4 + 6 * 3
     assert run_study(study, more, Callbacks(lambda n: pytest.fail("nothing is left to train")))
 
 
@@ -238,6 +296,13 @@ def test_variants_are_divided_among_processes() -> None:
         (lambda: MutualInformationConfig(variants=["Foo"]), "no variant 'Foo'"),
         (lambda: MutualInformationConfig(variants=["RR6-every2"]), "RR6-every2 is no variant of this study"),
         (lambda: MutualInformationConfig(snapshots=1), "snapshots"),
+        (lambda: MutualInformationConfig(phases=["A", "AB-probe"]), "no phase 'AB-probe' in this study: use A, B, AA"),
+        (lambda: MutualInformationConfig(phases=["A", "AB1"]), "no phase 'AB1'"),
+        (lambda: MutualInformationConfig(phases=["A", "AB-early"]), "add A-early to the phases"),
+        (
+            lambda: MutualInformationConfig(phases=["A", "AB-two"], training=Training(optimiser="carried")),
+            "carried is for phases .* not for AB-two",
+        ),
         (lambda: Training(epochs=0), "epochs must be at least 1"),
         (lambda: Training(learning_rate=0.0), "learning_rate must be positive"),
         (lambda: Training(weight=float("nan")), "weight must not be negative"),

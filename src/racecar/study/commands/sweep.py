@@ -23,7 +23,7 @@ from racecar.study.core.variants import START
 from racecar.study.studies import registered, spec_of
 from racecar.study.sweep import workers as engines
 from racecar.study.sweep.drive import drive
-from racecar.study.sweep.jobs import PHASES, make_jobs
+from racecar.study.sweep.jobs import make_jobs
 from racecar.study.sweep.results import SweepResults, check_folder, check_weights, has_weight
 from racecar.study.sweep.workers import Engine, Processes, Submitted, Worker
 
@@ -97,7 +97,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     config, inputs = spec.choose(study_command.configuration(spec, parser, options), options, folder)
     if not any(map(has_weight, config.variants)):
         raise ValueError(f"none of {', '.join(config.variants)} has a λ: add RR or Dec to --variants, e.g. RR3")
-    if not any(phase.startswith("A") and phase != START for phase in getattr(config, "phases", PHASES)):
+    if not any(phase.startswith("A") and phase != START for phase in config.phases):
         raise ValueError(f"none of the phases {', '.join(config.phases)} depends on λ: add A to --phases")
     local = options.engine == "local"
     engines.check(options.engine)

@@ -18,13 +18,15 @@ Made = TypeVar("Made")
 
 
 class Config(Protocol):
-    """A study's configuration: a frozen dataclass of settings, maybe nested, with what may grow (``phases`` too, where
-    a study leaves them to the user).
-    """
+    """A study's configuration: a frozen dataclass of settings, maybe nested, all with a default, and what may grow."""
 
     @property
     def variants(self) -> list[str]:
         """Names, see :class:`racecar.study.core.variants.Variant`."""
+
+    @property
+    def phases(self) -> list[str]:
+        """See :func:`racecar.study.core.variants.plan`."""
 
     @property
     def seeds(self) -> int:
@@ -52,9 +54,9 @@ def settings(config: Config) -> dict[str, Any]:
 def remember(study: Study, config: Config) -> None:
     """Note what was asked for beside what was before, so that a report can say what was not run."""
     known = study.metadata()
-    asked = {"variants": [Variant.parse(v).name for v in config.variants]}
-    if hasattr(config, "phases"):
-        asked["phases"] = config.phases
+    if "variants" in known:  # who asked before the study had this setting asked for its default
+        known = {"phases": type(config)().phases} | known
+    asked = {"variants": [Variant.parse(v).name for v in config.variants], "phases": config.phases}
     if hasattr(config, "tuned"):
         study.note(tuned={**known.get("tuned", {}), **config.tuned})
     grown = {name: list(dict.fromkeys([*known.get(name, []), *values])) for name, values in asked.items()}

@@ -3,7 +3,9 @@
 Phase I trains on task A (``Std_A``, ``RR^6_A``, ``Ort_A``) or on B from scratch (``Std_B``). Phase II continues
 plainly on the same task (``AA``) or on task B (``AB``); a study with several tasks B numbers them (``AB1``, ``B2``). A
 phase may name a way of its own after a hyphen: ``AB-probe`` trains a new last layer alone, ``AB-1pct`` and ``B-1pct``
-see one percent of B's labels. ``A-start`` is a plain model that all variants of phase I begin with.
+see one percent of B's labels, ``AB-head`` begins with the last layer drawn anew (:mod:`.restart`). ``A-start`` is a
+plain model that all variants of phase I begin with; ``A-early`` is a phase I that ends early, from which ``AB-early``
+continues.
 """
 
 from __future__ import annotations
@@ -115,12 +117,17 @@ class Run:
 
     @property
     def source(self) -> Run | None:
-        """The phase-I run whose weights this one continues from."""
-        return Run(self.variant, "A", self.seed) if self.path[:2] in ("AA", "AB") else None
+        """The phase-I run whose weights this one continues from.
+
+        Of several tasks B, ``AB1-early`` begins with an early state that A itself has kept.
+        """
+        if self.path[:2] not in ("AA", "AB"):
+            return None
+        return Run(self.variant, EARLY if self.phase == "AB-early" else "A", self.seed)
 
 
 STD = Variant("Std")
-START = "A-start"
+START, EARLY = "A-start", "A-early"
 
 
 def plan(
@@ -135,10 +142,11 @@ def plan(
     for phase in phases:
         if re.fullmatch(_PHASE, phase) is None:
             raise ValueError(f"no phase {phase!r}: use A, B, AA, AB, AB1 and so on, or a way of one such as AB-probe")
-    if "A" not in phases and any(p.startswith("A") and p != START for p in phases):
-        raise ValueError("phase II continues from phase I: add A to the phases")
+        source = Run(STD, phase, 0).source
+        if source is not None and source.phase not in phases:
+            raise ValueError(f"{phase} continues from phase I: add {source.phase} to the phases")
     runs = []
-    for phase in sorted(phases, key=lambda p: (p != START, len(p.partition("-")[0]))):
+    for phase in sorted(dict.fromkeys(phases), key=lambda p: (p != START, len(p.partition("-")[0]))):
         if phase == START:
             trained = [STD]
         else:

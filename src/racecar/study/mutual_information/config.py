@@ -7,11 +7,14 @@ from typing import Literal
 
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.methods.srip import Ort
-from racecar.study.core.variants import Run, Variant, plan
+from racecar.study.core.variants import EARLY, Run, Variant, plan
 from racecar.study.mutual_information.data import Protocol
 
 OFFERS = frozenset({Need.REVERSE})  # what the ensemble can do for a method; and Ort's penalty, for many runs at once
 DEPTH = 6  # layers of Table 7
+RESTARTS = ("AB-head", "AB-two", "AB-shrink")
+PHASES = ("A", "B", "AA", "AB", *RESTARTS, EARLY, "AB-early")
+EARLY_SHARE = 0.1  # of phase I's epochs, after which A-early ends
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class MutualInformationConfig:
     Attributes:
         protocol: split and metric: ``"paper"`` or ``"sound"``, see :mod:`.data`.
         variants: of phase I.
+        phases: ``A``, ``B``, ``AA`` and ``AB``, the paper's; in ``AB-head`` and ``AB-two`` phase II begins with the
+            last layer or the last two drawn anew, in ``AB-shrink`` with all weights shrunk and perturbed, see
+            :mod:`racecar.study.core.restart`; ``A-early`` is a phase I of a tenth of the epochs, ``AB-early`` goes on
+            from it.
         seeds: how many, counted from 0.
         snapshots: points per information-plane line, from the first to the last epoch.
         training: hyper-parameters.
@@ -77,6 +84,7 @@ class MutualInformationConfig:
 
     protocol: Protocol = "paper"
     variants: list[str] = field(default_factory=lambda: ["Std", "Ort", "RR1", "RR6"])
+    phases: list[str] = field(default_factory=lambda: ["A", "B", "AA", "AB"])
     seeds: int = 5
     snapshots: int = 40
     training: Training = field(default_factory=Training)
@@ -94,7 +102,22 @@ class MutualInformationConfig:
                 raise ValueError(f"{name} is no variant of this study: use {forms(OFFERS, DEPTH, (Ort,))}")
             if variant.depth > DEPTH:
                 raise ValueError(f"{variant.name}: the network of Table 7 has {DEPTH} layers")
+        if others := [p for p in self.phases if p not in PHASES]:
+            raise ValueError(f"no phase {others[0]!r} in this study: use {', '.join(PHASES)}")
+        new = [p for p in self.phases if "-" in p]
+        if new and self.training.optimiser == "carried":
+            raise ValueError(
+                f"training.optimiser: carried is for phases whose weights are phase I's last ones, not for {new[0]}: "
+                "leave it out or use fresh"
+            )
+        self.runs()
 
     def runs(self) -> list[Run]:
         """All runs."""
-        return plan([Variant.parse(v) for v in self.variants], range(self.seeds))
+        return plan([Variant.parse(v) for v in self.variants], range(self.seeds), self.phases)
+
+    def epochs(self, run: Run) -> int:
+        """How long a run is trained."""
+        if run.phase == EARLY:
+            return max(1, round(EARLY_SHARE * self.training.epochs))
+        return self.training.epochs_b if run.phase == "B" else self.training.epochs

@@ -14,9 +14,10 @@ import torch
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import Run, Variant
+from racecar.study.core.restart import FRESH, WAYS, restart
+from racecar.study.core.variants import EARLY, Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig
-from racecar.study.mutual_information.network import initialised
+from racecar.study.mutual_information.network import LAYER_NAMES, initialised
 from racecar.study.mutual_information.training import Group, order_runs, train_group
 
 NAME = "mutual-information"
@@ -26,8 +27,8 @@ def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
     """Divide the variants among processes: neighbours in one program, the costliest part as cheap as possible."""
     cost: dict[Variant, float] = {}
     for run in config.runs():
-        step = run.variant.method.cost if run.phase == "A" else 1.0
-        cost[run.variant] = cost.get(run.variant, 0.0) + step * _epochs(config, run)
+        step = run.variant.method.cost if run.path == "A" else 1.0
+        cost[run.variant] = cost.get(run.variant, 0.0) + step * config.epochs(run)
     variants = sorted(cost, key=lambda v: (not v.depth, v))
     names = [v.name for v in variants]
     count = max(1, min(workers, len(names)))
@@ -43,16 +44,12 @@ def parts(config: MutualInformationConfig, workers: int) -> list[list[str]]:
 
 def work(study: Study, config: MutualInformationConfig, runs: Sequence[Run]) -> tuple[int, int]:
     """(all, already done) of some runs, in epochs × networks."""
-    length = {r: _epochs(config, r) for r in runs}
+    length = {r: config.epochs(r) for r in runs}
     done = {r: length[r] for r in runs if study.finished(r)}
     for progress in study.load_progress():
         group = Group.restore(progress)
         done = {r: group.epoch for r in group.runs if r in length} | done
     return sum(length.values()), sum(done.values())
-
-
-def _epochs(config: MutualInformationConfig, run: Run) -> int:
-    return config.training.epochs_b if run.phase == "B" else config.training.epochs
 
 
 def run_study(study: Study, config: MutualInformationConfig, callbacks: Callbacks = QUIET) -> bool:
@@ -68,22 +65,19 @@ def run_study(study: Study, config: MutualInformationConfig, callbacks: Callback
     """
     runs = config.runs()
     slot = "-".join(config.variants)
-    stages = [
-        ([r for r in runs if r.phase == "A"], config.training.epochs),
-        ([r for r in runs if r.phase == "B"], config.training.epochs_b),
-        ([r for r in runs if r.source is not None], config.training.epochs),
-    ]
-    for wanted, epochs in stages:
-        for group in _groups(study, config, [r for r in wanted if not study.finished(r)], epochs):
+    # Phase I, B from scratch and phase II; what takes the same number of epochs is one ensemble.
+    for wanted in ("A",), (EARLY,), ("B",), [r.phase for r in runs if r.source is not None]:
+        pending = [r for r in runs if r.phase in wanted and not study.finished(r)]
+        for group in _groups(study, config, pending):
             final = train_group(group, config, replace(callbacks, save=partial(study.save_progress, slot)))
-            if final.epoch < epochs:
+            if final.epoch < final.epochs:
                 return False
             _keep(study, final)
             study.drop_progress(slot)
     return True
 
 
-def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run], epochs: int) -> list[Group]:
+def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run]) -> list[Group]:
     """Groups to train: what was interrupted goes on where it was; the rest starts as one group."""
     groups = []
     rest = list(pending)
@@ -91,25 +85,27 @@ def _groups(study: Study, config: MutualInformationConfig, pending: Sequence[Run
         known = Group.restore(progress)
         keep = [i for i, r in enumerate(known.runs) if r in rest]
         if keep:
+            epochs = config.epochs(known.runs[keep[0]])
             with progress.restored():
                 if known.epochs != epochs:
                     raise ValueError(f"it is of {known.epochs} epochs, not of {epochs}")
             groups.append(known.select(keep))
             rest = [r for r in rest if r not in groups[-1].runs]
     if rest:
-        groups.append(_new_group(study, config, order_runs(rest), epochs))
+        groups.append(_new_group(study, config, order_runs(rest)))
     return groups
 
 
-def _new_group(study: Study, config: MutualInformationConfig, runs: list[Run], epochs: int) -> Group:
+def _new_group(study: Study, config: MutualInformationConfig, runs: list[Run]) -> Group:
     states: list[dict[str, torch.Tensor]] = []
     moments: list[dict[str, torch.Tensor]] = []
     steps = 0
     for run in runs:
         if run.source is None:
-            states.append(dict(initialised(config.training.initialisation, run.seed).state_dict()))
+            states.append(_drawn(config, run.seed))
         else:
-            states.append(study.weights(run.source))
+            how = run.way if run.way in WAYS else "keep"
+            states.append(restart(study.weights(run.source), _drawn(config, run.seed + FRESH), how, LAYER_NAMES))
             if config.training.optimiser == "carried":
                 saved = read_tensors(study.path(run.source) / "optimiser.safetensors")
                 steps = int(saved.pop("steps"))
@@ -118,13 +114,17 @@ def _new_group(study: Study, config: MutualInformationConfig, runs: list[Run], e
     def stack(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         return {k: torch.stack([p[k] for p in parts]) for k in parts[0]} if parts else {}
 
-    return Group(runs, epochs, stack(states), stack(moments), steps)
+    return Group(runs, config.epochs(runs[0]), stack(states), stack(moments), steps)
+
+
+def _drawn(config: MutualInformationConfig, seed: int) -> dict[str, torch.Tensor]:
+    return dict(initialised(config.training.initialisation, seed).state_dict())
 
 
 def _keep(study: Study, group: Group) -> None:
     """Write one folder per finished run."""
     for i, run in enumerate(group.runs):
-        if run.phase == "A":
+        if run.path == "A":
             content = {k: v[i] for k, v in group.moments.items()}
             study.keep(run, "optimiser", {**content, "steps": torch.tensor(group.steps)})
         history = [_point(point, i) for point in group.history]
@@ -139,4 +139,6 @@ def _point(point: dict[str, torch.Tensor], run: int) -> dict[str, Any]:
         "accuracy": float(point["accuracy"][run]),
         "loss": loss if math.isfinite(loss) else None,
         "information": [[round(v, 6) for v in layer] for layer in point["information"][run].tolist()],
+        # A state saved by an earlier version has no such numbers.
+        **{k: round(float(point[k][run]), 6) for k in ("saturated", "slope") if k in point},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import OrderedDict
 
@@ -10,13 +9,14 @@ import torch
 from torch import nn
 
 WIDTHS = (12, 10, 7, 5, 4, 3, 2)
+LAYER_NAMES = tuple(f"fc{m}" for m in range(1, len(WIDTHS)))
 
 
 def network() -> nn.Sequential:
     """I(12) → tanh(FC(10)+b_1) → … → tanh(FC(2)+b_6) → O(2): 294 weights."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for m, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS), start=1):
-        layers[f"fc{m}"] = nn.Linear(inputs, outputs)
+    for m, (name, inputs, outputs) in enumerate(zip(LAYER_NAMES, WIDTHS, WIDTHS[1:], strict=False), start=1):
+        layers[name] = nn.Linear(inputs, outputs)
         layers[f"tanh{m}"] = nn.Tanh()
     return nn.Sequential(layers)
 

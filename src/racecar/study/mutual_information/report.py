@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 
 from racecar.study.core.folder import Study
+from racecar.study.core.restart import FRESH, PERTURB, SHRINK
+from racecar.study.core.variants import EARLY
 from racecar.study.mutual_information import figures
 from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.results import MutualInformationResults
+from racecar.study.mutual_information.saturation import SATURATED
 from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Section, Table, Text, Verdicts
 from racecar.study.report.figures import Bar, accuracies
 from racecar.study.report.results import model_cell
-from racecar.study.report.statistics import summarise
+from racecar.study.report.statistics import spread, summarise
 
 _PROTOCOL = {
     "paper": "published data in file order (first 3277 train, last 819 test), accuracy as the mean over batches of "
@@ -25,12 +28,19 @@ _NOTE = (
 )
 
 
+_RESTARTS = (
+    f"AB-head, AB-two: phase II begins with the last layer, or the last two, drawn anew (seed + {FRESH}). AB-shrink: "
+    f"with {SHRINK:g}·θ + {PERTURB:g}·θ_fresh for all weights and biases (shrink-and-perturb, Ash & Adams 2020). "
+    "A-early: phase I ends after a tenth of its epochs; AB-early goes on from it."
+)
+
+
 def page(study: Study, config: MutualInformationConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
     results = MutualInformationResults.load(study, config)
     provenance = results.provenance(_PROTOCOL[config.protocol], "networks", results.all_seeds)
     return Page(
-        "12-bit study",
+        "12-bit study: how phase II begins" if results.restarts else "12-bit study",
         "Racecar training and mutual information on the 12-bit task of Shwartz-Ziv & Tishby. Protocol "
         f"**{config.protocol}**: {_PROTOCOL[config.protocol]} {provenance.amount} trained in "
         f"{results.metadata['seconds']:.0f} s.",
@@ -47,23 +57,47 @@ def page(study: Study, config: MutualInformationConfig) -> Page:
         command=provenance.command,
         setting=f"{config.protocol} protocol",
         provenance=provenance,
-        name=f"{results.metadata['experiment']}-{config.protocol}",
+        name=f"{'twelve-bit-restarts' if results.restarts else results.metadata['experiment']}-{config.protocol}",
     )
 
 
 def _accuracy(results: MutualInformationResults) -> list[Block]:
-    bars = [Bar(m, results.accuracies(m), results.paper.get(m, ())) for m in results.models]
-    return [
-        *results.accuracy_tables(
-            "Test accuracy at the last epoch.", _NOTE, {"Constant answer": results.constant_records()}
-        ),
+    panels: dict[str, list[Bar]] = {}
+    for m in results.models:
+        phase = m.partition("_")[2] if results.restarts else ""
+        panels.setdefault(phase, []).append(Bar(m, results.accuracies(m), results.paper.get(m, ())))
+    note = f"{_NOTE} {_RESTARTS}" if results.restarts else _NOTE
+    blocks = results.accuracy_tables(
+        "Test accuracy at the last epoch.", note, {"Constant answer": results.constant_records()}
+    )
+    blocks.append(
         Figure(
-            partial(accuracies, {"": bars}, results.best_constant()),
+            partial(accuracies, panels, results.best_constant()),
             "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's; dashed: the best "
             "constant answer.",
             "Bar chart of test accuracy per model",
-        ),
-    ]
+            name="accuracy" if results.restarts else "",
+        )
+    )
+    saturated = _saturation(results)
+    return [*blocks, saturated] if saturated.rows else blocks
+
+
+def _saturation(results: MutualInformationResults) -> Table:
+    """What phase II is handed: how far the last layer's tanh has gone in phase I."""
+    rows: list[Sequence[object]] = []
+    for model in results.models:
+        shares, slopes = (results.saturation(model, name) for name in ("saturated", "slope"))
+        if model.partition("_")[2] in ("A", EARLY) and shares:
+            rows.append([model_cell(model), len(shares), spread(summarise(shares)), spread(summarise(slopes))])
+    columns: list[str | Column] = ["model", *(Column(n, numeric=True) for n in ("n", "saturated outputs after A"))]
+    return Table(
+        [*columns, Column("mean 1 − y² after A", numeric=True)],
+        rows,
+        "How saturated the last layer is at the end of phase I.",
+        f"Over all 4096 patterns and both tanh units, mean ± sd over seeds: the share of outputs beyond "
+        f"±{SATURATED:g}, and the factor 1 − y² with which a gradient passes the last tanh.",
+    )
 
 
 def _planes(results: MutualInformationResults) -> list[Block]:
@@ -84,7 +118,7 @@ def _planes(results: MutualInformationResults) -> list[Block]:
                 partial(figures.planes, panels),
                 f"**Figure {number}**, {what}. Final I(X;L_6) in bits: {ends}.",
                 f"Mutual-information planes of {', '.join(p.title for p in panels)}",
-                name=f"figure-{number}",
+                name="" if results.restarts else f"figure-{number}",
             )
         )
     blocks.append(Only("page", _information_table(results)))

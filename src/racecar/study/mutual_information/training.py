@@ -19,6 +19,7 @@ from racecar.study.core.variants import Run
 from racecar.study.mutual_information.config import MutualInformationConfig, Training
 from racecar.study.mutual_information.data import accuracy, labels, patterns, split
 from racecar.study.mutual_information.network import WIDTHS, network
+from racecar.study.mutual_information.saturation import saturation
 
 LAYERS = len(WIDTHS) - 1
 SAVE_EVERY = 10.0  # seconds at most: the whole study takes minutes
@@ -41,7 +42,8 @@ class Group:
         moments: Adam's ``exp_avg`` and ``exp_avg_sq``: ``"exp_avg/<name>"`` → [runs, …].
         steps: of Adam so far.
         epoch: how many are done.
-        history: per snapshot: epoch, test accuracy [runs], training loss [runs], information [runs, 6, 2] in bits.
+        history: per snapshot: epoch, test accuracy [runs], training loss [runs], information [runs, 6, 2] in bits, and
+            what :func:`.saturation` says of the outputs [runs].
     """
 
     runs: list[Run]
@@ -170,7 +172,7 @@ class _Srip:
 
     def __init__(self, runs: Sequence[Run], training: Training) -> None:
         self.training = training
-        self.members = [i for i, r in enumerate(runs) if isinstance(r.variant.method, Ort) and r.phase == "A"]
+        self.members = [i for i, r in enumerate(runs) if isinstance(r.variant.method, Ort) and r.path == "A"]
         self.seeds = [runs[i].seed for i in self.members]
         self.size = len(runs)
         self.mask = torch.zeros(LAYERS, max(WIDTHS))
@@ -201,7 +203,7 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
 
     def place(run: Run) -> tuple[object, ...]:
         method = run.variant.method
-        return run.phase != "A", not method.depth, not isinstance(method, Ort), run.variant, run.phase, run.seed
+        return run.path != "A", not method.depth, not isinstance(method, Ort), run.variant, run.phase, run.seed
 
     return sorted(runs, key=place)
 
@@ -258,7 +260,7 @@ def train_group(group: Group, config: MutualInformationConfig, callbacks: Callba
         return Group(group.runs, group.epochs, weights, moments, steps, epoch, list(history))
 
     epoch = group.epoch
-    if epoch == 0:
+    if not history:  # a state stopped before its first epoch holds the point of epoch 0 already
         history.append(_measure(ensemble, data, config, 0, torch.full((len(group.runs),), float("nan"))))
     timer = Timer(min(callbacks.save_every, SAVE_EVERY))
     while epoch < group.epochs:
@@ -288,14 +290,14 @@ def train_group(group: Group, config: MutualInformationConfig, callbacks: Callba
 
 def _lambdas(run: Run, weight: float) -> list[float]:
     """λ_1 … λ_6: RR^s compares the first s inputs; plain runs have λ = 0 (phase II is always plain)."""
-    depth = run.variant.depth if run.phase == "A" else 0
+    depth = run.variant.depth if run.path == "A" else 0
     return [weight] * depth + [0.0] * (LAYERS - depth)
 
 
 def _measure(
     ensemble: Ensemble, data: _Data, config: MutualInformationConfig, epoch: int, loss: Tensor
 ) -> dict[str, Tensor]:
-    """A snapshot: test accuracy and the information plane of every layer's output, over all 4096 patterns."""
+    """A snapshot: test accuracy; over all 4096 patterns the information plane of every layer's output, saturation."""
     outputs, inputs = ensemble.activations(data.all.expand(ensemble.size, -1, -1))
     answers = outputs.argmax(-1)
     correct = (answers == data.labels).gather(1, data.test)
@@ -308,4 +310,5 @@ def _measure(
         "accuracy": accuracy(correct, config.protocol, config.training.batch_size),
         "loss": loss.double(),
         "information": torch.stack(planes, 1).double(),
+        **saturation(outputs),
     }

@@ -18,8 +18,13 @@ from racecar.study.report.statistics import Summary, bounds, interval, outcome, 
 GROUPS = {
     "Common start": ("A-start",),
     "Phase I, task A": ("A",),
+    "Phase I ended early, task A": ("A-early",),
     "Phase II, task A again": ("AA",),
     "Phase II, transfer to task B": ("AB",),
+    "Transfer with the last layer drawn anew": ("AB-head",),
+    "Transfer with the last two layers drawn anew": ("AB-two",),
+    "Transfer with all weights shrunk and perturbed": ("AB-shrink",),
+    "Transfer from a phase I that ended early": ("AB-early",),
     "Task B from scratch": ("B",),
     "A new last layer on frozen features, task B": ("AB-probe",),
     "Task B with 1 % of its labels": ("AB-1pct", "B-1pct"),
@@ -226,8 +231,14 @@ class AccuracyResults(Results[AnyConfig]):
         """Accuracy of model ``a`` minus that of ``b``, paired by seed."""
         return paired_difference(*self.paired(a, b, "accuracy"))
 
-    def gap(self, claim: str, where: str, better: str, worse: str) -> Verdict:
-        """What the paired difference of accuracies says of a claim that one model is better than another."""
+    def gap(self, claim: str, where: str, better: str, worse: str, margin: float = 0.0) -> Verdict:
+        """What the paired difference of accuracies says of a claim that one model is better than another.
+
+        Args:
+            claim, where: see :class:`racecar.study.report.claims.Verdict`.
+            better, worse: the models.
+            margin: of a claim that ``better`` is less than so much behind.
+        """
         gain, d = self.difference(better, worse), self.digits
         if gain.n == 0:
             return Verdict(claim, where, "not run", self.missing(better, worse))
@@ -235,7 +246,9 @@ class AccuracyResults(Results[AnyConfig]):
         theirs = [self.paper_summary(m) for m in (better, worse)]
         if theirs[0] is not None and theirs[1] is not None:
             evidence += f"; the paper has {theirs[0].mean - theirs[1].mean:+.{d}f}"
-        return Verdict(claim, where, outcome(gain), evidence)
+        if margin:
+            evidence += f"; the claim allows −{margin:g}"
+        return Verdict(claim, where, outcome(gain, margin), evidence)
 
     # --- the accuracy table, on the page and in the results file ------------------------------------------------------
 

@@ -64,9 +64,14 @@ def paired_log_ratio(a: Sequence[float], b: Sequence[float]) -> Summary:
     return paired_difference(*(np.log(np.maximum(values, 1e-12)).tolist() for values in (a, b)))
 
 
-def outcome(difference: Summary) -> Outcome:
-    """What an interval says of a claim that the difference is positive; NaN for a single run decides nothing."""
-    return "reproduced" if difference.low > 0 else "not reproduced" if difference.high < 0 else "undecided"
+def outcome(difference: Summary, margin: float = 0.0) -> Outcome:
+    """What an interval says of a claim that the difference is positive; NaN for a single run decides nothing.
+
+    Args:
+        difference: with its interval.
+        margin: of a claim that the difference is above −margin.
+    """
+    return "reproduced" if difference.low > -margin else "not reproduced" if difference.high < -margin else "undecided"
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------

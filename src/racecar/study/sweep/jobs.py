@@ -14,8 +14,6 @@ from racecar.study.studies import ReadyStudy, StudySpec
 from racecar.study.sweep.results import has_weight, open_sweep, study_name
 from racecar.study.sweep.workers import Job
 
-PHASES = ("A", "B", "AA", "AB")  # of a study that has all of them
-
 
 def make_jobs(
     spec: StudySpec, config: Any, inputs: Any, weights: Sequence[float], options: Any, folder: Path, locks: Locks
@@ -37,7 +35,7 @@ def make_jobs(
     asked = {
         "weights": weights,
         "variants": list(dict.fromkeys(config.variants)),
-        "phases": getattr(config, "phases", PHASES),
+        "phases": config.phases,
         "seeds": config.seeds,
     }
     open_sweep(folder, spec.name, growing.settings(config), asked)

@@ -97,5 +97,8 @@ class RR(Method):
 
     def note(self, compute_match: float) -> str:
         """On shared statistics."""
-        words = "RR^…s: the reverse pass's batch norm statistics shared with the forward pass's."
+        words = (
+            "RR^…s: the reverse pass's batch norm statistics shared with the forward pass's. All accuracies are of "
+            "inference mode; the authors' public code evaluates with batch statistics, where sharing changes nothing."
+        )
         return words if self.shared else ""

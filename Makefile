@@ -67,6 +67,12 @@ derivation: .venv-zoo/.installed
 		peft torch_geometric torchaudio
 	touch $@
 
+# Debian's package; elsewhere give --data hub.
+.data/fashion-mnist:
+	mkdir -p .data/debian
+	cd .data/debian && apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb .
+	mv .data/debian/usr/share/datasets/fashion-mnist $@
+
 .data/%: | $(VENV)/.installed
 	$(BIN)/python $(UNPACK) .data $*
 

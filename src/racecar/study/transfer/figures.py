@@ -18,6 +18,9 @@ def _marker(results: TransferResults, variant: Variant) -> str:
     return _MARKERS[results.variants.index(variant) % len(_MARKERS)]
 
 
+REACH = 0.06  # below the best accuracy on A: what is farther down is no use to anybody, and would squeeze the rest
+
+
 def frontier(results: TransferResults) -> Figure:
     """Every method's tuning values joined by a line; the chosen one is filled. Right and up is better."""
     figure, axis = plt.subplots(figsize=(7.4, 4.6), layout="constrained")
@@ -35,6 +38,12 @@ def frontier(results: TransferResults) -> Figure:
                 axis.plot(a.mean, p.mean, markerfacecolor=method.color, zorder=3, **look)  # type: ignore[arg-type]
                 spread = [(0.0 if s.n < 2 else s.high - s.mean) for s in (a, p)]
                 axis.errorbar(a.mean, p.mean, spread[1], spread[0], color=method.color, linewidth=0.8, capsize=2)
+    everything = [(a.mean, p.mean) for v in results.variants for _, a, p in results.frontier(v)]
+    best = max(a for a, _ in everything)
+    shown = [p for a, p in everything if a >= best - REACH]
+    axis.set_xlim(max(min(a for a, _ in everything), best - REACH) - 0.002, best + 0.003)
+    margin = 0.06 * (max(shown) - min(shown)) + 0.002
+    axis.set_ylim(min(shown) - margin, max(shown) + margin)
     axis.set_xlabel("accuracy on A")
     axis.set_ylabel("linear probe on B, all labels")
     axis.grid(color="#e4e4e4", linewidth=0.5)

@@ -186,7 +186,8 @@ def _frontier(results: TransferResults) -> list[Block]:
     drawing = Figure(
         partial(figures.frontier, results),
         "Accuracy on A against the linear probe on B, means over seeds; values of one method are joined, the chosen "
-        "one is filled and has 95 % intervals.",
+        "one is filled and has 95 % intervals. Values that cost more than "
+        f"{figures.REACH:g} of accuracy on A are in the table alone.",
         "a curve for each method",
         name="frontier",
     )

@@ -107,6 +107,38 @@ PRESETS = {
     ("stylize", "paper"): {"seeds": 1, "size": 512, "steps": 300},
     ("stylize", "small"): {"seeds": 3, "size": 192, "steps": 200},
     ("stylize", "quick"): {"seeds": 1, "size": 96, "steps": 40},
+    ("transfer", "small"): {
+        "pair": "mnist-parity", "variants": ["Std", "Proj", "Ort", "Pre", "Dec1", "RR1"], "seeds": 10,
+        "phases": ["A-tuned", "B"], "tuned": {"Proj": 64, "Ort": 0.01, "Pre": 3, "Dec1": 1, "RR1": 3},
+        "train_images": 20_000, "test_images": None, "a.epochs": 15, "b.epochs": 5, "a.schedule": "cosine",
+    },
+    ("transfer", "quick"): {"pair": "mnist-parity", "seeds": 1, "train_images": 1_000, "a.epochs": 2, "b.epochs": 1},
+    ("transfer", "quick", "--pair", "cifar10-animals"): {
+        "pair": "cifar10-animals", "seeds": 1, "width": 8, "train_images": 500, "a.precision": "bfloat16",
+    },
+    **{
+        ("transfer", "full", "--pair", pair): {
+            "pair": pair, "seeds": seeds, "train_images": 20_000, "phases": phases, "a.epochs": 15, "b.epochs": 5,
+            "a.batch_size": 128, "a.optimiser": "adam", "a.learning_rate": 1e-3, "a.precision": "float32",
+            "variants": [
+                "Std", "StdC", "Early", "LS", "Proj", "Ort", "L2Init", "Pre", "RR1", "RR3", "RR3-layerwise", "Dec1",
+                "Dec3",
+            ],
+        }
+        for pair, seeds, phases in (
+            ("mnist-halves", 3, ["A"]), ("mnist-parity", 10, ["A", "B"]), ("fashion-groups", 10, ["A", "B"]),
+        )
+    },
+    **{
+        ("transfer", "full", "--pair", pair): {
+            "pair": pair, "seeds": seeds, "train_images": 10_000, "phases": phases, "a.epochs": 12, "b.epochs": 4,
+            "a.batch_size": 128, "a.optimiser": "sgd", "a.learning_rate": 0.1, "a.precision": "bfloat16", "width": 16,
+            "a.augmentation": "flip-crop", "a.warmup": 0.2, "b.weight_decay": 5e-4, "test_images": 5_000,
+        }
+        for pair, seeds, phases in (
+            ("cifar10-halves", 2, ["A"]), ("cifar10-animals", 5, ["A", "B"]), ("cifar100-superclasses", 5, ["A", "B"]),
+        )
+    },
 }  # fmt: skip
 
 

@@ -35,7 +35,6 @@ def test_chosen_values_alone_and_beside_all() -> None:
         ({"pair": "mnist"}, "no pair 'mnist': use mnist-parity"),
         ({"phases": ["AB"]}, "no phase 'AB': use A, A-tuned, B"),
         ({"phases": ["B"]}, "add A or A-tuned"),
-        ({"phases": ["A-tuned"]}, "A-tuned needs the chosen value of RR1"),
         ({"tuned": {"RR1": 2.0}}, "RR1 has no value 2: use 0.1, 0.3, 1, 3, 10"),
         ({"seeds": 0}, "seeds must be at least 1"),
         ({"train_images": 0}, "train_images must be at least 1"),
@@ -44,6 +43,12 @@ def test_chosen_values_alone_and_beside_all() -> None:
 def test_what_cannot_be_is_refused(settings, said) -> None:
     with pytest.raises(ValueError, match=said):
         TransferConfig(**settings)
+
+
+def test_chosen_values_alone_have_to_be_there_when_runs_are_asked_for() -> None:
+    config = TransferConfig(phases=["A-tuned"])  # the values may come from another study, later
+    with pytest.raises(ValueError, match="A-tuned needs the chosen value of RR1: give --tuned-on"):
+        config.runs()
 
 
 def test_what_a_method_changes_of_the_recipe() -> None:

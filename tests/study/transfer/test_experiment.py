@@ -188,6 +188,23 @@ def mnist(folder: Path) -> Path:
     return folder
 
 
+def test_a_study_takes_its_values_from_another_and_grows_by_the_frontier(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "t", "mnist-halves", {"Std": [(0.9, 0.5)], "RR1": [(0.9, 0.5), (0.9, 0.6), *[(0.9, 0.1)] * 3]})
+    short = ["--a.epochs", "1", "--train_images", "200", "--variants", "Std", "RR1", "--seeds", "1"]
+    argv = ["study", "transfer", "--preset", "full", "--pair", "mnist-parity", "--workers", "1", *short]
+    argv += ["--data", str(mnist(tmp_path / "data")), "--tuned-on", "t", "--out", "s"]
+    assert main([*argv, "--phases", "A-tuned"]) == 0
+    done = tmp_path / "s" / "runs"
+    assert {p.name for p in done.iterdir()} == {"Std_A", "RR1_A-t2"}
+    content = json.loads((tmp_path / "s" / "study.json").read_text())
+    assert (content["tuned"], content["candidate"]) == ({"RR1": 0.3}, "RR1")
+    assert main([*argv, "--phases", "A", "B"]) == 0
+    assert {p.name for p in done.iterdir()} == {"Std_A", "Std_B", *(f"RR1_A-t{i}" for i in range(1, 6))}
+    assert main(["report", "s"]) == 0
+    capsys.readouterr()
+
+
 def test_the_command_smoke_tests_and_says_so(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     data = mnist(tmp_path / "data")
@@ -212,6 +229,7 @@ def test_the_command_smoke_tests_and_says_so(tmp_path, monkeypatch, capsys) -> N
         (["--preset", "quick", "--data", "."], "mnist does not exist: --data takes hub, or a folder with mnist in it"),
         (["--preset", "quick", "--variants", "RR9"], "RR9: the network of mnist-parity has 3 layers"),
         (["--preset", "quick", "--tuned-on", "nowhere"], "nowhere"),
+        (["--preset", "quick", "--tuned", "{}"], "A-tuned needs the chosen value of RR1: give --tuned-on"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path, monkeypatch, capsys, more, said) -> None:

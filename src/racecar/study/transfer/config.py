@@ -80,8 +80,6 @@ class TransferConfig:
         chosen = self.tuned.get(variant.name)
         if chosen is not None and chosen not in strengths:
             raise ValueError(f"{variant.name} has no value {chosen:g}: use {', '.join(f'{s:g}' for s in strengths)}")
-        if "A-tuned" in self.phases and strengths and chosen is None:
-            raise ValueError(f"A-tuned needs the chosen value of {variant.name}: give --tuned-on, a finished study")
 
     @property
     def tasks(self) -> Pair:
@@ -94,7 +92,11 @@ class TransferConfig:
         return SHAPES[self.tasks.network]
 
     def runs(self) -> list[Run]:
-        """Every run, the target from scratch first; it is trained for Std alone."""
+        """Every run, the target from scratch first; it is trained for Std alone.
+
+        Raises:
+            ValueError: the chosen values alone are asked for, and one is not there.
+        """
         variants = list(dict.fromkeys(Variant.parse(v) for v in self.variants))
         seeds = range(self.seeds)
         runs = [Run(STD, "B", s) for s in seeds] if "B" in self.phases else []
@@ -103,12 +105,19 @@ class TransferConfig:
         return runs
 
     def phases_of(self, variant: Variant) -> list[str]:
-        """The phases of a variant: one for every tuning value, ``"A-t1"`` to ``"A-t5"``; ``"A"`` without any."""
+        """The phases of a variant: one for every tuning value, ``"A-t1"`` to ``"A-t5"``; ``"A"`` without any.
+
+        Raises:
+            ValueError: see :meth:`runs`.
+        """
         strengths = variant.method.strengths
         if not strengths:
             return ["A"]
-        wanted = strengths if "A" in self.phases else [self.tuned[variant.name]]
-        return [phase_of(variant, s) for s in wanted]
+        if "A" in self.phases:
+            return [phase_of(variant, s) for s in strengths]
+        if variant.name not in self.tuned:
+            raise ValueError(f"A-tuned needs the chosen value of {variant.name}: give --tuned-on, a finished study")
+        return [phase_of(variant, self.tuned[variant.name])]
 
     def tuned_phase(self, variant: Variant) -> str | None:
         """The phase with the chosen value; None where none was chosen."""

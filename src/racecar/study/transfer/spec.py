@@ -43,9 +43,10 @@ def _choose(config: TransferConfig, options: Any, folder: Path) -> tuple[Transfe
         there = sorted(p.stem for p in presets.glob(f"{config.pair}-*.yaml"))
         names = ", ".join(stem.removeprefix(f"{config.pair}-") for stem in there)
         raise ValueError(f"no {options.preset} preset of {config.pair}: use --preset {names or 'of another pair'}")
-    if options.tuned_on is None:
-        return config, None
-    return dataclasses.replace(config, tuned=tuning.chosen(Path(options.tuned_on), config)), None
+    if options.tuned_on is not None:
+        config = dataclasses.replace(config, tuned=tuning.chosen(Path(options.tuned_on), config))
+    config.runs()  # says now what is missing
+    return config, None
 
 
 def _prepare(study: Study, config: TransferConfig, options: Any, like: Study | None) -> None:

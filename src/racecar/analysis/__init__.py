@@ -17,6 +17,7 @@ from racecar.analysis.probe import (
     knn_predict,
     usable_information,
 )
+from racecar.analysis.singular_vectors import principal_angles, principal_directions, right_singular_vectors
 
 __all__ = [
     "LinearProbe",
@@ -32,6 +33,9 @@ __all__ = [
     "knn_predict",
     "mutual_information",
     "pattern_ids",
+    "principal_angles",
+    "principal_directions",
+    "right_singular_vectors",
     "usable_information",
     "weight_spectrum",
 ]

@@ -1,0 +1,190 @@
+"""Train small networks on known data and measure angles: ``python -m racecar.study.singular_vectors.experiment``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import racecar
+from racecar import analysis
+from racecar.study.classification.images import train_and_validation
+from racecar.study.core.environment import command_line, environment
+from racecar.study.core.files import write_text
+from racecar.study.core.initialisation import initialise_glorot
+from racecar.study.core.methods import Strength
+from racecar.study.core.randomness import seed_device
+from racecar.study.core.terminal import progress_bar
+from racecar.study.core.variants import Variant
+from racecar.study.report.statistics import summarise
+from racecar.study.singular_vectors.data import peaks, two_images
+
+VARIANTS = ("Std", "Ort", "Pre", "Dec1", "Dec2", "RR1", "RR2")
+STEPS, RATE, HIDDEN = 2000, 3e-3, (16, 8)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data, and which of their directions a first layer is compared with.
+
+    Attributes:
+        title: for the table.
+        inputs: [N, D].
+        classes: [N].
+        directions: [D, k].
+    """
+
+    title: str
+    inputs: Tensor
+    classes: Tensor
+    directions: Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One network after training.
+
+    Attributes:
+        angle: mean principal angle, in degrees, between the directions and the first layer's singular vectors.
+        accuracy: on the data.
+    """
+
+    angle: float
+    accuracy: float
+
+
+def network(inputs: int, seed: int) -> nn.Sequential:
+    """Two hidden layers of 16 and 8 units, and a head for two classes."""
+    first, second = HIDDEN
+    model = nn.Sequential(
+        *(nn.Linear(inputs, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 2))
+    )
+    initialise_glorot(model, seed)
+    return model
+
+
+def train(case: Case, variant: Variant, strength: float, seed: int, steps: int = STEPS) -> Measured:
+    """Train one network on a case, all samples at every step, and measure it."""
+    seed_device(case.inputs.device, seed)  # SRIP's power iteration begins with random vectors
+    method = variant.method
+    model = network(case.inputs.shape[1], seed)
+    if epochs := method.pretraining(strength):
+        _pretrain(model, case, epochs * steps // 10)
+    rr, regulariser = None, method.regulariser(model, Strength(strength))
+    if method.arguments:
+        decoder = network(case.inputs.shape[1], 10_000 + seed) if method.untied else None
+        rr = racecar.Racecar(model, case.inputs, start="3", decoder=decoder, **method.arguments)
+        output, penalty = rr(case.inputs)
+        racecar.balance(rr, F.cross_entropy(output, case.classes), penalty, ratio=strength)
+    trained = [*model.parameters(), *(rr.decoder.parameters() if rr is not None and rr.decoder is not None else ())]
+    optimiser = torch.optim.Adam(trained, RATE)
+    for _ in range(steps):
+        output, penalty = rr(case.inputs) if rr is not None else (model(case.inputs), torch.zeros(()))
+        if regulariser is not None:
+            penalty = regulariser(model)
+        optimiser.zero_grad()
+        (F.cross_entropy(output, case.classes) + penalty).backward()
+        optimiser.step()
+    weight = model[0].weight
+    assert isinstance(weight, Tensor)
+    vectors = analysis.right_singular_vectors(weight, case.directions.shape[1])
+    angle = float(analysis.principal_angles(vectors, case.directions).mean())
+    with torch.no_grad():
+        right = model(case.inputs).argmax(1) == case.classes
+    return Measured(angle, float(right.double().mean()))
+
+
+def _pretrain(model: nn.Sequential, case: Case, steps: int) -> None:
+    for number, layer in enumerate((model[0], model[2])):
+        weight = [float(number == m) for m in range(2)]
+        rr = racecar.Racecar(model, case.inputs, layers=2, start="3", layerwise=True, weight=weight)
+        optimiser = torch.optim.Adam(layer.parameters(), RATE)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            rr(case.inputs)[1].backward()
+            optimiser.step()
+
+
+def cases(mnist: str | None) -> list[Case]:
+    """Peaks, and two images of MNIST where there is one.
+
+    Args:
+        mnist: hub name or folder; None: peaks alone.
+    """
+    inputs, classes = peaks(256, 0)
+    found = [Case("two classes of peaks, k = 3", inputs, classes, analysis.principal_directions(inputs, 3))]
+    if mnist is not None:
+        images, _, _ = train_and_validation(mnist, channels=1)
+        inputs, classes = two_images(images.pixels, images.labels)
+        directions = analysis.principal_directions(inputs, 2, centred=False)
+        found.append(Case("two MNIST images, k = 2", inputs, classes, directions))
+    return found
+
+
+def table(found: dict[tuple[str, str, float], list[Measured]]) -> str:
+    """Markdown: a row per method and value, the mean angle in every case."""
+    titles = list(dict.fromkeys(title for title, _, _ in found))
+    rows = list(dict.fromkeys((name, strength) for _, name, strength in found))
+    lines = ["| method | value | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
+    for name, strength in rows:
+        cells = []
+        for title in titles:
+            runs = found[title, name, strength]
+            summary = summarise([m.angle for m in runs])
+            worst = min(m.accuracy for m in runs)
+            low = "" if worst == 1 else f"; lowest accuracy {worst:.2f}"
+            interval = f" [{summary.low:.1f}, {summary.high:.1f}]" if summary.n > 1 else ""
+            cells.append(f"{summary.mean:.1f}°{interval}{low}")
+        unit = Variant(name).method.unit
+        value = f"{strength:g} ({unit})" if unit else "—"
+        lines.append(f"| {Variant(name).label} | {value} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=None, help="MNIST: a hub name or a folder; without it peaks alone")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--table", type=Path, default=None, help="write the table here as well")
+    options = parser.parse_args(argv)
+    if options.seeds < 1 or options.steps < 1:
+        sys.exit("--seeds and --steps must be at least 1")
+    known = cases(options.data)
+    variants = [Variant.parse(v) for v in options.variants]
+    jobs = [(c, v, s) for c in known for v in variants for s in v.method.strengths or (0.0,)]
+    found: dict[tuple[str, str, float], list[Measured]] = {}
+    with progress_bar(f"{len(jobs) * options.seeds} networks", len(jobs) * options.seeds, 0) as advance:
+        for case, variant, strength in jobs:
+            for seed in range(options.seeds):
+                measured = train(case, variant, strength, seed, options.steps)
+                found.setdefault((case.title, variant.name, strength), []).append(measured)
+                advance(1)
+    here = environment()
+    text = (
+        f"# Singular vectors of the first layer, and the directions of the data\n\n`{command_line()}`\n\n"
+        "Mean principal angle between the span of the first layer's k strongest right singular vectors and that of the "
+        "data's k principal directions (of the two images: their span): 0° is the same span, 90° one that has nothing "
+        f"in common with it. Mean over seeds with a 95 % t interval, n = {options.seeds}; {options.steps} steps of "
+        f"Adam on all samples, layers of {HIDDEN[0]} and {HIDDEN[1]} units. Data and networks are made after the "
+        "description in arXiv 2007.00024, whose own are not published; what it compares by LPIPS is compared by angles "
+        "here. "
+        f"{here['processor']}, torch {here['torch']}, Python {here['python']}, revision {here['revision']}.\n\n"
+        f"{table(found)}\n"
+    )
+    print(text)
+    if options.table is not None:
+        write_text(options.table, text)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,53 @@
+"""First layers on data whose directions are known."""
+
+import pytest
+import torch
+
+from racecar import analysis
+from racecar.study.core.variants import Variant
+from racecar.study.singular_vectors import data, experiment
+
+
+def test_peaks_are_where_their_class_says_under_hats() -> None:
+    signals, classes = data.peaks(100, 0)
+    assert signals.shape == (100, 40)
+    halves = signals.view(100, 2, 20).amax(2)
+    assert torch.equal(halves.argmax(1), classes)
+    first = analysis.principal_directions(signals, 1)[:, 0]
+    assert first[10] * first[30] < 0  # the difference of the classes varies most
+
+
+def test_two_images_are_a_zero_and_a_one() -> None:
+    images = torch.arange(5 * 4, dtype=torch.uint8).view(5, 1, 2, 2)
+    found, classes = data.two_images(images, torch.tensor([1, 1, 0, 0, 1]))
+    assert torch.equal((found * 255).round().long(), images[[2, 0]].flatten(1).long())
+    assert classes.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["Std", "Ort", "Pre", "Dec1", "RR2"])
+def test_every_method_learns_the_peaks(name) -> None:
+    (case,) = experiment.cases(None)
+    strength = (Variant(name).method.strengths or (0.0,))[0]
+    found = experiment.train(case, Variant(name), strength, 0, steps=250)
+    assert found.accuracy == 1
+    assert 0 < found.angle < 90
+    assert found == experiment.train(case, Variant(name), strength, 0, steps=250)
+
+
+def test_a_strong_racecar_loss_turns_the_layer_towards_the_data() -> None:
+    """A linear layer that its own transpose undoes best is the data's principal subspace (Baldi & Hornik 1989)."""
+    (case,) = experiment.cases(None)
+    plain = experiment.train(case, Variant("Std"), 0.0, 0, steps=1000).angle
+    assert experiment.train(case, Variant("RR1"), 10.0, 0, steps=1000).angle < plain - 10
+
+
+def test_the_table_says_what_it_was_made_by(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    experiment.main(["--seeds", "2", "--steps", "3", "--variants", "Std", "RR1", "--table", "t.md"])
+    text = (tmp_path / "t.md").read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert "| Std | — | " in text
+    assert "| RR^1 | 10 (ratio) | " in text
+    assert "n = 2; 3 steps" in text
+    with pytest.raises(SystemExit, match="at least 1"):
+        experiment.main(["--seeds", "0"])

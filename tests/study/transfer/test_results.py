@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from racecar.study.classification.images import Images
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report import write_results
 from racecar.study.transfer.config import TransferConfig
+from racecar.study.transfer.experiment import keep
 from racecar.study.transfer.outcomes import DRAWS
 from racecar.study.transfer.report import page
 from racecar.study.transfer.results import TransferResults
@@ -40,7 +42,9 @@ def study_of(folder: Path, probe: dict[str, float], on_a: dict[str, float] | Non
         accuracy = (on_a or {}).get(run.variant.name, 0.98) + 1e-4 * run.seed
         numbers = {"probe": share, "probe10": share, "finetuned": 0.85, "knn": share, "information": 2.0}
         more = {"effective_rank": 9.0, "dead_units": 0.1, "probe1": share / 2}
-        study.conclude(run, {"accuracy": accuracy, "history": [], **numbers, **more})
+        seconds = {"Std": 1.0, "Dec1": 2.0, "RR1": 3.0}[run.variant.name]
+        history = [{"seconds": seconds}, {"seconds": seconds}]
+        study.conclude(run, {"accuracy": accuracy, "seconds": 2 * seconds, "history": history, **numbers, **more})
     return study
 
 
@@ -107,6 +111,9 @@ def test_without_chosen_values_only_the_frontier_is_shown(tmp_path) -> None:
 
 def test_page_and_results_file(tmp_path) -> None:
     study = study_of(tmp_path / "s", {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
+    pixels = torch.randint(256, (200, 1, 14, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = Images(pixels, torch.arange(200) % 10, tuple(map(str, range(10))))
+    keep(study, images, images)
     made = page(study, CONFIG)
     files = write_results(made, tmp_path / "results")
     assert [f.name for f in files] == [
@@ -118,6 +125,11 @@ def test_page_and_results_file(tmp_path) -> None:
     assert "| RR^1 | 3 (ratio) | 5 |" in text
     assert "+0.0500 [+0.0500, +0.0500]" in text
     assert made.html().count("<svg") == 3
+    # Std: 3 × (196·128 + 128·64 + 64·32) + the head's, less the input's gradient; RR^1 goes back through all three.
+    assert "| Std | 2.0 | 1.00 | 1.00 | 1.00 |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| RR^1 | 6.0 |"))
+    assert row.split("|")[4].strip() == "3.00"
+    assert 2.2 < float(row.split("|")[5]) < 2.8
 
 
 def test_a_missing_run_is_said(tmp_path) -> None:

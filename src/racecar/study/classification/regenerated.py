@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import racecar
 from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.classification.images import Images
+from racecar.study.classification.work import step_flops
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
 
@@ -89,13 +89,5 @@ def step_work(
     for variant in dict.fromkeys([Variant("Std"), *variants]):
         two = torch.rand(2, *images.shape)
         objective = experiment.objective(config, variant, network(0), two, lambda: network(1))
-        objective.train()
-        counts = []
-        for count in (2, 4):
-            with FlopCounterMode(display=False) as counter:
-                output, penalty = objective(torch.rand(count, *images.shape))
-                (output.sum() + penalty).backward()
-            counts.append(counter.get_total_flops())
-        # Linear in the batch: what a penalty on weights costs does not grow with it.
-        work[variant.name] = counts[0] + (counts[1] - counts[0]) * (config.a.batch_size - 2) / 2
+        work[variant.name] = step_flops(objective, images.shape, config.a.batch_size)
     return {name: flops / work["Std"] for name, flops in work.items()}

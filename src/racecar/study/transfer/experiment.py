@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.training import Trainer
+from racecar.study.classification.work import step_flops
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.errors import DivergedError
@@ -227,6 +229,21 @@ def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemo
     model.load_state_dict(before)
     rr.calls = 0
     return Objective(model, rr)
+
+
+def work(study: Study, config: TransferConfig, runs: Sequence[Run]) -> dict[Run, float]:
+    """Floating-point operations of a step of phase I, by run.
+
+    Raises:
+        StudyError: the study's images are gone; RacecarError: a variant has no palindrome.
+    """
+    task = tasks(study, config, torch.device("cpu"))["A"]
+    found = {}
+    for run in runs:
+        model = network(config, task, run.seed, run.variant.method.projector(strength_of(run)))
+        objective = _objective(config, run, model, task)
+        found[run] = step_flops(objective, task.shape, config.recipe(run).batch_size)
+    return found
 
 
 def _fine_tuned(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from statistics import median
 
+import racecar
+from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
-from racecar.study.core.variants import STD, Variant
+from racecar.study.core.variants import STD, Run, Variant
 from racecar.study.report import Block, Figure, Page, Remarks, Section, Table, Text, Verdicts
 from racecar.study.report.inference import holm
 from racecar.study.report.statistics import Summary, spread
 from racecar.study.transfer import figures
 from racecar.study.transfer.config import TransferConfig
+from racecar.study.transfer.experiment import work
 from racecar.study.transfer.results import NAMES, PRIMARY, Comparison, TransferResults
 
 SMOKE_TEST = "A smoke test: it shows that everything runs. No conclusions."
@@ -39,6 +43,7 @@ def page(study: Study, config: TransferConfig) -> Page:
             Section("Outcomes", _outcomes(results)),
             Section("Comparisons", _comparisons(results)),
             Section("Frontier", _frontier(results)),
+            Section("Cost", _cost(study, results)),
             Section("Not run", [Remarks(results.not_run(), "Everything of this configuration was run.")]),
         ],
         summary_blocks=_summary(results),
@@ -192,3 +197,36 @@ def _frontier(results: TransferResults) -> list[Block]:
         name="frontier",
     )
     return [drawing, table]
+
+
+def _cost(study: Study, results: TransferResults) -> list[Block]:
+    runs = {v: tuned[len(tuned) // 2] for v in results.judged if (tuned := results.tuned(v))}
+    plain = runs.get(STD)
+    if plain is None:
+        return [Text("Std was not run: nothing to compare with.")]
+    flops: dict[Run, float] = {}
+    uncounted = ""
+    try:
+        flops = work(study, results.config, list(runs.values()))
+    except (StudyError, racecar.RacecarError) as error:
+        uncounted = f" FLOP not counted: {error}."
+    rows = []
+    for variant, run in runs.items():
+        seconds = median(float(m["seconds"]) for m in map(results.metrics.__getitem__, results.tuned(variant)))
+        epochs = [p["seconds"] for r in results.tuned(variant) for p in results.metrics[r]["history"]]
+        usual = [p["seconds"] for r in results.tuned(STD) for p in results.metrics[r]["history"]]
+        rows.append(
+            [
+                variant.label,
+                f"{seconds:.1f}",
+                f"{median(epochs):.2f}",
+                f"{median(epochs) / median(usual):.2f}",
+                f"{flops[run] / flops[plain]:.2f}" if flops else None,
+            ]
+        )
+    columns = ["method", "seconds a network", "seconds an epoch", "× Std", "FLOP of a step, × Std"]
+    note = (
+        "Phase I, medians over runs and epochs, pretraining of layers left out. Runs shared the machine with whatever "
+        "else ran there, so that seconds say little beyond their order. FLOP: convolutions and matrix products."
+    )
+    return [Table(columns, rows, "Cost of phase I", note + uncounted)]

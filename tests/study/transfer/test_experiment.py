@@ -39,11 +39,12 @@ def _fresh_accelerator():
     reset_accelerator()
 
 
-def digits(count: int = 120, size: int = 14) -> Images:
+def digits(count: int = 120, size: int = 14, seed: int = 1) -> Images:
     """Ten patterns with noise: labels can be learnt."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randint(256, (10, 1, size, size), generator=generator)
     labels = torch.arange(count) % 10
+    generator.manual_seed(seed)
     noise = torch.randint(-60, 60, (count, 1, size, size), generator=generator)
     pixels = (patterns[labels] + noise).clamp(0, 255).to(torch.uint8)
     return Images(pixels, labels, tuple(map(str, range(10))))
@@ -81,7 +82,7 @@ def test_every_method_is_trained_and_measured(tmp_path) -> None:
         for name, counts in answers.items():  # what inference resamples is what the number says
             assert float(counts.double().mean()) / DRAWS == pytest.approx(found[name], abs=1e-6)
         assert ("lambdas" in found) == bool(run.variant.method.arguments)
-    assert [metrics(study, k)["epochs"] for k in ("Std_A", "StdC_A", "Early_A-t3")] == [2, 4, 1]
+    assert [metrics(study, k)["epochs"] for k in ("Std_A", "StdC_A", "Early_A-t3", "Std_B")] == [2, 4, 1, 4]
     shapes = {k: v.shape for k, v in study.weights(Run.parse("Proj_A-t3/seed-0")).items()}
     assert shapes["projector.0.weight"] == (128, 32)
 
@@ -142,12 +143,49 @@ def test_stopped_anywhere_it_ends_with_the_same_numbers(tmp_path, name) -> None:
     assert not list(parts.folder.glob("progress-*"))
 
 
+def test_what_an_older_version_has_measured_is_measured_again_from_the_weights(tmp_path, monkeypatch) -> None:
+    config = dataclasses.replace(CONFIG, variants=["Std", "Proj"], phases=["A-tuned"])
+    study = opened(tmp_path, config)
+    assert experiment.run_share(study, config, config.runs())
+    run = Run(Variant("Proj"), "A-t3", 0)
+    before = study.metrics(run)
+    old = {k: v for k, v in before.items() if not k.startswith("probe")} | {"measured": 1, "probe": 0.0}
+    study.conclude(run, old)
+    monkeypatch.setattr(experiment, "_train", lambda *arguments: pytest.fail("nothing is to be trained"))
+    assert experiment.run_share(study, config, config.runs())
+    assert study.metrics(run) == before
+
+
+def test_pairs_for_tuning_have_images_and_seeds_of_their_own(tmp_path) -> None:
+    config = TransferConfig(pair="mnist-halves", train_images=300, test_images=100)
+    data = str(mnist(tmp_path / "data"))
+    tuned_on = experiment.load(data, config)
+    reported = experiment.load(data, dataclasses.replace(config, pair="mnist-parity"))
+    rows = [[bytes(p.flatten().tolist()) for p in images.pixels] for images in (*tuned_on, *reported)]
+    assert [len(r) for r in rows] == [300, 100, 300, 100]
+    assert len(set().union(*rows)) == 800
+    assert {experiment.seed_of(c, Run(Variant("Std"), "A", 2)) for c in (config, CONFIG)} == {1002, 2}
+    with pytest.raises(StudyError, match="of 1200 it needs 100 for testing and twice --train_images, at most 550"):
+        experiment.load(data, dataclasses.replace(config, train_images=600))
+
+
+def test_a_diverged_fine_tuning_is_noted_and_leaves_no_number(tmp_path) -> None:
+    wild = dataclasses.replace(SHORT, optimiser="sgd", learning_rate=1e30)
+    config = dataclasses.replace(CONFIG, variants=["Std"], phases=["A-tuned"], b=wild)
+    study = opened(tmp_path, config)
+    assert experiment.run_share(study, config, config.runs())
+    found = metrics(study, "Std_A")
+    assert "not finite" in found["finetuning_diverged"]
+    assert "finetuned" not in found
+    assert "finetuned" not in read_tensors(study.path(Run(Variant("Std"), "A", 0)) / "answers.safetensors")
+
+
 # --- tuning -----------------------------------------------------------------------------------------------------------
 
 
-def finished(folder: Path, pair: str, values: dict[str, list[tuple[float, float]]]) -> Study:
+def finished(folder: Path, pair: str, values: dict[str, list[tuple[float, float]]], **more: object) -> Study:
     """A study whose runs were 'trained': accuracy on A and probe by tuning value."""
-    config = TransferConfig(variants=list(values), seeds=1, phases=["A"], pair=pair)
+    config = TransferConfig(variants=list(values), seeds=1, phases=["A"], pair=pair, **more)  # type: ignore[arg-type]
     study = SPEC.open(folder, config)
     remember(study, config)
     for name, found in values.items():
@@ -170,6 +208,12 @@ def test_values_come_from_another_pair(tmp_path) -> None:
     assert tuning.candidate(tmp_path / "t", dataclasses.replace(config, tuned=chosen)) == "RR1"
     with pytest.raises(StudyError, match="has not finished Dec1_A-t1/seed-0"):
         tuning.chosen(tmp_path / "t", TransferConfig(variants=["Dec1"]))
+    with pytest.raises(
+        StudyError, match="is a study on mnist-halves: cifar10-animals takes values from cifar10-halves"
+    ):
+        tuning.chosen(tmp_path / "t", TransferConfig(pair="cifar10-animals"))
+    with pytest.raises(StudyError, match="was trained with other recipes, width or images"):
+        tuning.chosen(tmp_path / "t", TransferConfig(train_images=100))
     with pytest.raises(StudyError, match="is a study on mnist-halves itself"):
         tuning.chosen(tmp_path / "t", TransferConfig(pair="mnist-halves"))
 
@@ -180,8 +224,8 @@ def test_values_come_from_another_pair(tmp_path) -> None:
 def mnist(folder: Path) -> Path:
     path = folder / "mnist"
     path.mkdir(parents=True)
-    for part, count in (("train", 1200), ("t10k", 500)):
-        images = digits(count, 28)
+    for seed, (part, count) in enumerate((("train", 1200), ("t10k", 500))):
+        images = digits(count, 28, seed)
         for kind, tensor in (("images-idx3", images.pixels[:, 0]), ("labels-idx1", images.labels.to(torch.uint8))):
             head = bytes((0, 0, 8, tensor.ndim)) + b"".join(n.to_bytes(4, "big") for n in tensor.shape)
             (path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + tensor.numpy().tobytes(), 1))

@@ -53,15 +53,17 @@ def study_of(folder: Path, probe: dict[str, float], on_a: dict[str, float] | Non
     [
         ({"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}, None, "reproduced"),
         ({"Std": 0.5, "Dec1": 0.9, "RR1": 0.6}, None, "not reproduced"),  # better than Std is not enough
-        ({"Std": 0.5, "Dec1": 0.7, "RR1": 0.7}, None, "undecided"),
+        ({"Std": 0.5, "Dec1": 0.7, "RR1": 0.73}, None, "undecided"),
+        ({"Std": 0.5, "Dec1": 0.7, "RR1": 0.66}, None, "not reproduced"),
         ({"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}, {"RR1": 0.9}, "not reproduced"),  # it pays for it on A
     ],
 )
 def test_the_hypothesis_is_against_the_best_control_at_equal_accuracy_on_a(tmp_path, probe, on_a, outcome) -> None:
     results = TransferResults.load(study_of(tmp_path, probe, on_a), CONFIG)
-    verdict = results.verdicts()[0]
+    (verdict,) = results.verdicts()
     assert verdict.outcome == outcome
-    assert "best control Dec^1" in verdict.evidence
+    assert "least gain, over Dec^1" in verdict.evidence
+    assert "controls: Std, Dec^1" in verdict.evidence
     assert "n = 5 seeds × 400 test images" in verdict.evidence
 
 
@@ -121,7 +123,8 @@ def test_page_and_results_file(tmp_path) -> None:
         *(f"transfer-mnist-parity-{n}.png" for n in ("outcomes", "few-labels", "frontier")),
     ]
     text = files[0].read_text()
-    assert "RR^1 is better than every control, Dec^1 (+0." in text
+    assert "RR^1 is ahead of every control, the best of them, Dec^1 (+0." in text
+    assert "This is a gain of 0.02 at equal accuracy on A." in text
     assert "| RR^1 | 3 (ratio) | 5 |" in text
     assert "+0.0500 [+0.0500, +0.0500]" in text
     assert made.html().count("<svg") == 3
@@ -140,3 +143,23 @@ def test_a_missing_run_is_said(tmp_path) -> None:
     found = results.compare(Variant("RR1"), Variant("Std"), "probe")
     assert found is not None
     assert found.difference.n == 4
+    (verdict,) = results.verdicts()
+    assert (verdict.outcome, verdict.evidence) == ("not run", "waits for RR^1 (4 of 5 seeds)")
+
+
+def test_what_diverged_is_said_and_holds_the_verdict_back(tmp_path) -> None:
+    study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
+    study.conclude(
+        Run(Variant("Dec1"), "A-t3", 1), {"accuracy": 0.5, "history": [], "diverged": "the loss is not finite"}
+    )
+    results = TransferResults.load(study, CONFIG)
+    assert any("Diverged, and left out: Dec^1_A-t3, seed 1: the loss" in said for said in results.not_run())
+    assert results.verdicts()[0].evidence == "waits for Dec^1 (4 of 5 seeds)"
+
+
+def test_a_value_at_the_end_of_its_range_is_said(tmp_path) -> None:
+    results = TransferResults.load(study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}), CONFIG)
+    assert not results.at_the_end(Variant("RR1"))
+    config = TransferConfig(**{**vars(CONFIG), "tuned": {"RR1": 10.0, "Dec1": 1.0}})
+    ended = TransferResults(config, results.metadata, results.runs, results.metrics, results.study)
+    assert any("chosen value of RR^1 is at the end of the range" in said for said in ended.not_run())

@@ -128,8 +128,8 @@ class TransferConfig:
 
     def recipe(self, run: Run) -> Recipe:
         """Of phase I or of B from scratch, the method's changes included."""
-        if run.phase == "B":
-            return self.b
+        if run.phase == "B":  # as long as phase I and fine-tuning together
+            return dataclasses.replace(self.b, epochs=self.a.epochs + self.b.epochs)
         method = run.variant.method
         changes: dict[str, Any] = dict(method.recipe(strength_of(run)))
         changes["epochs"] = max(1, round(self.a.epochs * method.length(self.compute_match)))

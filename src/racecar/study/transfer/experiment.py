@@ -21,7 +21,8 @@ from racecar.study.classification.training import Trainer
 from racecar.study.classification.work import step_flops
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
-from racecar.study.core.errors import DivergedError
+from racecar.study.core.errors import DivergedError, StudyError
+from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.methods import Strength
 from racecar.study.core.resume import saved_state, slot, train_run
@@ -47,11 +48,31 @@ def load(source: str, config: TransferConfig) -> tuple[Images, Images]:
     """
 
     def part(images: Images, count: int | None) -> Images:
-        smaller = images if count is None or count >= len(images) else images.stratified(count, 0)[0]
-        return config.tasks.prepared(smaller)
+        return images if count is None or count >= len(images) else images.stratified(count, 0)[0]
 
     train, test = config.tasks.source.load(source)
-    return part(train, config.train_images), part(test, config.test_images)
+    if not config.tasks.is_reported:
+        train, test = _apart(train, config, len(test))
+    return config.tasks.prepared(part(train, config.train_images)), config.tasks.prepared(
+        part(test, config.test_images)
+    )
+
+
+def _apart(train: Images, config: TransferConfig, tests: int) -> tuple[Images, Images]:
+    """Training and test images that no reported pair sees: both from the training images that it leaves over.
+
+    Raises:
+        StudyError: it leaves none, or too few.
+    """
+    count, tests = config.train_images, config.test_images or tests
+    if count is None or 2 * count + tests > len(train):
+        raise StudyError(
+            f"{config.pair} is for tuning, on images that no reported pair sees: of {len(train)} it needs "
+            f"{tests} for testing and twice --train_images, at most {max(0, (len(train) - tests) // 2)}"
+        )
+    left = train.stratified(count, 0)[1]
+    test, left = left.stratified(tests, 1)
+    return left.stratified(count, 0)[0], test
 
 
 def keep(study: Study, train: Images, test: Images) -> None:
@@ -95,6 +116,11 @@ def cost(config: TransferConfig, run: Run) -> int:
     return round(10 * (epochs + config.b.epochs + method.pretraining(strength) * config.shape.depth)) + 10
 
 
+def seed_of(config: TransferConfig, run: Run) -> int:
+    """The seed of weights, order and draws: pairs for tuning have others than those that are reported."""
+    return run.seed if config.tasks.is_reported else 1000 + run.seed
+
+
 def run_share(study: Study, config: TransferConfig, runs: list[Run], callbacks: Callbacks = QUIET) -> bool:
     """Train the runs that are not finished, in order. Safe to stop or kill at any moment and to call again.
 
@@ -108,11 +134,32 @@ def run_share(study: Study, config: TransferConfig, runs: list[Run], callbacks: 
         Whether all are finished.
     """
     pending = [r for r in runs if not study.finished(r)]
-    if not pending:
+    stale = [r for r in runs if r not in pending and r.phase != "B" and _is_stale(study, r)]
+    if not pending and not stale:
         return True
     accelerator = make_accelerator()
     data = tasks(study, config, accelerator.device)
+    for run in stale:
+        if callbacks.stop():
+            return False
+        _measure_again(study, config, run, data)
     return all(_train(study, config, r, data, accelerator, callbacks) for r in pending)
+
+
+def _is_stale(study: Study, run: Run) -> bool:
+    metrics = study.metrics(run) or {}
+    return "diverged" not in metrics and metrics.get("measured") != outcomes.VERSION
+
+
+def _measure_again(study: Study, config: TransferConfig, run: Run, data: dict[str, InMemory]) -> None:
+    """What an older version has measured of a finished run, from its weights; fine-tuning stays."""
+    seed = seed_of(config, run)
+    model = network(config, data["A"], seed, run.variant.method.projector(strength_of(run)))
+    model.load_state_dict(study.weights(run))
+    measured = outcomes.measure(model, data["B"], config.shape.before, seed)
+    kept = read_tensors(study.path(run) / f"{ANSWERS}.safetensors")
+    study.keep(run, ANSWERS, kept | _counts({k: measured.answers[k] for k in KEPT if k in measured.answers}))
+    study.conclude(run, (study.metrics(run) or {}) | measured.numbers)
 
 
 def network(config: TransferConfig, data: InMemory, seed: int, projector: int = 0) -> Classifier:
@@ -138,24 +185,28 @@ def _train(
     accelerator: Accelerator,
     callbacks: Callbacks,
 ) -> bool:
-    method, strength = run.variant.method, strength_of(run)
+    method, strength, seed = run.variant.method, strength_of(run), seed_of(config, run)
     task = data["B" if run.phase == "B" else "A"]
-    model = network(config, task, run.seed, method.projector(strength))
+    model = network(config, task, seed, method.projector(strength))
     recipe, state = config.recipe(run), saved_state(study, run)
     objective, epochs = Objective(model), None
     if run.phase != "B":
         if (long := method.pretraining(strength)) and state is None:
-            batches = task.batches(recipe.batch_size, run.seed, recipe.augmentation, 0, 1)
+            batches = task.batches(recipe.batch_size, seed, recipe.augmentation, 0, 1)
             example = task.some_tests(recipe.batch_size)
             if not pretrain(model, batches, long, recipe, config.shape, example, callbacks):
                 return False
-        objective = _objective(config, run, model, task)
+        try:
+            objective = _objective(config, run, model, task)
+        except racecar.NonFiniteError as error:  # before the first step
+            study.finish(run, model.state_dict(), {"diverged": str(error), "strength": strength, "history": []})
+            return True
         epochs = round(recipe.epochs * method.stop(strength))
     trainer = Trainer(
         objective,
         recipe,
         task,
-        seed=run.seed,
+        seed=seed,
         phase="B" if run.phase == "B" else "A",
         accelerator=accelerator,
         evaluations=config.evaluations,
@@ -183,18 +234,20 @@ def _train(
         metrics["diverged"] = failure
     answers: dict[str, Tensor] = {}
     if run.phase != "B" and not failure:
-        measured = outcomes.measure(model, data["B"], config.shape.before, run.seed)
+        measured = outcomes.measure(model, data["B"], config.shape.before, seed)
         metrics |= measured.numbers
         answers = {k: measured.answers[k] for k in KEPT if k in measured.answers}
         tuned = _fine_tuned(config, run, model, data["B"], accelerator, callbacks)
         if tuned is None:
             return False
-        metrics["finetuned"], answers["finetuned"] = tuned
+        if isinstance(tuned, str):
+            metrics["finetuning_diverged"] = tuned
+        else:
+            metrics["finetuned"], answers["finetuned"] = tuned
     elif not failure:
         answers["scratch"] = _answers(model, data["B"])
     if answers:
-        counts = {k: (v.double() * outcomes.DRAWS).round().to(torch.uint8) for k, v in answers.items()}
-        study.keep(run, ANSWERS, counts)
+        study.keep(run, ANSWERS, _counts(answers))
     study.finish(run, trainer.weights(), metrics)
     study.drop_progress(slot(run))
     return True
@@ -203,12 +256,16 @@ def _train(
 KEPT = ("probe", "probe10", "cells", "cells10")  # the probes whose answers are kept, for inference over test images
 
 
+def _counts(answers: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: (v.double() * outcomes.DRAWS).round().to(torch.uint8) for k, v in answers.items()}
+
+
 def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemory) -> Objective:
     """What phase I minimises, the racecar penalty balanced against the task's loss on the first batches."""
     method, strength, recipe = run.variant.method, strength_of(run), config.recipe(run)
     if not method.arguments:
         return Objective(model, regulariser=method.regulariser(model, Strength(strength)))
-    decoder = network(config, task, 10_000 + run.seed) if method.untied else None
+    decoder = network(config, task, 10_000 + seed_of(config, run)) if method.untied else None
     shape = config.shape
     rr = racecar.Racecar(
         model,
@@ -220,7 +277,7 @@ def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemo
     )
     before = {k: v.clone() for k, v in model.state_dict().items()}  # batch norm counts what it sees
     half = torch.bfloat16 if recipe.precision == "bfloat16" else None
-    batches = task.batches(recipe.batch_size, run.seed, recipe.augmentation, 0, 1)
+    batches = task.batches(recipe.batch_size, seed_of(config, run), recipe.augmentation, 0, 1)
     for number, (images, labels, _) in enumerate(islice(batches.epoch(0), BALANCED_ON)):
         with torch.autocast(images.device.type, half, enabled=half is not None):
             output, penalty = rr(images)
@@ -240,7 +297,7 @@ def work(study: Study, config: TransferConfig, runs: Sequence[Run]) -> dict[Run,
     task = tasks(study, config, torch.device("cpu"))["A"]
     found = {}
     for run in runs:
-        model = network(config, task, run.seed, run.variant.method.projector(strength_of(run)))
+        model = network(config, task, seed_of(config, run), run.variant.method.projector(strength_of(run)))
         objective = _objective(config, run, model, task)
         found[run] = step_flops(objective, task.shape, config.recipe(run).batch_size)
     return found
@@ -248,20 +305,19 @@ def work(study: Study, config: TransferConfig, runs: Sequence[Run]) -> dict[Run,
 
 def _fine_tuned(
     config: TransferConfig, run: Run, source: Classifier, data: InMemory, accelerator: Accelerator, callbacks: Callbacks
-) -> tuple[float, Tensor] | None:
-    """Accuracy on B of a network whose body continues from phase I with a new head; None where it was stopped."""
-    model = network(config, data, run.seed)
+) -> tuple[float, Tensor] | str | None:
+    """Accuracy and answers on B, the body from phase I with a new head; or why it diverged; None if it was stopped."""
+    seed = seed_of(config, run)
+    model = network(config, data, seed)
     model.body.load_state_dict(source.body.state_dict())
-    trainer = Trainer(
-        Objective(model), config.b, data, seed=run.seed, phase="AB", accelerator=accelerator, evaluations=1
-    )
+    trainer = Trainer(Objective(model), config.b, data, seed=seed, phase="AB", accelerator=accelerator, evaluations=1)
     # Short, so that no state of its own is saved: stopped here, the run begins again where phase I was saved last.
     quiet = Callbacks(stop=callbacks.stop, alive=callbacks.alive, advance=lambda steps: callbacks.alive())
     try:
         if not trainer.run(quiet):
             return None
-    except DivergedError:
-        return float("nan"), torch.zeros(data.test_count, dtype=torch.bool)
+    except DivergedError as error:
+        return str(error)
     accelerator.free_memory()
     right = _answers(model, data)
     return float(right.double().mean()), right

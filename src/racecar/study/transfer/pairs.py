@@ -74,6 +74,7 @@ class Pair:
         margin: δ, the smallest difference in accuracy that matters.
         tuning: the pair that tuning values are chosen on; "" for one that serves for that.
         candidate: the racecar variant of the hypothesis; "": the one that did best on the tuning pair.
+        least: the gain over the best control that the hypothesis asks for.
     """
 
     title: str
@@ -83,6 +84,7 @@ class Pair:
     margin: float
     tuning: str = ""
     candidate: str = ""
+    least: float = 0.02
 
     def coarse(self, images: Images) -> Images:
         """The same images with their coarse labels.
@@ -99,6 +101,11 @@ class Pair:
         if missing := [c for c, n in zip(images.classes, table.tolist(), strict=True) if n < 0]:
             raise StudyError(f"{self.source.title} has classes that no group of {self.title} holds: {missing[:5]}")
         return Images(images.pixels, table[images.labels], tuple(self.groups))
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether results are for others than those who tune."""
+        return bool(self.tuning)
 
     def prepared(self, images: Images) -> Images:
         """As the network sees them: the MLP's are averaged over 2 × 2 pixels."""

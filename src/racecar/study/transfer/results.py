@@ -25,6 +25,7 @@ PRIMARY = ("probe", "probe10")
 NAMES = {
     "accuracy": "accuracy on A",
     "probe": "probe, all labels",
+    "probe_fixed": "probe, fixed l2",
     "probe10": "probe, 10 labels a class",
     "cells": "probe before pooling",
     "cells10": "before pooling, 10 labels",
@@ -97,14 +98,25 @@ class TransferResults(Results[TransferConfig]):
 
     @property
     def candidate(self) -> Variant | None:
-        """The racecar variant of the pair's hypothesis, if it was run."""
-        wanted = Variant.parse(str(self.metadata.get("candidate") or self.config.tasks.candidate or "RR1"))
+        """The racecar variant of the pair's hypothesis, if it was run; None too where nothing has named it."""
+        named = str(self.metadata.get("candidate") or self.config.tasks.candidate)
+        wanted = Variant.parse(named) if named else None
         return wanted if wanted in self.judged else None
 
     @property
     def controls(self) -> list[Variant]:
-        """All judged methods that are not racecar training."""
-        return [v for v in self.judged if not isinstance(v.method, RR)]
+        """All methods of the configuration that are not racecar training."""
+        found = [v for v in self.variants if not isinstance(v.method, RR)]
+        return sorted(found, key=lambda v: (v.method.place, v.name))
+
+    def lacking(self, variants: Sequence[Variant], outcome: str) -> list[str]:
+        """What a verdict waits for: runs at the chosen value that are not finished, or have diverged."""
+        found = []
+        for variant in variants:
+            runs = [r for r in self.tuned(variant) if outcome in self.metrics[r]]
+            if len(runs) < self.config.seeds:
+                found.append(f"{variant.label} ({len(runs)} of {self.config.seeds} seeds)")
+        return found
 
     # --- numbers ------------------------------------------------------------------------------------------------------
 
@@ -164,13 +176,13 @@ class TransferResults(Results[TransferConfig]):
         return Comparison(better.label, worse.label, outcome, wide, p, verdict)
 
     def against_controls(self, outcome: str) -> AgainstControls | None:
-        """The candidate against the best control, by intersection and union."""
+        """The candidate against the best control, by intersection and union; None before all of their runs are."""
         candidate = self.candidate
-        if candidate is None or not self.controls:
+        if candidate is None or not self.controls or self.config.seeds < 2:
             return None
-        seeds = self._seeds([candidate, *self.controls], outcome)
-        if len(seeds) < 2:
+        if self.lacking([candidate, *self.controls], outcome):
             return None
+        seeds = list(range(self.config.seeds))
         return inference.best_control(
             self._matrix(candidate, outcome, seeds),
             {c.label: self._matrix(c, outcome, seeds) for c in self.controls},
@@ -187,35 +199,55 @@ class TransferResults(Results[TransferConfig]):
                 found.append((strength, self.summary(runs, "accuracy"), self.summary(runs, "probe")))
         return found
 
+    def at_the_end(self, variant: Variant) -> bool:
+        """Whether a chosen value is the first or last of the range, so that the best one may lie outside."""
+        strengths = variant.method.strengths
+        return bool(strengths) and self.config.tuned.get(variant.name) in (strengths[0], strengths[-1])
+
     # --- verdicts -----------------------------------------------------------------------------------------------------
 
     def verdicts(self) -> list[Verdict]:
-        """The pair's hypothesis, for the probe with all labels and with ten a class."""
-        return [self._hypothesis(outcome) for outcome in PRIMARY]
+        """The pair's hypothesis."""
+        return [self.hypothesis()]
 
-    def _hypothesis(self, outcome: str) -> Verdict:
-        candidate = self.candidate
+    def hypothesis(self) -> Verdict:
+        """Whether the candidate's probe with all labels gains enough over every control, at equal accuracy on A."""
+        candidate, pair = self.candidate, self.config.tasks
         name = candidate.label if candidate is not None else "RR"
-        claim = f"{name} is better for B than the best control, at equal accuracy on A: {NAMES[outcome]}"
+        claim = (
+            f"A linear probe on {name}'s features gains {pair.least:g} or more over the best of {len(self.controls)} "
+            "controls, at equal accuracy on A"
+        )
         where = "docs/plan.md"
         if self.is_smoke_test:
             return Verdict(claim, where, "not run", "a smoke test: no conclusions")
-        found = self.against_controls(outcome)
-        if found is None or candidate is None:
-            return Verdict(claim, where, "not run", "the candidate or the controls were not run at chosen values")
+        if not pair.is_reported:
+            return Verdict(claim, where, "not run", "a pair that values are chosen on: nothing is judged here")
+        if candidate is None:
+            return Verdict(claim, where, "not run", "no racecar variant was run at a chosen value")
+        found = self.against_controls("probe")
         on_a = self.compare(candidate, STD, "accuracy") if STD in self.judged else None
-        equal = on_a is None or on_a.difference.mean > -self.config.tasks.margin
+        if found is None or on_a is None:
+            waits = self.lacking([candidate, STD, *(c for c in self.controls if c != STD)], "probe")
+            return Verdict(claim, where, "not run", f"waits for {', '.join(waits) or 'two seeds or more'}")
+        worst = min(found.differences, key=lambda n: found.differences[n].low)
         evidence = (
-            f"{name} {self.summary(self.tuned(candidate), outcome).mean:.3f}, best control {found.control}: difference "
+            f"{name} {self.summary(self.tuned(candidate), 'probe').mean:.4f}; least gain, over {found.control}: "
             f"{found.difference.mean:+.4f}, {bounds(found.difference, 4, '+')}, n = {found.difference.n} seeds × "
-            f"{self._items()} test images"
+            f"{self._items()} test images; "
+            + (
+                f"lowest interval, over {worst}: {bounds(found.differences[worst], 4, '+')}; "
+                if worst != found.control
+                else ""
+            )
+            + f"on A {name} − Std {on_a.difference.mean:+.4f}, {bounds(on_a.difference, 4, '+')}; controls: "
+            f"{', '.join(c.label for c in self.controls)}"
         )
-        if on_a is not None:
-            evidence += f"; on A {name} − Std {on_a.difference.mean:+.4f}, {bounds(on_a.difference, 4, '+')}"
-        if found.better and equal:
+        equal, lost = on_a.difference.low > -pair.margin, on_a.difference.high < -pair.margin
+        if found.better and found.difference.mean >= pair.least and equal:
             return Verdict(claim, where, "reproduced", evidence)
-        lost = found.difference.high < 0 or not equal
-        return Verdict(claim, where, "not reproduced" if lost else "undecided", evidence)
+        refuted = lost or found.difference.high < pair.least
+        return Verdict(claim, where, "not reproduced" if refuted else "undecided", evidence)
 
     def _items(self) -> int:
         run = next(iter(self.tuned(self.judged[0])), None)
@@ -225,6 +257,14 @@ class TransferResults(Results[TransferConfig]):
     def not_run(self) -> list[str]:
         """What this study does not show."""
         said = self.unfinished()
+        said += [f"Diverged, and left out: {r.model}, seed {r.seed}: {why}." for r, why in self.diverged.items()]
+        late = [r for r in self.metrics if "finetuning_diverged" in self.metrics[r]]
+        said += [f"Fine-tuning diverged, and is left out: {r.model}, seed {r.seed}." for r in late]
+        ends = [v.label for v in self.variants if self.at_the_end(v)]
+        if ends:
+            said.append(
+                f"The chosen value of {', '.join(ends)} is at the end of the range: a farther one may be better."
+            )
         if unchosen := [v.label for v in self.variants if v.method.strengths and self.config.tuned_phase(v) is None]:
             said.append(f"No tuning value chosen for {', '.join(unchosen)}: only the frontier is shown.")
         return said

@@ -37,13 +37,18 @@ def chosen(folder: Path, config: TransferConfig) -> dict[str, float]:
     """The value of every variant of a configuration that has any, from a finished study on another pair.
 
     Raises:
-        StudyError: no such study, one on the same pair, or one that lacks a variant.
+        StudyError: no such study, one on another pair or with other recipes, or one that lacks a variant.
     """
     study, tuning = reopen(folder, "transfer", TransferConfig)
     if tuning.pair == config.pair:
         raise StudyError(
             f"{folder} is a study on {config.pair} itself: values are chosen on a pair that is not reported"
         )
+    if tuning.pair != config.tasks.tuning:
+        raise StudyError(f"{folder} is a study on {tuning.pair}: {config.pair} takes values from {config.tasks.tuning}")
+    asked = [(c.a, c.b, c.width, c.train_images) for c in (tuning, config)]
+    if asked[0] != asked[1]:
+        raise StudyError(f"{folder} was trained with other recipes, width or images than are asked for now")
     variants = [Variant.parse(v) for v in config.variants]
     return {v.name: _value(study, tuning, v) for v in dict.fromkeys(variants) if v.method.strengths}
 
@@ -59,16 +64,25 @@ def candidate(folder: Path, config: TransferConfig) -> str:
     study, tuning = reopen(folder, "transfer", TransferConfig)
     racecars = [v for v in map(Variant.parse, config.variants) if isinstance(v.method, RR) and not v.method.ways]
 
-    def probe(variant: Variant) -> float:
-        phase = phase_of(variant, config.tuned[variant.name])
-        return float(np.mean([_metric(study, Run(variant, phase, s), "probe") for s in range(tuning.seeds)]))
+    floor = _floor(study, tuning)
 
-    return max(racecars, key=probe).name if racecars else ""
+    def mean(variant: Variant, name: str) -> float:
+        phase = phase_of(variant, config.tuned[variant.name])
+        return float(np.mean([_metric(study, Run(variant, phase, s), name) for s in range(tuning.seeds)]))
+
+    def place(variant: Variant) -> tuple[bool, float]:
+        return mean(variant, "accuracy") >= floor, mean(variant, "probe")
+
+    return max(racecars, key=place).name if racecars else ""
+
+
+def _floor(study: Study, tuning: TransferConfig) -> float:
+    """Std's mean accuracy on A less δ."""
+    plain = [_metric(study, Run(STD, "A", s), "accuracy") for s in range(tuning.seeds)]
+    return float(np.mean(plain)) - tuning.tasks.margin
 
 
 def _value(study: Study, tuning: TransferConfig, variant: Variant) -> float:
-    margin = tuning.tasks.margin
-    plain = [_metric(study, Run(STD, "A", s), "accuracy") for s in range(tuning.seeds)]
     accuracy: dict[float, list[float]] = {}
     probe: dict[float, list[float]] = {}
     for strength in variant.method.strengths:
@@ -77,7 +91,7 @@ def _value(study: Study, tuning: TransferConfig, variant: Variant) -> float:
             assert strength_of(run) == strength
             accuracy.setdefault(strength, []).append(_metric(study, run, "accuracy"))
             probe.setdefault(strength, []).append(_metric(study, run, "probe"))
-    return best(accuracy, probe, float(np.mean(plain)) - margin)
+    return best(accuracy, probe, _floor(study, tuning))
 
 
 def _metric(study: Study, run: Run, name: str) -> float:

@@ -10,7 +10,7 @@ class Early(Method):
     """As Std, stopped before its schedule ends."""
 
     family, color, line, place = "Early", "#a58a1f", ":", 2
-    strengths, unit = (0.05, 0.1, 0.2, 0.4, 0.7), "share of phase I"
+    strengths, unit = (0.1, 0.2, 0.35, 0.5, 0.7), "share of phase I"
 
     def stop(self, strength: float) -> float:
         """Which share of the steps is taken."""

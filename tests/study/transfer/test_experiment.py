@@ -234,7 +234,10 @@ def mnist(folder: Path) -> Path:
 
 def test_a_study_takes_its_values_from_another_and_grows_by_the_frontier(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    finished(tmp_path / "t", "mnist-halves", {"Std": [(0.9, 0.5)], "RR1": [(0.9, 0.5), (0.9, 0.6), *[(0.9, 0.1)] * 3]})
+    usual = preset("transfer", "--preset", "full", "--pair", "mnist-halves")
+    values = {"Std": [(0.9, 0.5)], "RR1": [(0.9, 0.5), (0.9, 0.6), *[(0.9, 0.1)] * 3]}
+    same = {"a": dataclasses.replace(usual.a, epochs=1), "b": usual.b, "train_images": 200}
+    finished(tmp_path / "t", "mnist-halves", values, **same)
     short = ["--a.epochs", "1", "--train_images", "200", "--variants", "Std", "RR1", "--seeds", "1"]
     argv = ["study", "transfer", "--preset", "full", "--pair", "mnist-parity", "--workers", "1", *short]
     argv += ["--data", str(mnist(tmp_path / "data")), "--tuned-on", "t", "--out", "s"]

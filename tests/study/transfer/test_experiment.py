@@ -12,6 +12,7 @@ import racecar
 from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.cli import main
+from racecar.study.commands.study import preset
 from racecar.study.core.accelerator import reset_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError

@@ -14,7 +14,7 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 LIBRARY = ["rules", "forward", "reverse", "passes", "program", "module"]
 STUDY = ["core", "report", "studies", "studies of one kind", "sweep", "commands"]
 OTHERS = {"cli": "commands"}
-KINDS = {"mutual_information", "classification", "digits", "cifar", "vgg", "smoke", "stylize", "pretrain"}
+KINDS = {"mutual_information", "classification", "digits", "cifar", "vgg", "smoke", "stylize", "plasticity", "pretrain"}
 
 
 def imports(path: Path) -> set[str]:

@@ -107,6 +107,20 @@ PRESETS = {
     ("stylize", "paper"): {"seeds": 1, "size": 512, "steps": 300},
     ("stylize", "small"): {"seeds": 3, "size": 192, "steps": 200},
     ("stylize", "quick"): {"seeds": 1, "size": 96, "steps": 40},
+    ("plasticity", "full"): {
+        "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 1200, "test_images": 2000,
+        "variants": ["Std", "Ort", "L2Init", "RR1", "RR3", "Dec1", "Dec3", "SP", "Reset"], "phases": ["A"],
+        "batch_size": 60, "epochs": 50, "learning_rate": 3e-4, "frontier": 3,
+    },
+    ("plasticity", "small"): {
+        "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 200, "test_images": 2000,
+        "variants": ["Std", "Ort", "L2Init", "RR1", "RR3", "Dec1", "Dec3", "SP", "Reset"], "phases": ["A"],
+        "batch_size": 40, "epochs": 25, "learning_rate": 2e-3, "frontier": 3,
+    },
+    ("plasticity", "quick"): {
+        "sequence": "random-labels", "variants": ["Std", "RR3", "Dec3", "SP"], "seeds": 2, "tasks": 4, "epochs": 2,
+        "chosen": {"RR3": 0.01, "Dec3": 0.01, "SP": 0.2}, "train_images": 200, "test_images": 200, "phases": ["A"],
+    },
 }  # fmt: skip
 
 

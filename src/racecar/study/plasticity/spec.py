@@ -61,6 +61,7 @@ SPEC = StudySpec(
     train=_train,
     report=_report,
     add_options=_add_options,
+    prepare=_prepare,
     label=lambda options: f"{options.sequence}-{options.preset}",
     unit="chains",
 )

@@ -178,7 +178,7 @@ def test_what_is_measured_after_a_task() -> None:
     made = trained("Std", config)
     task = made.sequence.task(0, 0)
     net, x = made.model, task.test_inputs
-    output, hidden = net(x), net[:6](x).detach()
+    output, hidden = net(x).detach(), net[:6](x).detach()
     point = made.history[-1]
     assert point["accuracy"] == pytest.approx(float((output.argmax(1) == task.test_labels).double().mean()), rel=1e-5)
     assert point["cross_entropy"] == pytest.approx(float(F.cross_entropy(output, task.test_labels)), rel=1e-4)
@@ -187,7 +187,7 @@ def test_what_is_measured_after_a_task() -> None:
     shares = values / values.sum()
     shares = shares[shares > 1e-7]
     assert point["effective_rank"] == pytest.approx(float((-shares * shares.log()).sum().exp()), rel=1e-3)
-    norm = torch.cat([p.flatten() for p in net.parameters()]).norm()
+    norm = torch.cat([p.detach().flatten() for p in net.parameters()]).norm()
     assert point["weight_norm"] == pytest.approx(float(norm), rel=1e-5)
 
 
@@ -198,7 +198,7 @@ def test_random_labels_are_measured_over_the_last_epoch_while_the_weights_change
     made.run(Callbacks(stop=lambda: made.step == 2))
     for step in (2, 3):
         x, y = made._batch(step)
-        output = made.model(x)
+        output = made.model(x).detach()
         right += int((output.argmax(1) == y).sum())
         loss += float(F.cross_entropy(output, y)) / 2
         made.run(Callbacks(stop=lambda step=step: made.step == step + 1))

@@ -13,7 +13,7 @@ from racecar.study.plasticity.network import DEPTH
 
 OFFERS = frozenset({Need.REVERSE, Need.DECODER, Need.REGULARISER, Need.BETWEEN})  # what the study can do for a method
 RATIOS = (0.003, 0.01, 0.03, 0.1, 0.3)  # of methods with a reverse pass: over many tasks, small ones are what matters
-# The best of all five on permuted pixels: 25 tasks of the small preset, 3 seeds (results/plasticity-permuted-pixels.md).
+# The best of five on permuted pixels, 25 tasks of the small preset, 3 seeds: results/plasticity-permuted-pixels.md.
 CHOSEN = {"Ort": 0.1, "L2Init": 0.01, "RR1": 0.3, "RR3": 0.1, "Dec1": 0.003, "Dec3": 0.3, "SP": 0.2}
 FIRST = "first"  # way in which the penalty acts in the first tenth of the tasks alone
 _PHASE = re.compile(rf"A(?:-([1-5])?({FIRST})?)?")

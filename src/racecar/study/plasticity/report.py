@@ -46,7 +46,8 @@ def _summary(results: PlasticityResults) -> list[Block]:
     config = results.config
     about = Text(
         f"{config.tasks} tasks in a row; {KINDS[config.sequence].words}. {config.epochs} epochs of "
-        f"{config.train_images} images a task, batches of {config.batch_size}, Adam at {config.learning_rate:g}, its state carried on."
+        f"{config.train_images} images a task, batches of {config.batch_size}, Adam at {config.learning_rate:g}, its "
+        "state carried on."
     )
     if results.setting.startswith("quick"):
         return [about, Text(_SMOKE)]

@@ -188,7 +188,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
         raise ValueError(f"p value {bad[0]}; use numbers from 0 to 1")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(9.0, (len(p_values) - rank) * p_values[index]))
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
 
@@ -236,7 +236,7 @@ def best_control(
 
 
 def runs_needed(sd: float, difference: float, power: float = 0.9, level: float = 0.05) -> int:
-    """How many seeds a two-sided paired t test needs to find a true difference.
+    """How many seeds a two-sided paired t test needs to find a true difference, with its sign.
 
     Args:
         sd: of the paired differences.
@@ -251,7 +251,7 @@ def runs_needed(sd: float, difference: float, power: float = 0.9, level: float =
     def found(n: int) -> float:
         critical, shift = stats.t.ppf(1 - level / 2, n - 1), abs(difference) / sd * math.sqrt(n)
         s, weights = _deviations(n)
-        return float(weights @ (stats.norm.sf(critical * s - shift) + stats.norm.cdf(-critical * s - shift)))
+        return float(weights @ stats.norm.sf(critical * s - shift))
 
     return _fewest(found, sd, abs(difference), power, level)
 

@@ -1,5 +1,6 @@
 """From run.json files to tables and verdicts, against numbers worked out here."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_a_tuning_sequence_chooses_values_and_judges_nothing(tmp_path) -> None:
     assert "| SP | a | 0.05: 0.800 ± 0.000* |" in text
     assert text.count("| yes |") == 1  # SP's is the first of its range
     assert "- RR^3 ratio 0.3: 0 of 2 seeds finished." in text
+
+
+def test_a_better_value_than_the_chosen_one_is_said_beside_the_verdicts(tmp_path) -> None:
+    study, config = opened(tmp_path / "s", seeds=2, variants=["Std", "RR3", "Dec3"], chosen={"RR3": 0.01, "Dec3": 0.01})
+    config = replace(config, phases=["A", "A-1", "A-2", "A-3"], frontier=1)
+    for run in config.runs():
+        number = int(run.way or 1)
+        finish(
+            study, run, [{"RR3": 0.1 * number, "Dec3": [0.2, 0.9, 0.3][number - 1]}.get(run.variant.name, 0.5)] * TASKS
+        )
+    text = page(study, config).markdown()
+    assert "**Another value than the chosen one is the best here**: RR3 0.03 (chosen 0.01)." in text
+    assert "| 0.01: 0.200 ± 0.000 (chosen) | 0.03: 0.300* | not run |" in text
+    assert "| RR^3 − Dec^3 (primary) | 2 | -0.700 |" in text
 
 
 def test_a_smoke_test_gives_no_verdict(judged) -> None:

@@ -21,8 +21,8 @@ CONFIG = PlasticityConfig(
 )
 
 
-def images(count: int = 20, channels: int = 1, size: int = 28, classes: int = 10) -> Images:
-    generator = torch.Generator().manual_seed(channels)
+def images(count: int = 20, channels: int = 1, size: int = 28, classes: int = 10, seed: int = 0) -> Images:
+    generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
     return Images(pixels, torch.arange(count) % classes, tuple(map(str, range(classes))))
 
@@ -30,8 +30,9 @@ def images(count: int = 20, channels: int = 1, size: int = 28, classes: int = 10
 def training(variant: str, config: PlasticityConfig = CONFIG, way: str = "3", seed: int = 0) -> Training:
     parsed = Variant.parse(variant)
     phase = "A" if variant in ("Std", "Reset") else f"A-{way}"
-    kept = images() if config.sequence != "class-sequence" else images(36, 3, 32, 6)
-    return Training(Run(parsed, phase, seed), config, KINDS[config.sequence](kept, kept, config), torch.device("cpu"))
+    form = (20, 1, 28, 10) if config.sequence != "class-sequence" else (36, 3, 32, 6)
+    train, test = images(*form), images(*form, seed=1)
+    return Training(Run(parsed, phase, seed), config, KINDS[config.sequence](train, test, config), torch.device("cpu"))
 
 
 def trained(variant: str, config: PlasticityConfig = CONFIG, way: str = "3") -> Training:

@@ -73,35 +73,41 @@ def _curves(results: PlasticityResults) -> list[Block]:
     if not shown:
         return [Text("No chain is finished.")]
 
-    def drawn(*names: str) -> list[figures.Curve]:
+    def drawn(chains: list[Chain], *names: str) -> list[figures.Curve]:
         return [
             figures.Curve(c.name, c.variant.method, c.first, [results.by_task(c, name) for name in names])
-            for c in shown
+            for c in chains
         ]
 
     config = results.config
     chance = 1 / (config.classes if config.sequence == "class-sequence" else 10)
+    held = [c for c in shown if not c.first]
+    main, titles = ("accuracy", "effective_rank"), ["accuracy", "effective rank of the last hidden layer"]
+    more, others = ("dead_units", "weight_norm"), ["share of dead units", "norm of the weights"]
     legend = "Means over seeds; bands: 95 % interval of the mean (Student's t)."
-    return [
+    blocks: list[Block] = [
         Figure(
-            partial(
-                figures.by_task,
-                drawn("accuracy", "effective_rank"),
-                ["accuracy", "effective rank of the last hidden layer"],
-                chance,
-            ),
+            partial(figures.by_task, drawn(held, *main), titles, chance),
             f"Accuracy and effective rank at the end of every task; dashed: a constant answer. {legend}",
             "Curves of accuracy and of effective rank by task, one per method",
             name="by-task",
         ),
         Figure(
-            partial(
-                figures.by_task, drawn("dead_units", "weight_norm"), ["share of dead units", "norm of the weights"]
-            ),
+            partial(figures.by_task, drawn(held, *more), others),
             f"Units of the last hidden layer that say the same to every image, and the norm of all weights. {legend}",
             "Curves of dead units and of the weights' norm by task, one per method",
         ),
     ]
+    if brief := {c.variant for c in shown if c.first}:
+        both = [c for c in shown if c.variant in brief or c.variant.family == "Std"]
+        blocks.append(
+            Figure(
+                partial(figures.by_task, drawn(both, *main), titles, chance),
+                f"The penalty held on, and in the first tenth of the tasks alone (dotted). {legend}",
+                "Curves of accuracy and of effective rank by task, with the penalty held on and ended early",
+            )
+        )
+    return blocks
 
 
 def _label(chain: Chain) -> Cell:
@@ -143,7 +149,7 @@ def _means(results: PlasticityResults) -> Table:
 
 def _frontier(results: PlasticityResults) -> list[Block]:
     rows: list[list[object]] = []
-    best = results.best_values()
+    best, given = results.best_values(), results.config.chosen
     for variant in results.tuned:
         values = strengths(variant.method)
         cells: list[object] = [Cell(variant.label, variant=variant.method.shade), variant.method.unit]
@@ -154,14 +160,25 @@ def _frontier(results: PlasticityResults) -> list[Block]:
                 cells.append(None)
                 continue
             s = results.summary(of[0])
-            here = value == best.get(variant.name)
-            cells.append(Cell(f"{value:g}: {spread(s)}" + ("*" * here), detail=f"n = {s.n}", emphasis=here))
+            here, chosen = value == best.get(variant.name), value == given.get(variant.name)
+            text = f"{value:g}: {spread(s)}" + "*" * here + " (chosen)" * chosen
+            cells.append(Cell(text, detail=f"n = {s.n}", emphasis=here))
         edge = best.get(variant.name) in (values[0], values[-1])
         rows.append([*cells, "yes" if edge else "no"])
     columns: list[str | Column] = [
         *("method", "unit", "first", "second", "third", "fourth", "fifth", "best at the end of the range")
     ]
     note = (
-        f"Mean accuracy over all tasks ± standard deviation over seeds, at most {results.config.frontier}; *: the best."
+        "Mean accuracy over all tasks ± standard deviation over seeds: "
+        f"{min(results.config.seeds, results.config.frontier)}, of chosen values {results.config.seeds}. *: the best."
     )
-    return [Table(columns, rows, "Mean accuracy at all five values.", note)]
+    blocks: list[Block] = [Table(columns, rows, "Mean accuracy at all five values.", note)]
+    if missed := {n: v for n, v in best.items() if given and given.get(n) != v}:
+        words = ", ".join(f"{name} {value:g} (chosen {given[name]:g})" for name, value in missed.items())
+        blocks.append(
+            Text(
+                f"**Another value than the chosen one is the best here**: {words}. Verdicts are on the chosen "
+                "values, so they judge a method together with what the tuning sequence makes of it."
+            )
+        )
+    return blocks

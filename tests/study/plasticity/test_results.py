@@ -93,6 +93,7 @@ def test_the_page_and_the_results_file_say_what_was_found(judged, tmp_path) -> N
     assert "| RR^3 − Dec^3 (primary) | 4 | +0.300 | [+0.300, +0.300] |" in text
     assert "| RR^3 | ratio 0.1 | 4 | 0.595 ± 0.031 |" in text
     assert "Everything that was asked for has been run." in text
+    assert "Exploratory" not in text
 
 
 def test_a_tuning_sequence_chooses_values_and_judges_nothing(tmp_path) -> None:
@@ -128,6 +129,8 @@ def test_a_better_value_than_the_chosen_one_is_said_beside_the_verdicts(tmp_path
     assert "**Another value than the chosen one is the best here**: RR3 0.03 (chosen 0.01)." in text
     assert "| 0.01: 0.200 ± 0.000 (chosen) | 0.03: 0.300* | not run |" in text
     assert "| RR^3 − Dec^3 (primary) | 2 | -0.700 |" in text
+    assert "**Exploratory**" in text  # 0.01 is not what permuted pixels have chosen
+    assert page(study, config).name == "plasticity-random-labels-other-values"
 
 
 def test_a_smoke_test_gives_no_verdict(judged) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 
 from racecar.study.core.folder import Study
 from racecar.study.plasticity import experiment, figures
-from racecar.study.plasticity.config import PlasticityConfig, strengths
+from racecar.study.plasticity.config import CHOSEN, PlasticityConfig, strengths
 from racecar.study.plasticity.results import DELTA, Chain, PlasticityResults
 from racecar.study.plasticity.sequences import KINDS
 from racecar.study.report import Block, Cell, Column, Figure, Page, Remarks, Section, Table, Text
@@ -15,6 +15,10 @@ from racecar.study.report.statistics import interval, spread
 _JUDGED = (
     f"Paired by seed; δ = {DELTA:g}. Equivalent: the 90 % interval lies within ±δ; better or worse: the 95 % interval "
     "excludes 0 and p < 0.05. p of all but the primary comparison is adjusted for their number (Holm)."
+)
+_OTHER = (
+    "**Exploratory**: the values are not those that the tuning sequence has chosen. Where they were chosen on this "
+    "sequence, every method looks better than it would on another."
 )
 _SMOKE = "A smoke test: it shows that everything runs, and decides nothing."
 
@@ -38,8 +42,13 @@ def page(study: Study, config: PlasticityConfig) -> Page:
         command=provenance.command,
         setting=results.setting,
         provenance=provenance,
-        name=f"{experiment.NAME}-{config.sequence}",
+        name=f"{experiment.NAME}-{config.sequence}" + "-other-values" * _exploratory(results),
     )
+
+
+def _exploratory(results: PlasticityResults) -> bool:
+    """Whether a method was given another value than the tuning sequence has chosen."""
+    return any(CHOSEN.get(name) != value for name, value in results.config.chosen.items())
 
 
 def _summary(results: PlasticityResults) -> list[Block]:
@@ -54,6 +63,7 @@ def _summary(results: PlasticityResults) -> list[Block]:
     if not config.chosen:
         values = ", ".join(f"{name} {value:g}" for name, value in results.best_values().items())
         return [about, Text(f"A tuning sequence: it chooses values and judges nothing. Chosen: {values or 'not run'}.")]
+    note = f"{_OTHER} {_JUDGED}" if _exploratory(results) else _JUDGED
     rows: list[list[object]] = []
     for c in results.comparisons():
         if c.difference is None:
@@ -65,7 +75,7 @@ def _summary(results: PlasticityResults) -> list[Block]:
         statement = f"{c.statement} (primary)" if c.primary else c.statement
         rows.append([Cell(statement, emphasis=c.primary), d.n, f"{d.mean:+.3f}", bounds, p, c.verdict])
     columns = ["mean accuracy over all tasks", "n", "difference", "95 % CI", "p", "verdict"]
-    return [about, Table(columns, rows, "What differs from what.", _JUDGED)]
+    return [about, Table(columns, rows, "What differs from what.", note)]
 
 
 def _curves(results: PlasticityResults) -> list[Block]:

@@ -119,7 +119,7 @@ PRESETS = {
     },
     ("plasticity", "quick"): {
         "sequence": "random-labels", "variants": ["Std", "RR3", "Dec3", "SP"], "seeds": 2, "tasks": 4, "epochs": 2,
-        "chosen": {"RR3": 0.01, "Dec3": 0.01, "SP": 0.2}, "train_images": 200, "test_images": 200, "phases": ["A"],
+        "train_images": 200, "test_images": 200, "phases": ["A"],
     },
 }  # fmt: skip
 

@@ -102,7 +102,7 @@ class PlasticityConfig:
         if not variant.method.needs <= OFFERS or variant.depth > DEPTH:
             raise ValueError(f"no variant {variant.name} in this study: use {forms(OFFERS, DEPTH)}")
         if variant.family == "Reset" and self.sequence == "class-sequence":
-            raise ValueError("Reset is Std in the class sequence, where every method has a new head for every task")
+            raise ValueError("Reset is Std in the class sequence, where every task has a new head: leave it out")
 
     def number(self, variant: Variant) -> int:
         """Which of the variant's values was chosen, from 1.

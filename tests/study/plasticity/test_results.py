@@ -43,7 +43,7 @@ MEANS = {  # by seed
     "Std": [0.30, 0.32, 0.28, 0.31],
     "RR3": [0.60, 0.61, 0.55, 0.62],
     "Dec3": [0.30, 0.31, 0.25, 0.32],
-    "SP": [0.602, 0.611, 0.549, 0.621],
+    "SP": [0.6063, 0.6037, 0.5563, 0.6137],  # its 90 % interval lies within ± 0.01, its 95 % interval does not
     "Ort": [0.70, 0.50, 0.45, 0.72],
 }
 
@@ -68,7 +68,7 @@ def test_verdicts_on_differences_paired_by_seed(judged) -> None:
     assert (std.n, std.mean, std.low, std.high) == pytest.approx((4, gain.mean(), low, high))
     raw = {n: stats.ttest_rel(MEANS["RR3"], MEANS[n]).pvalue for n in ("Std", "Ort", "SP")}
     raw["Dec3"] = stats.ttest_rel(MEANS["Dec3"], MEANS["Std"]).pvalue
-    assert sorted(raw, key=lambda n: raw[n]) == ["Std", "Dec3", "SP", "Ort"] or min(raw, key=lambda n: raw[n]) == "Std"
+    assert min(raw, key=lambda n: raw[n]) == "Std"
     assert found["RR^3 − Std"].p == pytest.approx(4 * raw["Std"])  # the smallest of four: Holm multiplies it by four
 
 

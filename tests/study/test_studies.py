@@ -110,7 +110,7 @@ PRESETS = {
     ("plasticity", "full"): {
         "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 1200, "test_images": 2000,
         "variants": ["Std", "Ort", "L2Init", "RR1", "RR3", "Dec1", "Dec3", "SP", "Reset"], "phases": ["A"],
-        "batch_size": 60, "epochs": 50, "learning_rate": 3e-4, "frontier": 3,
+        "batch_size": 60, "epochs": 80, "learning_rate": 5e-4, "frontier": 3,
     },
     ("plasticity", "small"): {
         "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 200, "test_images": 2000,

@@ -6,7 +6,7 @@ from functools import partial
 
 from racecar.study.core.folder import Study
 from racecar.study.plasticity import experiment, figures
-from racecar.study.plasticity.config import CHOSEN, PlasticityConfig, strengths
+from racecar.study.plasticity.config import PlasticityConfig, strengths
 from racecar.study.plasticity.results import DELTA, Chain, PlasticityResults
 from racecar.study.plasticity.sequences import KINDS
 from racecar.study.report import Block, Cell, Column, Figure, Page, Remarks, Section, Table, Text
@@ -42,13 +42,8 @@ def page(study: Study, config: PlasticityConfig) -> Page:
         command=provenance.command,
         setting=results.setting,
         provenance=provenance,
-        name=f"{experiment.NAME}-{config.sequence}" + "-other-values" * _exploratory(results),
+        name=f"{experiment.NAME}-{config.sequence}" + "-other-values" * results.exploratory,
     )
-
-
-def _exploratory(results: PlasticityResults) -> bool:
-    """Whether a method was given another value than the tuning sequence has chosen."""
-    return any(CHOSEN.get(name) != value for name, value in results.config.chosen.items())
 
 
 def _summary(results: PlasticityResults) -> list[Block]:
@@ -63,7 +58,7 @@ def _summary(results: PlasticityResults) -> list[Block]:
     if not config.chosen:
         values = ", ".join(f"{name} {value:g}" for name, value in results.best_values().items())
         return [about, Text(f"A tuning sequence: it chooses values and judges nothing. Chosen: {values or 'not run'}.")]
-    note = f"{_OTHER} {_JUDGED}" if _exploratory(results) else _JUDGED
+    note = f"{_OTHER} {_JUDGED}" if results.exploratory else _JUDGED
     rows: list[list[object]] = []
     for c in results.comparisons():
         if c.difference is None:

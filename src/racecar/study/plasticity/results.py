@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
-from racecar.study.plasticity.config import FIRST, PlasticityConfig, strengths
+from racecar.study.plasticity.config import CHOSEN, FIRST, PlasticityConfig, strengths
 from racecar.study.report.inference import crossed_bootstrap, holm, judge, p_value
 from racecar.study.report.results import Results, load_metrics
 from racecar.study.report.statistics import Summary, summarise
@@ -106,6 +106,11 @@ class PlasticityResults(Results[PlasticityConfig]):
         return bool(self.config.chosen) and chain.phase.startswith(f"A-{self.config.number(chain.variant)}")
 
     @property
+    def exploratory(self) -> bool:
+        """Whether a method was given another value than the tuning sequence has chosen."""
+        return any(CHOSEN.get(name) != value for name, value in self.config.chosen.items())
+
+    @property
     def tuned(self) -> list[Variant]:
         """Methods of which more than one value was run."""
         return [v for v in self.variants if sum(c.variant == v and not c.first for c in self.chains) > 1]
@@ -158,6 +163,7 @@ class PlasticityResults(Results[PlasticityConfig]):
         pairs += [("RR^3", other) for other in ("Std", "Ort", "L2Init", "SP", "Reset", "RR^1")]
         pairs += [("RR^1", "Dec^1"), ("RR^1", "Std"), ("Dec^3", "Std"), ("Dec^1", "Std")]
         pairs += [(f"{n}, first tenth", other) for n in ("RR^3", "Dec^3") for other in ("Std", n)]
+        pairs += [("RR^3", "Dec^1")] if self.exploratory else []  # not among those fixed before the runs
         pairs = [pair for i, pair in enumerate(pairs) if i == 0 or set(pair) <= shown.keys()]
         samples = [self._paired(*(shown.get(n) for n in pair)) for pair in pairs]
         raw = {i: p_value(*s) for i, s in enumerate(samples) if len(s[0]) > 1}

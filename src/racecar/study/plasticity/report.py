@@ -70,7 +70,22 @@ def _summary(results: PlasticityResults) -> list[Block]:
         statement = f"{c.statement} (primary)" if c.primary else c.statement
         rows.append([Cell(statement, emphasis=c.primary), d.n, f"{d.mean:+.3f}", bounds, p, c.verdict])
     columns = ["mean accuracy over all tasks", "n", "difference", "95 % CI", "p", "verdict"]
-    return [about, Table(columns, rows, "What differs from what.", note)]
+    return [about, Table(columns, rows, "What differs from what.", note), *_missed(results)]
+
+
+def _missed(results: PlasticityResults) -> list[Block]:
+    """What the verdicts cannot say, where the tuning sequence has chosen other values than this one would."""
+    given = results.config.chosen
+    missed = {name: value for name, value in results.best_values().items() if given.get(name) != value}
+    if not missed:
+        return []
+    words = ", ".join(f"{name} {value:g} (chosen {given[name]:g})" for name, value in missed.items())
+    return [
+        Text(
+            f"**Another value than the chosen one is the best here**: {words}; see all values below. The verdicts are "
+            "on the chosen values, so they judge a method together with what the tuning sequence makes of it."
+        )
+    ]
 
 
 def _curves(results: PlasticityResults) -> list[Block]:
@@ -177,13 +192,4 @@ def _frontier(results: PlasticityResults) -> list[Block]:
         "Mean accuracy over all tasks ± standard deviation over seeds: "
         f"{min(results.config.seeds, results.config.frontier)}, of chosen values {results.config.seeds}. *: the best."
     )
-    blocks: list[Block] = [Table(columns, rows, "Mean accuracy at all five values.", note)]
-    if missed := {n: v for n, v in best.items() if given and given.get(n) != v}:
-        words = ", ".join(f"{name} {value:g} (chosen {given[name]:g})" for name, value in missed.items())
-        blocks.append(
-            Text(
-                f"**Another value than the chosen one is the best here**: {words}. Verdicts are on the chosen "
-                "values, so they judge a method together with what the tuning sequence makes of it."
-            )
-        )
-    return blocks
+    return [Table(columns, rows, "Mean accuracy at all five values.", note)]

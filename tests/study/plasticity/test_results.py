@@ -128,7 +128,7 @@ def test_a_better_value_than_the_chosen_one_is_said_beside_the_verdicts(tmp_path
     text = page(study, config).markdown()
     assert "**Another value than the chosen one is the best here**: RR3 0.03 (chosen 0.01); see" in text
     assert "| 0.01: 0.200 ± 0.000 (chosen) | 0.03: 0.300* | not run |" in text
-    assert "| RR^3 − Dec^3 (primary) | 2 | -0.700 |" in text
+    assert "| RR^3 − Dec^3 | 2 | -0.700 |" in text
     assert "**Exploratory**" in text  # 0.01 is not what permuted pixels have chosen
     assert page(study, config).name == "plasticity-random-labels-other-values"
 

@@ -29,7 +29,7 @@ def page(study: Study, config: PlasticityConfig) -> Page:
     provenance = results.provenance(results.sources, "chains of tasks", results.all_seeds)
     task = KINDS[config.sequence].words
     return Page(
-        f"Plasticity: {config.sequence.replace('-', ' ')}",
+        f"Plasticity: {config.sequence.replace('-', ' ')}" + ", other values" * results.exploratory,
         f"{config.tasks} tasks in a row for one network; {task}. {provenance.amount} in "
         f"{results.metadata['seconds']:.0f} s.",
         [

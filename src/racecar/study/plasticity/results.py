@@ -167,9 +167,13 @@ class PlasticityResults(Results[PlasticityConfig]):
         pairs = [pair for i, pair in enumerate(pairs) if i == 0 or set(pair) <= shown.keys()]
         samples = [self._paired(*(shown.get(n) for n in pair)) for pair in pairs]
         raw = {i: p_value(*s) for i, s in enumerate(samples) if len(s[0]) > 1}
-        others = [i for i in raw if i]
+        others = [i for i in raw if i or self.exploratory]
         adjusted = raw | dict(zip(others, holm([raw[i] for i in others]), strict=True))
-        return [self._compared(" − ".join(pair), i == 0, *samples[i], adjusted.get(i)) for i, pair in enumerate(pairs)]
+        first = not self.exploratory  # the hypothesis is one on the values that the tuning sequence has chosen
+        return [
+            self._compared(" − ".join(pair), first and i == 0, *samples[i], adjusted.get(i))
+            for i, pair in enumerate(pairs)
+        ]
 
     def _paired(self, a: Chain | None, b: Chain | None) -> tuple[list[float], list[float]]:
         """Mean accuracies over the tasks, for the seeds that both have."""

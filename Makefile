@@ -19,6 +19,7 @@ PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --star
 	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
 ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
+FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
 .PHONY: demo quick digits cifar smoke vgg coverage derivation test versions lint results clean
@@ -119,6 +120,10 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar train --model racecar.study.cifar.network:strong --model-options '{"width": 32, "classes": 10}' $(JUDGE)
 	$(BIN)/racecar study stylize --preset small $(STYLE) --judge runs/judge
 	$(BIN)/racecar report runs/vgg-small runs/stylize-small --results results
+	$(BIN)/racecar study plasticity --preset small --sequence permuted-pixels --tasks 25 --seeds 3 $(FIVE) --data $(DATA)
+	$(BIN)/racecar study plasticity --preset small --data $(DATA)
+	$(BIN)/racecar study plasticity --preset small $(FIVE) A A-first --data $(DATA)
+	$(BIN)/racecar report runs/plasticity-permuted-pixels-small runs/plasticity-random-labels-small --results results
 	$(BIN)/racecar study vgg --data $(IMAGENET) $(PHOTOGRAPHS) --out runs/vgg-photographs
 	$(BIN)/python benchmarks/vgg.py $(VGG) --trained runs/vgg-photographs --table results/vgg-speed.md
 	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results

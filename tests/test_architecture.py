@@ -22,6 +22,7 @@ KINDS = {
     "vgg",
     "smoke",
     "stylize",
+    "plasticity",
     "transfer",
     "singular_vectors",
     "pretrain",

@@ -138,6 +138,19 @@ PRESETS = {
         for pair, seeds, phases in (
             ("cifar10-halves", 2, ["A"]), ("cifar10-animals", 5, ["A", "B"]), ("cifar100-superclasses", 5, ["A", "B"]),
         )
+    ("plasticity", "full"): {
+        "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 1200, "test_images": 2000,
+        "variants": ["Std", "Ort", "L2Init", "RR1", "RR3", "Dec1", "Dec3", "SP", "Reset"], "phases": ["A"],
+        "batch_size": 60, "epochs": 80, "learning_rate": 5e-4, "frontier": 3,
+    },
+    ("plasticity", "small"): {
+        "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 200, "test_images": 2000,
+        "variants": ["Std", "Ort", "L2Init", "RR1", "RR3", "Dec1", "Dec3", "SP", "Reset"], "phases": ["A"],
+        "batch_size": 40, "epochs": 25, "learning_rate": 2e-3, "frontier": 3,
+    },
+    ("plasticity", "quick"): {
+        "sequence": "random-labels", "variants": ["Std", "RR3", "Dec3", "SP"], "seeds": 2, "tasks": 4, "epochs": 2,
+        "train_images": 200, "test_images": 200, "phases": ["A"],
     },
 }  # fmt: skip
 

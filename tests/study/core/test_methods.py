@@ -30,7 +30,7 @@ def made(family: str, **attributes: object) -> type[Method]:
 
 def test_what_is_there() -> None:
     assert {m.family for m in methods.registered()} == {
-        *("Std", "StdC", "Early", "LS", "Proj", "Pre", "Ort", "L2Init", "RR", "Dec")
+        *("Std", "StdC", "Early", "LS", "Proj", "Pre", "Reset", "Ort", "L2Init", "SP", "RR", "Dec")
     }
 
 
@@ -40,7 +40,7 @@ def test_what_is_there() -> None:
         ("Std", {}, "Std is registered already, or its names are read by Std"),
         ("STD", {}, "STD is registered already, or its names are read by Std"),
         ("RR3", {}, "RR3 is registered already, or its names are read by RR"),
-        ("R", {"parse": classmethod(lambda cls, text: cls() if text.startswith("r") else None)}, "read by RR"),
+        ("R", {"parse": classmethod(lambda cls, text: cls() if text.startswith("rr") else None)}, "read by RR"),
         ("Fast-RR", {}, "'Fast-RR' cannot be a method's name"),
         ("l2", {}, "'l2' cannot be a method's name"),
         ("L2", {"layered": True}, "'L2' cannot be a method's name"),
@@ -65,7 +65,7 @@ def test_a_new_method_is_read_by_every_name_and_forgotten_again(known) -> None:
     assert (Variant("Swap4").label, Variant("Swap4").depth, Variant("Noisy").label) == ("Swap^4", 4, "Noisy")
     with pytest.raises(
         ValueError,
-        match=r"use Ort, Std, Early, LS, Proj, StdC, L2Init, Noisy, Pre, or RR or Dec or Swap with the number of",
+        match=r"use Ort, Std, Early, LS, Proj, Reset, StdC, L2Init, Noisy, Pre, SP, or RR or Dec or Swap",
     ):
         Variant.parse("swap")
     methods.unregister(layered)
@@ -92,6 +92,8 @@ def test_a_new_method_is_read_by_every_name_and_forgotten_again(known) -> None:
         ("Early", {Need.SHORTER}),
         ("Proj", {Need.PROJECTOR}),
         ("Pre", {Need.PRETRAINING}),
+        ("SP", {Need.BETWEEN}),
+        ("Reset", {Need.BETWEEN}),
     ],
 )
 def test_what_a_method_needs_of_a_study_follows_from_what_it_does(name, needs) -> None:
@@ -142,7 +144,7 @@ def test_a_method_may_have_a_hyper_parameter_of_its_own_in_its_name(known) -> No
 
 def test_every_method_that_is_tuned_has_five_values_and_says_what_they_are() -> None:
     for method in methods.registered():
-        if method.family not in ("Std", "StdC"):
+        if method.family not in ("Std", "StdC", "Reset"):
             assert len(method.strengths) == 5, method.family
             assert sorted(method.strengths) == list(method.strengths)
             assert method.unit
@@ -167,3 +169,15 @@ def test_l2_init_is_the_squared_distance_from_the_weights_of_the_start() -> None
         model.weight += torch.tensor([[3.0, 4.0]])
         model.bias += 1
     assert penalty(model).item() == pytest.approx(0.5 * (9 + 16 + 1))
+
+
+def test_what_happens_to_weights_between_tasks() -> None:
+    before = {"fc.weight": torch.tensor([2.0]), "head.weight": torch.tensor([4.0])}
+    fresh = {"fc.weight": torch.tensor([1.0]), "head.weight": torch.tensor([-1.0])}
+
+    def after(name: str, strength: float) -> list[float]:
+        return [float(w) for w in Variant(name).method.between(before, fresh, "head.", strength).values()]
+
+    assert after("Std", 0.25) == [2.0, 4.0]
+    assert after("SP", 0.25) == [1.75, 2.75]
+    assert after("Reset", 0.25) == [2.0, -1.0]

@@ -30,7 +30,7 @@ def test_variants_are_read_as_the_paper_writes_them(text, name, label, depth, fa
 
 @pytest.mark.parametrize("text", ["", "RR", "RR0", "standard", "RR-1", "Dec3s", "Orts", *CHEAPER_NONE])
 def test_other_variants_are_refused_with_what_is_allowed(text) -> None:
-    with pytest.raises(ValueError, match="use Ort, Std, Early, LS, Proj, StdC, L2Init, Pre, or RR"):
+    with pytest.raises(ValueError, match="use Ort, Std, Early, LS, Proj, Reset, StdC, L2Init, Pre, SP, or RR"):
         Variant.parse(text)
 
 

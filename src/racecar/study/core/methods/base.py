@@ -39,6 +39,7 @@ class Need(Enum):
     PROJECTOR = "layers between features and head that phase II throws away"
     PRETRAINING = "layers trained one by one before phase I"
     SCHEDULE = "a penalty that ends early, falls with depth or begins after pooling"
+    BETWEEN = "weights changed between tasks that follow one another"
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,19 @@ class Method:
         """Epochs for which every layer is trained on its own before phase I."""
         return 0
 
+    def between(
+        self, weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor], head: str, strength: float
+    ) -> Mapping[str, Tensor]:
+        """The weights that the next of several tasks begins with, by name.
+
+        Args:
+            weights: as the last task has left them.
+            fresh: of the same network, drawn anew.
+            head: what the names of the last layer's weights begin with.
+            strength: one of :attr:`strengths`.
+        """
+        return weights
+
     def until(self) -> float:
         """The share of phase I in which its penalty acts."""
         return 1.0
@@ -198,6 +212,7 @@ class Method:
             Need.PROJECTOR: type(self).projector is not Method.projector,
             Need.PRETRAINING: type(self).pretraining is not Method.pretraining,
             Need.SCHEDULE: self.until() != 1.0 or len(set(self.fading(2))) > 1 or self.after_pooling,
+            Need.BETWEEN: type(self).between is not Method.between,
         }
         return frozenset(need for need, is_asked in asked.items() if is_asked)
 

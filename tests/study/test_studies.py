@@ -138,6 +138,7 @@ PRESETS = {
         for pair, seeds, phases in (
             ("cifar10-halves", 2, ["A"]), ("cifar10-animals", 5, ["A", "B"]), ("cifar100-superclasses", 5, ["A", "B"]),
         )
+    },
     ("plasticity", "full"): {
         "sequence": "random-labels", "seeds": 10, "tasks": 50, "train_images": 1200, "test_images": 2000,
         "variants": ["Std", "Ort", "L2Init", "RR1", "RR3", "Dec1", "Dec3", "SP", "Reset"], "phases": ["A"],

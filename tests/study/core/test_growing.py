@@ -26,7 +26,8 @@ def test_every_preset_comes_back_from_its_folder_as_it_was(tmp_path, name) -> No
 
 @pytest.mark.parametrize("name", studies.registered())
 def test_what_may_grow_is_kept_beside_the_settings(tmp_path, name) -> None:
-    config, grown = preset(name), ["variants", "phases", "seeds"]
+    config = preset(name)
+    grown = ["variants", "phases", "seeds", *(["tuned"] if hasattr(config, "tuned") else [])]
     study = open_study(tmp_path / "s", name, config)
     remember(study, config)
     content = json.loads((study.folder / "study.json").read_text())

@@ -57,10 +57,9 @@ def remember(study: Study, config: Config) -> None:
     if "variants" in known:  # who asked before the study had this setting asked for its default
         known = {"phases": type(config)().phases} | known
     asked = {"variants": [Variant.parse(v).name for v in config.variants], "phases": config.phases}
-    if hasattr(config, "tuned"):
-        study.note(tuned={**known.get("tuned", {}), **config.tuned})
+    tuned = {"tuned": {**known.get("tuned", {}), **config.tuned}} if hasattr(config, "tuned") else {}
     grown = {name: list(dict.fromkeys([*known.get(name, []), *values])) for name, values in asked.items()}
-    study.note(**grown, seeds=max(config.seeds, known.get("seeds", 0)))
+    study.note(**grown, seeds=max(config.seeds, known.get("seeds", 0)), **tuned)
 
 
 def reopen(folder: Path, name: str, kind: type[Made]) -> tuple[Study, Made]:

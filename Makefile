@@ -19,15 +19,18 @@ PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --star
 	--a.schedule constant --a.milestones '[]' --aa.epochs 10 --aa.schedule constant --aa.milestones '[]' --evaluations 6
 ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
+TUNED := --tuned-on runs/transfer-mnist-halves-full
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
 .PHONY: demo quick digits cifar smoke vgg coverage derivation test versions lint results clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
 	$(BIN)/racecar study mutual-information --preset paper --protocol sound
-	@echo "Open runs/mutual-information-paper-paper/report.html and runs/mutual-information-paper-sound/report.html"
+	$(BIN)/racecar study transfer --preset small --data $(DATA)
+	@echo "Open report.html in runs/mutual-information-paper-paper, runs/mutual-information-paper-sound and"
+	@echo "runs/transfer-mnist-parity-small"
 
 quick: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset quick
@@ -100,7 +103,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 # Measure again what README.md and results/ cite: hours on two cores.
-results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
+results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample fashion-mnist)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/racecar study mutual-information --protocol paper $(RESTARTS) --out runs/twelve-bit-restarts-paper
 	$(BIN)/racecar study mutual-information --protocol sound $(RESTARTS) --out runs/twelve-bit-restarts-sound
@@ -120,6 +123,11 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
 	$(BIN)/racecar train --model racecar.study.cifar.network:strong --model-options '{"width": 32, "classes": 10}' $(JUDGE)
 	$(BIN)/racecar study stylize --preset small $(STYLE) --judge runs/judge
 	$(BIN)/racecar report runs/vgg-small runs/stylize-small --results results
+	$(BIN)/racecar study transfer --preset full --pair mnist-halves --data $(DATA)
+	$(BIN)/racecar study transfer --preset full --pair mnist-parity --phases A-tuned B $(TUNED) --data $(DATA)
+	$(BIN)/racecar study transfer --preset full --pair fashion-groups --phases A-tuned B $(TUNED) --data $(DATA)
+	$(BIN)/racecar report runs/transfer-mnist-halves-full runs/transfer-mnist-parity-full --results results
+	$(BIN)/racecar report runs/transfer-fashion-groups-full --results results
 	$(BIN)/racecar study plasticity --preset small --sequence permuted-pixels --tasks 25 --seeds 3 $(FIVE) --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small $(FIVE) A A-first --data $(DATA)

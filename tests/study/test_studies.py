@@ -109,7 +109,7 @@ PRESETS = {
     ("stylize", "quick"): {"seeds": 1, "size": 96, "steps": 40},
     ("transfer", "small"): {
         "pair": "mnist-parity", "variants": ["Std", "Proj", "Ort", "Pre", "Dec1", "RR1"], "seeds": 10,
-        "phases": ["A-tuned", "B"], "tuned": {"Proj": 64, "Ort": 0.01, "Pre": 3, "Dec1": 1, "RR1": 3},
+        "phases": ["A-tuned", "B"], "tuned": {"Proj": 32, "Ort": 0.01, "Pre": 8, "Dec1": 0.3, "RR1": 1},
         "train_images": 20_000, "test_images": None, "a.epochs": 15, "b.epochs": 5, "a.schedule": "cosine",
     },
     ("transfer", "quick"): {"pair": "mnist-parity", "seeds": 1, "train_images": 1_000, "a.epochs": 2, "b.epochs": 1},

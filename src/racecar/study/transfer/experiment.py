@@ -143,6 +143,7 @@ def run_share(study: Study, config: TransferConfig, runs: list[Run], callbacks: 
         if callbacks.stop():
             return False
         _measure_again(study, config, run, data)
+        callbacks.alive()
     return all(_train(study, config, r, data, accelerator, callbacks) for r in pending)
 
 

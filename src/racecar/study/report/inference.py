@@ -7,6 +7,7 @@ seeds and of items, both of which are samples of many, and have a crossed bootst
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -127,20 +128,27 @@ def _error(difference: NDArray[np.float64]) -> tuple[float, float]:
 def _means_of_draws(difference: NDArray[np.float64], draws: int, seed: int) -> NDArray[np.float64]:
     """Means [draws] of [S, I] with rows and columns drawn anew: how often each was drawn, times the matrix."""
     seeds, items = difference.shape
-    random = np.random.default_rng(seed)
+    of_seeds, of_items = _drawn(seeds, items, draws, seed)
     found = []
-    step = max(1, 4_000_000 // items)  # 32 MB of counts at a time
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        of_seeds, of_items = _counts(random, count, seeds), _counts(random, count, items)
-        found.append(((of_items @ difference.T) * of_seeds).sum(axis=1) / (seeds * items))
-    return np.concatenate(found)
+    for start in range(0, draws, step := max(1, 4_000_000 // items)):  # 32 MB at a time
+        chunk = slice(start, start + step)
+        found.append(((of_items[chunk].astype(np.float64) @ difference.T) * of_seeds[chunk]).sum(axis=1))
+    return np.concatenate(found) / (seeds * items)
 
 
-def _counts(random: np.random.Generator, draws: int, size: int) -> NDArray[np.float64]:
+@functools.lru_cache(maxsize=4)
+def _drawn(seeds: int, items: int, draws: int, seed: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """How often each seed and each item is drawn, [draws, S] and [draws, I]: the same for all rows of a table."""
+    random = np.random.default_rng(seed)
+    return _counts(random, draws, seeds), _counts(random, draws, items)
+
+
+def _counts(random: np.random.Generator, draws: int, size: int) -> NDArray[np.uint16]:
     """How often each of ``size`` is drawn in ``size`` draws with replacement, [draws, size]."""
-    drawn = random.integers(0, size, (draws, size)) + size * np.arange(draws)[:, None]
-    return np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64)
+    found = np.empty((draws, size), dtype=np.uint16)
+    for row in found:
+        row[:] = np.bincount(random.integers(0, size, size), minlength=size)
+    return found
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ _PATHS = {
     "--data": "DATA",
     "--out": "OUT",
     "--nmnist": "FILE",
+    "--tuned-on": "TUNED",
     "--config": "FILE",
     "--simulations": "SIMULATIONS",
     "--captures": "CAPTURES",

@@ -13,7 +13,7 @@ from racecar.study.core.variants import Run, Variant
 from racecar.study.report import write_results
 from racecar.study.transfer.config import TransferConfig
 from racecar.study.transfer.experiment import keep
-from racecar.study.transfer.outcomes import DRAWS
+from racecar.study.transfer.outcomes import DRAWS, VERSION
 from racecar.study.transfer.report import page
 from racecar.study.transfer.results import TransferResults
 from racecar.study.transfer.spec import SPEC
@@ -41,7 +41,7 @@ def study_of(folder: Path, probe: dict[str, float], on_a: dict[str, float] | Non
         )
         accuracy = (on_a or {}).get(run.variant.name, 0.98) + 1e-4 * run.seed
         numbers = {"probe": share, "probe10": share, "finetuned": 0.85, "knn": share, "information": 2.0}
-        more = {"effective_rank": 9.0, "dead_units": 0.1, "probe1": share / 2}
+        more = {"effective_rank": 9.0, "dead_units": 0.1, "probe1": share / 2, "measured": VERSION}
         seconds = {"Std": 1.0, "Dec1": 2.0, "RR1": 3.0}[run.variant.name]
         history = [{"seconds": seconds}, {"seconds": seconds}]
         study.conclude(run, {"accuracy": accuracy, "seconds": 2 * seconds, "history": history, **numbers, **more})
@@ -103,7 +103,7 @@ def test_without_chosen_values_only_the_frontier_is_shown(tmp_path) -> None:
     remember(study, config)
     study.note(setting="mnist-parity, full preset")
     for number, run in enumerate(config.runs()):
-        study.conclude(run, {"accuracy": 0.9, "probe": number / 10, "history": []})
+        study.conclude(run, {"accuracy": 0.9, "probe": number / 10, "history": [], "measured": VERSION})
     results = TransferResults.load(study, config)
     assert [(v, round(p.mean, 1)) for v, _, p in results.frontier(Variant("RR1"))] == [
         (0.1, 0.0 + 0.0), (0.3, 0.1), (1.0, 0.2), (3.0, 0.3), (10.0, 0.4),
@@ -145,6 +145,15 @@ def test_a_missing_run_is_said(tmp_path) -> None:
     assert found.difference.n == 4
     (verdict,) = results.verdicts()
     assert (verdict.outcome, verdict.evidence) == ("not run", "waits for RR^1 (4 of 5 seeds)")
+
+
+def test_what_an_older_version_has_measured_is_left_out_and_said(tmp_path) -> None:
+    study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
+    run = Run(Variant("Dec1"), "A-t3", 1)
+    study.conclude(run, {**study.metrics(run), "measured": VERSION - 1})  # type: ignore[dict-item]
+    results = TransferResults.load(study, CONFIG)
+    assert results.not_run()[1].startswith("1 runs measured by an older version are left out")
+    assert results.verdicts()[0].evidence == "waits for Dec^1 (4 of 5 seeds)"
 
 
 def test_what_diverged_is_said_and_holds_the_verdict_back(tmp_path) -> None:

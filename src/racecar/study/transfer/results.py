@@ -19,7 +19,7 @@ from racecar.study.report.results import Results, load_metrics
 from racecar.study.report.statistics import Summary, bounds, paired_difference, summarise
 from racecar.study.transfer.config import TransferConfig, phase_of
 from racecar.study.transfer.experiment import ANSWERS
-from racecar.study.transfer.outcomes import DRAWS
+from racecar.study.transfer.outcomes import DRAWS, VERSION
 
 PRIMARY = ("probe", "probe10")
 NAMES = {
@@ -62,12 +62,15 @@ class TransferResults(Results[TransferConfig]):
     """Everything the report of one pair shows."""
 
     study: Study | None = field(default=None, compare=False)
+    outdated: int = 0  # runs that an older version has measured: their probes are not comparable
 
     @classmethod
     def load(cls, study: Study, config: TransferConfig) -> TransferResults:
         """Read the finished runs of a configuration."""
         runs = config.runs()
-        return cls(config, study.metadata(), runs, load_metrics(study, runs), study)
+        known = load_metrics(study, runs)
+        current = {r: m for r, m in known.items() if r.phase == "B" or "diverged" in m or m.get("measured") == VERSION}
+        return cls(config, study.metadata(), runs, current, study, len(known) - len(current))
 
     # --- which runs ---------------------------------------------------------------------------------------------------
 
@@ -257,6 +260,10 @@ class TransferResults(Results[TransferConfig]):
     def not_run(self) -> list[str]:
         """What this study does not show."""
         said = self.unfinished()
+        if self.outdated:
+            said.append(
+                f"{self.outdated} runs measured by an older version are left out: the same command measures again."
+            )
         said += [f"Diverged, and left out: {r.model}, seed {r.seed}: {why}." for r, why in self.diverged.items()]
         late = [r for r in self.metrics if "finetuning_diverged" in self.metrics[r]]
         said += [f"Fine-tuning diverged, and is left out: {r.model}, seed {r.seed}." for r in late]

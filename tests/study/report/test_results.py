@@ -134,6 +134,11 @@ def test_names_of_results(setting, stem) -> None:
     assert file_stem("cifar", setting) == stem
 
 
+def test_a_portable_command_can_be_pasted() -> None:
+    given = "racecar study x --chosen '{RR1: 0.003}' --out /a --variants 'RR^3' && racecar report /a"
+    assert portable(given) == "racecar study x --chosen '{RR1: 0.003}' --out OUT --variants RR^3 && racecar report /a"
+
+
 def test_portable_command_keeps_what_is_no_path() -> None:
     assert portable("racecar study cifar --data hub --out /a/b --seeds 3") == (
         "racecar study cifar --data hub --out OUT --seeds 3"

@@ -34,11 +34,15 @@ def file_stem(name: str, setting: str) -> str:
 
 
 def portable(command: str) -> str:
-    """A command without the machine's folders: what follows --data, --out and such options in capitals."""
+    """A command without the machine's folders: what follows --data, --out and such options in capitals.
+
+    It can be pasted: a value with spaces keeps its quotes.
+    """
     try:
         words = shlex.split(command)
+        quoted = shlex.quote
     except ValueError:
-        words = command.split()
+        words, quoted = command.split(), str
     shown: list[str] = []
     for word in words:
         option, equals, _ = word.partition("=")
@@ -47,7 +51,7 @@ def portable(command: str) -> str:
         elif equals and option in _PATHS:
             shown.append(f"{option}={_PATHS[option]}")
         else:
-            shown.append(word)
+            shown.append(quoted(word) if set(word) & set(" {}[]\"'") else word)
     return " ".join(shown)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,5 +59,10 @@ def revision() -> str:
 
 
 def command_line() -> str:
-    """The command of this process, as it was typed."""
-    return " ".join(["racecar", *sys.argv[1:]])
+    """The command of this process, so that it can be pasted."""
+    return pasted(["racecar", *sys.argv[1:]])
+
+
+def pasted(words: Iterable[str]) -> str:
+    """Words as a command line: those that a shell would take apart have quotes."""
+    return " ".join(shlex.quote(word) if set(word) & set(" {}[]\"'") else word for word in words)

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from racecar.study.core.environment import pasted
 from racecar.study.report.escaping import markdown_cell
 
 
@@ -40,9 +41,12 @@ def portable(command: str) -> str:
     """
     try:
         words = shlex.split(command)
-        quoted = shlex.quote
     except ValueError:
-        words, quoted = command.split(), str
+        return " ".join(_without_paths(command.split()))
+    return pasted(_without_paths(words))
+
+
+def _without_paths(words: Sequence[str]) -> list[str]:
     shown: list[str] = []
     for word in words:
         option, equals, _ = word.partition("=")
@@ -51,8 +55,8 @@ def portable(command: str) -> str:
         elif equals and option in _PATHS:
             shown.append(f"{option}={_PATHS[option]}")
         else:
-            shown.append(quoted(word) if set(word) & set(" {}[]\"'") else word)
-    return " ".join(shown)
+            shown.append(word)
+    return shown
 
 
 _PATHS = {

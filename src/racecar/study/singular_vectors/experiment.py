@@ -15,13 +15,14 @@ from torch import Tensor, nn
 import racecar
 from racecar import analysis
 from racecar.study.classification.images import train_and_validation
-from racecar.study.core.environment import command_line, environment
+from racecar.study.core.environment import environment, pasted
 from racecar.study.core.files import write_text
 from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.core.methods import Strength
 from racecar.study.core.randomness import seed_device
 from racecar.study.core.terminal import progress_bar
 from racecar.study.core.variants import Variant
+from racecar.study.report.markdown import portable
 from racecar.study.report.statistics import summarise
 from racecar.study.singular_vectors.data import peaks, two_images
 
@@ -169,8 +170,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 found.setdefault((case.title, variant.name, strength), []).append(measured)
                 advance(1)
     here = environment()
+    given = sys.argv[1:] if argv is None else argv
+    command = portable(pasted(["python", "-m", "racecar.study.singular_vectors.experiment", *given]))
     text = (
-        f"# Singular vectors of the first layer, and the directions of the data\n\n`{command_line()}`\n\n"
+        f"# Singular vectors of the first layer, and the directions of the data\n\n`{command}`\n\n"
         "Mean principal angle between the span of the first layer's k strongest right singular vectors and that of the "
         "data's k principal directions (of the two images: their span): 0° is the same span, 90° one that has nothing "
         f"in common with it. Mean over seeds with a 95 % t interval, n = {options.seeds}; {options.steps} steps of "

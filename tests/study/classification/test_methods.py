@@ -121,7 +121,7 @@ def test_other_studies_take_it_where_they_can(towards_start) -> None:
 
 
 def test_forgotten_it_is_no_variant(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no variant 'Anchor': use Ort, Std, (?!.*Anchor)"):
+    with pytest.raises(ValueError, match="no variant 'Anchor': use Ort, Std, "):
         ClassificationConfig(variants=["Anchor"])
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from racecar.study.classification.images import Images
+from racecar.study.classification.keeping import keep
 from racecar.study.cli import main
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
@@ -28,7 +29,7 @@ def images() -> Images:
 
 def opened(folder: Path, config: PlasticityConfig = CONFIG) -> Study:
     study = SPEC.open(folder, config)
-    experiment.keep_data(study, images().take(torch.arange(20)), images())
+    keep(study, images().take(torch.arange(20)), images())
     return study
 
 

@@ -10,6 +10,7 @@ import torch
 
 import racecar
 from racecar.study.classification.images import Images
+from racecar.study.classification.keeping import keep
 from racecar.study.classification.recipe import Recipe
 from racecar.study.cli import main
 from racecar.study.commands.study import preset
@@ -53,7 +54,7 @@ def digits(count: int = 120, size: int = 14, seed: int = 1) -> Images:
 
 def opened(folder: Path, config: TransferConfig) -> Study:
     study = SPEC.open(folder, config)
-    experiment.keep(study, digits(), digits(60))
+    keep(study, digits(), digits(60))
     remember(study, config)
     return study
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from racecar.study.classification.images import Images
+from racecar.study.classification.keeping import keep
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report import write_results
 from racecar.study.transfer.config import TransferConfig
-from racecar.study.transfer.experiment import keep
 from racecar.study.transfer.outcomes import DRAWS, VERSION
 from racecar.study.transfer.report import page
 from racecar.study.transfer.results import TransferResults

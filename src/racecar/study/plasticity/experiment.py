@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Several
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from racecar.study.classification.images import Images
+from racecar.study.classification.keeping import kept
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.folder import Study
@@ -19,22 +18,6 @@ from racecar.study.plasticity.sequences import KINDS, Sequence
 from racecar.study.plasticity.training import Training
 
 NAME = "plasticity"
-PARTS = ("train", "test")
-
-
-def _data(study: Study, part: str) -> Path:
-    return study.folder / f"data-{part}.safetensors"
-
-
-def keep_data(study: Study, train: Images, test: Images) -> None:
-    """The images beside the runs: training processes map them instead of decoding again."""
-    train.write(_data(study, "train"))
-    test.write(_data(study, "test"))
-
-
-def has_data(study: Study) -> bool:
-    """Whether an earlier call has kept them."""
-    return all(_data(study, part).exists() for part in PARTS)
 
 
 def sequence_of(study: Study, config: PlasticityConfig) -> Sequence:
@@ -43,8 +26,7 @@ def sequence_of(study: Study, config: PlasticityConfig) -> Sequence:
     Raises:
         StudyError: they are missing or damaged.
     """
-    train, test = (Images.read(_data(study, part)) for part in PARTS)
-    return KINDS[config.sequence](train, test, config)
+    return KINDS[config.sequence](*kept(study), config)
 
 
 def cost(config: PlasticityConfig, run: Run) -> int:

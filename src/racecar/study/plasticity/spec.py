@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from racecar.study.classification import keeping
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.schedule import ByCost
@@ -31,9 +32,9 @@ def _prepare(study: Study, config: PlasticityConfig, options: Any, like: Study |
     total, done = DIVISION.work(study, config, config.runs())
     if like is not None:
         study.take_data(like)
-    if done < total and not experiment.has_data(study):
+    if done < total and not keeping.is_kept(study):
         train, test = sequences.load(options.data, config)
-        experiment.keep_data(study, train, test)
+        keeping.keep(study, train, test)
         name = sequences.NAMES[sequences.dataset(config)]
         where = "the hub" if options.data == "hub" else "local parquet files"
         counts = f"{len(train)} training and {len(test)} test images of all tasks together"

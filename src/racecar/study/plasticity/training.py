@@ -20,6 +20,7 @@ from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, pack, unpack
 from racecar.study.core.errors import DivergedError
 from racecar.study.core.methods import Strength
+from racecar.study.core.randomness import seed_device
 from racecar.study.core.variants import Run
 from racecar.study.plasticity.config import FIRST, PlasticityConfig
 from racecar.study.plasticity.network import FEATURES, HEAD, features
@@ -152,7 +153,7 @@ class Training:
             loss = F.cross_entropy(output, labels)
             whole = loss + penalty
         elif self.regulariser is not None:
-            torch.manual_seed(seed_of("step", self.which.seed, self.step))  # SRIP starts at random vectors
+            seed_device(self.device, seed_of("step", self.which.seed, self.step))  # SRIP starts at random vectors
             output = self.model(inputs)
             loss = F.cross_entropy(output, labels)
             whole = loss + self.regulariser(self.model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 import racecar
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.images import Images
+from racecar.study.classification.keeping import kept
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.training import Trainer
 from racecar.study.classification.work import step_flops
@@ -75,24 +75,9 @@ def _apart(train: Images, config: TransferConfig, tests: int) -> tuple[Images, I
     return left.stratified(count, 0)[0], test
 
 
-def keep(study: Study, train: Images, test: Images) -> None:
-    """The images beside the runs: training processes read them instead of decoding again."""
-    train.write(_path(study, "train"))
-    test.write(_path(study, "test"))
-
-
-def is_kept(study: Study) -> bool:
-    """Whether :func:`keep` was called."""
-    return _path(study, "train").exists() and _path(study, "test").exists()
-
-
-def _path(study: Study, part: str) -> Path:
-    return study.folder / f"data-{part}.safetensors"
-
-
 def tasks(study: Study, config: TransferConfig, device: torch.device) -> dict[str, InMemory]:
     """Tasks A and B, on a device."""
-    train, test = (Images.read(_path(study, part)).to(device) for part in ("train", "test"))
+    train, test = (images.to(device) for images in kept(study))
     normalisation = Normalisation.of(train) if config.tasks.network == "conv" else Normalisation.unit(train.shape[0])
     last = config.tasks.network == "conv"
     coarse = config.tasks.coarse
@@ -158,8 +143,8 @@ def _measure_again(study: Study, config: TransferConfig, run: Run, data: dict[st
     model = network(config, data["A"], seed, run.variant.method.projector(strength_of(run)))
     model.load_state_dict(study.weights(run))
     measured = outcomes.measure(model, data["B"], config.shape.before, seed)
-    kept = read_tensors(study.path(run) / f"{ANSWERS}.safetensors")
-    study.keep(run, ANSWERS, kept | _counts({k: measured.answers[k] for k in KEPT if k in measured.answers}))
+    old = read_tensors(study.path(run) / f"{ANSWERS}.safetensors")
+    study.keep(run, ANSWERS, old | _counts({k: measured.answers[k] for k in KEPT if k in measured.answers}))
     study.conclude(run, (study.metrics(run) or {}) | measured.numbers)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from racecar.study.core.variants import Variant
@@ -18,16 +21,19 @@ def _marker(results: TransferResults, variant: Variant) -> str:
     return _MARKERS[results.variants.index(variant) % len(_MARKERS)]
 
 
+def _finish(axis: Axes, lines: Literal["both", "x"] = "both") -> None:
+    axis.grid(axis=lines, color="#e4e4e4", linewidth=0.5)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 REACH = 0.06  # below the best accuracy on A: what is farther down is no use to anybody, and would squeeze the rest
 
 
 def frontier(results: TransferResults) -> Figure:
     """Every method's tuning values joined by a line; the chosen one is filled. Right and up is better."""
     figure, axis = plt.subplots(figsize=(7.4, 4.6), layout="constrained")
-    for variant in sorted(results.variants, key=lambda v: (v.method.place, v.name)):
-        points = results.frontier(variant)
-        if not points:
-            continue
+    found = {v: points for v in results.ordered if (points := results.frontier(v))}
+    for variant, points in found.items():
         method = variant.method
         x, y = [a.mean for _, a, _ in points], [p.mean for _, _, p in points]
         look = {"color": method.color, "marker": _marker(results, variant), "markersize": 6, "linewidth": 1.1}
@@ -38,7 +44,7 @@ def frontier(results: TransferResults) -> Figure:
                 axis.plot(a.mean, p.mean, markerfacecolor=method.color, zorder=3, **look)  # type: ignore[arg-type]
                 spread = [(0.0 if s.n < 2 else s.high - s.mean) for s in (a, p)]
                 axis.errorbar(a.mean, p.mean, spread[1], spread[0], color=method.color, linewidth=0.8, capsize=2)
-    everything = [(a.mean, p.mean) for v in results.variants for _, a, p in results.frontier(v)]
+    everything = [(a.mean, p.mean) for points in found.values() for _, a, p in points]
     best = max(a for a, _ in everything)
     shown = [p for a, p in everything if a >= best - REACH]
     axis.set_xlim(max(min(a for a, _ in everything), best - REACH) - 0.002, best + 0.003)
@@ -46,8 +52,7 @@ def frontier(results: TransferResults) -> Figure:
     axis.set_ylim(min(shown) - margin, max(shown) + margin)
     axis.set_xlabel("accuracy on A")
     axis.set_ylabel("linear probe on B, all labels")
-    axis.grid(color="#e4e4e4", linewidth=0.5)
-    axis.spines[["top", "right"]].set_visible(False)
+    _finish(axis)
     figure.legend(loc="outside right center", fontsize=8.5, frameon=False)
     return figure
 
@@ -76,8 +81,7 @@ def few_labels(results: TransferResults) -> Figure:
     axis.set_xticks(places, [*map(str, FEW), "all"])
     axis.set_xlabel("labels per class of B")
     axis.set_ylabel("accuracy of a linear probe on B")
-    axis.grid(color="#e4e4e4", linewidth=0.5)
-    axis.spines[["top", "right"]].set_visible(False)
+    _finish(axis)
     figure.legend(loc="outside right center", fontsize=8.5, frameon=False)
     return figure
 
@@ -103,8 +107,7 @@ def dots(results: TransferResults) -> Figure:
             spread = 0.0 if summary.n < 2 else summary.high - summary.mean
             axis.errorbar(summary.mean, place, xerr=spread, fmt="o", color=color, markersize=4.5, capsize=2.5)
         axis.set_title(NAMES[outcome], fontsize=9)
-        axis.grid(axis="x", color="#e4e4e4", linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
+        _finish(axis, "x")
         axis.tick_params(axis="x", labelsize=8)
     axes[0][0].set_yticks(range(len(order)), [math_title(v.label) for v in order], fontsize=9)
     return figure

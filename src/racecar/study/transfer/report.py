@@ -72,7 +72,7 @@ def _summary(results: TransferResults) -> list[Block]:
 
 def answer(results: TransferResults) -> str:
     """The pair's answer in a sentence or two."""
-    candidate, found = results.candidate, results.against_controls("probe")
+    candidate, found = results.candidate, results.against_controls
     if candidate is None or found is None:
         return "No answer yet: the candidate or its controls were not run at chosen values with two seeds or more."
     ours = results.summary(results.tuned(candidate), "probe").mean
@@ -80,7 +80,7 @@ def answer(results: TransferResults) -> str:
     words = "is ahead of every control, the best of them" if found.better else "is not told from the best control"
     if found.difference.high < 0:
         words = "is behind the best control"
-    verdict = results.hypothesis().outcome
+    verdict = results.hypothesis.outcome
     asked = f"a gain of {results.config.tasks.least:g} at equal accuracy on A"
     close = {
         "reproduced": f"This is {asked}",
@@ -192,7 +192,7 @@ def _table(found: list[Comparison], caption: str, margin: float) -> Table:
 
 def _frontier(results: TransferResults) -> list[Block]:
     rows = []
-    for variant in sorted(results.variants, key=lambda v: (v.method.place, v.name)):
+    for variant in results.ordered:
         for value, accuracy, probe in results.frontier(variant):
             label = f"{value:g} ({variant.method.unit})" if variant.method.strengths else "—"
             chosen = "chosen" if results.config.tuned.get(variant.name) == value else ""

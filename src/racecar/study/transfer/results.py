@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
@@ -93,11 +94,15 @@ class TransferResults(Results[TransferConfig]):
         """Finished runs with the chosen tuning value."""
         return self.runs_of(variant, self.config.tuned_phase(variant))
 
+    @property
+    def ordered(self) -> list[Variant]:
+        """Variants of the configuration in the order of their methods' places."""
+        return sorted(self.variants, key=lambda v: (v.method.place, v.name))
+
     @cached_property
     def judged(self) -> list[Variant]:
         """Variants with finished runs at their chosen value, in the order of their places."""
-        found = [v for v in self.variants if self.tuned(v)]
-        return sorted(found, key=lambda v: (v.method.place, v.name))
+        return [v for v in self.ordered if self.tuned(v)]
 
     @property
     def candidate(self) -> Variant | None:
@@ -109,8 +114,7 @@ class TransferResults(Results[TransferConfig]):
     @property
     def controls(self) -> list[Variant]:
         """All methods of the configuration that are not racecar training."""
-        found = [v for v in self.variants if not isinstance(v.method, RR)]
-        return sorted(found, key=lambda v: (v.method.place, v.name))
+        return [v for v in self.ordered if not isinstance(v.method, RR)]
 
     def lacking(self, variants: Sequence[Variant], outcome: str) -> list[str]:
         """What a verdict waits for: runs at the chosen value that are not finished, or have diverged."""
@@ -135,11 +139,16 @@ class TransferResults(Results[TransferConfig]):
         """Which test images a run gets right in an outcome, [images] from 0 to 1; None where that was not kept."""
         if self.study is None:
             return None
-        path = self.study.path(run) / f"{ANSWERS}.safetensors"
-        if not path.exists():
-            return None
-        kept = read_tensors(path)
+        if run not in self._read:
+            path = self.study.path(run) / f"{ANSWERS}.safetensors"
+            self._read[run] = read_tensors(path) if path.exists() else {}
+        kept = self._read[run]
         return kept[outcome].double().numpy() / DRAWS if outcome in kept else None
+
+    @cached_property
+    def _read(self) -> dict[Run, dict[str, Tensor]]:
+        """The answers of a run, from its first comparison on."""
+        return {}
 
     def gain(self, variant: Variant) -> Summary | None:
         """p_AB − p_B: fine-tuned from phase I less trained from scratch on B, paired by seed; None if not run."""
@@ -178,17 +187,18 @@ class TransferResults(Results[TransferConfig]):
         verdict = inference.judge(wide, narrow, self.config.tasks.margin) if len(seeds) > 1 else "undecided"
         return Comparison(better.label, worse.label, outcome, wide, p, verdict)
 
-    def against_controls(self, outcome: str) -> AgainstControls | None:
-        """The candidate against the best control, by intersection and union; None before all of their runs are."""
+    @cached_property
+    def against_controls(self) -> AgainstControls | None:
+        """The candidate's probe against the best control's, by intersection and union; None before all of them are."""
         candidate = self.candidate
         if candidate is None or not self.controls or self.config.seeds < 2:
             return None
-        if self.lacking([candidate, *self.controls], outcome):
+        if self.lacking([candidate, *self.controls], "probe"):
             return None
         seeds = list(range(self.config.seeds))
         return inference.best_control(
-            self._matrix(candidate, outcome, seeds),
-            {c.label: self._matrix(c, outcome, seeds) for c in self.controls},
+            self._matrix(candidate, "probe", seeds),
+            {c.label: self._matrix(c, "probe", seeds) for c in self.controls},
         )
 
     # --- frontier -----------------------------------------------------------------------------------------------------
@@ -211,8 +221,9 @@ class TransferResults(Results[TransferConfig]):
 
     def verdicts(self) -> list[Verdict]:
         """The pair's hypothesis."""
-        return [self.hypothesis()]
+        return [self.hypothesis]
 
+    @cached_property
     def hypothesis(self) -> Verdict:
         """Whether the candidate's probe with all labels gains enough over every control, at equal accuracy on A."""
         candidate, pair = self.candidate, self.config.tasks
@@ -228,7 +239,7 @@ class TransferResults(Results[TransferConfig]):
             return Verdict(claim, where, "not run", "a pair that values are chosen on: nothing is judged here")
         if candidate is None:
             return Verdict(claim, where, "not run", "no racecar variant was run at a chosen value")
-        found = self.against_controls("probe")
+        found = self.against_controls
         on_a = self.compare(candidate, STD, "accuracy") if STD in self.judged else None
         if found is None or on_a is None:
             waits = self.lacking([candidate, STD, *(c for c in self.controls if c != STD)], "probe")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from racecar.study.classification import keeping
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.schedule import ByCost
 from racecar.study.core.variants import Run
-from racecar.study.studies import StudySpec
+from racecar.study.studies import StudySpec, presets_of
 from racecar.study.transfer import experiment, tuning
 from racecar.study.transfer.config import TransferConfig
 
@@ -38,7 +39,7 @@ def _preset_file(options: Any) -> str:
 
 
 def _choose(config: TransferConfig, options: Any, folder: Path) -> tuple[TransferConfig, None]:
-    presets = Path(__file__).parent / "presets"
+    presets = presets_of(experiment.NAME)
     if not (presets / f"{_preset_file(options)}.yaml").exists():
         there = sorted(p.stem for p in presets.glob(f"{config.pair}-*.yaml"))
         names = ", ".join(stem.removeprefix(f"{config.pair}-") for stem in there)
@@ -53,9 +54,9 @@ def _prepare(study: Study, config: TransferConfig, options: Any, like: Study | N
     if like is not None:
         study.take_data(like)
     total, done = DIVISION.work(study, config, config.runs())
-    if done < total and not experiment.is_kept(study):
+    if done < total and not keeping.is_kept(study):
         train, test = experiment.load(options.data, config)
-        experiment.keep(study, train, test)
+        keeping.keep(study, train, test)
         pair = config.tasks
         where = "the hub" if options.data == "hub" else "local files"
         words = f"{pair.source.title} from {where}; used here: {len(train)} training and {len(test)} test images"

@@ -63,6 +63,11 @@ class Recipe:
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be below 1, not {getattr(self, name)}")
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The lower precision of autocast; None: there is no autocast."""
+        return torch.bfloat16 if self.precision == "bfloat16" else None
+
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of a step, counted from 0."""
         if self.schedule == "steps":

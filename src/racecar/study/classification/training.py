@@ -145,7 +145,7 @@ class Trainer:
         else:
             self.wrapped, self.prepared = accelerator.prepare(wrapped, self.optimiser)
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-        self.precision = torch.bfloat16 if recipe.precision == "bfloat16" else half
+        self.precision = recipe.half or half
         self.step = 0
         self.history: list[Point] = []
         self.sums = torch.zeros(4, dtype=torch.float64)  # of this epoch: cross entropy, penalty, right, images

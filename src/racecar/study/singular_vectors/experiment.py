@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 import racecar
 from racecar import analysis
 from racecar.study.classification.images import train_and_validation
+from racecar.study.core import greedy
 from racecar.study.core.environment import environment, pasted
 from racecar.study.core.files import write_text
 from racecar.study.core.initialisation import initialise_glorot
@@ -76,7 +79,8 @@ def train(case: Case, variant: Variant, strength: float, seed: int, steps: int =
     method = variant.method
     model = network(case.inputs.shape[1], seed)
     if epochs := method.pretraining(strength):
-        _pretrain(model, case, epochs * steps // 10)
+        again = partial(repeat, case.inputs, epochs * steps // 10)
+        greedy.pretrain(model, case.inputs, again, depth=len(HIDDEN), start="3", rate=RATE)
     rr, regulariser = None, method.regulariser(model, Strength(strength))
     if method.arguments:
         decoder = network(case.inputs.shape[1], 10_000 + seed) if method.untied else None
@@ -99,17 +103,6 @@ def train(case: Case, variant: Variant, strength: float, seed: int, steps: int =
     with torch.no_grad():
         right = model(case.inputs).argmax(1) == case.classes
     return Measured(angle, float(right.double().mean()))
-
-
-def _pretrain(model: nn.Sequential, case: Case, steps: int) -> None:
-    for number, layer in enumerate((model[0], model[2])):
-        weight = [float(number == m) for m in range(2)]
-        rr = racecar.Racecar(model, case.inputs, layers=2, start="3", layerwise=True, weight=weight)
-        optimiser = torch.optim.Adam(layer.parameters(), RATE)
-        for _ in range(steps):
-            optimiser.zero_grad()
-            rr(case.inputs)[1].backward()
-            optimiser.step()
 
 
 def cases(mnist: str | None) -> list[Case]:

@@ -262,7 +262,7 @@ def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemo
         **method.arguments,
     )
     before = {k: v.clone() for k, v in model.state_dict().items()}  # batch norm counts what it sees
-    half = torch.bfloat16 if recipe.precision == "bfloat16" else None
+    half = recipe.half
     batches = task.batches(recipe.batch_size, seed_of(config, run), recipe.augmentation, 0, 1)
     for number, (images, labels, _) in enumerate(islice(batches.epoch(0), BALANCED_ON)):
         with torch.autocast(images.device.type, half, enabled=half is not None):

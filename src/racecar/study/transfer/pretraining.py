@@ -1,12 +1,12 @@
-"""Greedy pretraining of a network's layers as auto-encoders (Bengio et al. 2007): what the method Pre begins with."""
+"""Greedy pretraining (:mod:`racecar.study.core.greedy`) on the images of task A."""
 
 from __future__ import annotations
 
 import torch
 
-import racecar
 from racecar.study.classification.batches import Epochs
 from racecar.study.classification.recipe import Recipe
+from racecar.study.core import greedy
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.transfer.networks import Classifier, Shape
 
@@ -34,23 +34,13 @@ def pretrain(
     Returns:
         Whether it came to its end.
     """
-    kept = racecar.Racecar(model, example, layers=shape.depth, start=shape.start).layers
-    half = torch.bfloat16 if recipe.precision == "bfloat16" else None
-    model.train()
-    for number in range(shape.depth):
-        weight = [float(m == number) for m in range(shape.depth)]
-        rr = racecar.Racecar(model, example, layers=shape.depth, start=shape.start, layerwise=True, weight=weight)
-        optimiser = torch.optim.Adam(model.get_submodule(kept[number]).parameters(), 1e-3)
-        for epoch in range(epochs):
-            for images, _, _ in batches.epoch(epoch):
-                with torch.autocast(images.device.type, half, enabled=half is not None):
-                    _, penalty = rr(images)
-                optimiser.zero_grad()
-                penalty.backward()
-                optimiser.step()
-                callbacks.alive()
-                if callbacks.stop():
-                    return False
-    for parameter in model.parameters():
-        parameter.grad = None
-    return True
+    return greedy.pretrain(
+        model,
+        example,
+        lambda: (images for epoch in range(epochs) for images, _, _ in batches.epoch(epoch)),
+        depth=shape.depth,
+        start=shape.start,
+        rate=1e-3,
+        precision=recipe.half,
+        callbacks=callbacks,
+    )

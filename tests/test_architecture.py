@@ -23,7 +23,7 @@ KINDS = {
     "smoke",
     "stylize",
     "plasticity",
-    "transfer",
+    "coarse_to_fine",
     "singular_vectors",
     "pretrain",
 }

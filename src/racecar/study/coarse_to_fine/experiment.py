@@ -19,6 +19,10 @@ from racecar.study.classification.keeping import kept
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.training import Trainer
 from racecar.study.classification.work import step_flops
+from racecar.study.coarse_to_fine import outcomes
+from racecar.study.coarse_to_fine.config import TransferConfig, strength_of
+from racecar.study.coarse_to_fine.networks import Classifier
+from racecar.study.coarse_to_fine.pretraining import pretrain
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.errors import DivergedError, StudyError
@@ -27,10 +31,6 @@ from racecar.study.core.folder import Study
 from racecar.study.core.methods import Strength
 from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import Run
-from racecar.study.transfer import outcomes
-from racecar.study.transfer.config import TransferConfig, strength_of
-from racecar.study.transfer.networks import Classifier
-from racecar.study.transfer.pretraining import pretrain
 
 NAME = "transfer"
 BALANCED_ON = 8  # batches, before training
@@ -44,7 +44,7 @@ def load(source: str, config: TransferConfig) -> tuple[Images, Images]:
     """Training and test images of task B as the network sees them, and as many as the configuration asks for.
 
     Raises:
-        StudyError: see :meth:`racecar.study.transfer.pairs.Source.load`.
+        StudyError: see :meth:`racecar.study.coarse_to_fine.pairs.Source.load`.
     """
 
     def part(images: Images, count: int | None) -> Images:

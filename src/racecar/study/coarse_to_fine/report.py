@@ -7,16 +7,16 @@ from functools import partial
 from statistics import mean, median
 
 import racecar
+from racecar.study.coarse_to_fine import figures
+from racecar.study.coarse_to_fine.config import TransferConfig
+from racecar.study.coarse_to_fine.experiment import work
+from racecar.study.coarse_to_fine.results import NAMES, PRIMARY, Comparison, TransferResults
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import STD, Run, Variant
 from racecar.study.report import Block, Figure, Page, Remarks, Section, Table, Text, Verdicts
 from racecar.study.report.inference import holm
 from racecar.study.report.statistics import Summary, spread
-from racecar.study.transfer import figures
-from racecar.study.transfer.config import TransferConfig
-from racecar.study.transfer.experiment import work
-from racecar.study.transfer.results import NAMES, PRIMARY, Comparison, TransferResults
 
 SMOKE_TEST = "A smoke test: it shows that everything runs. No conclusions."
 _NOTE = (

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from racecar.study.classification.images import Images
+from racecar.study.coarse_to_fine.pairs import CIFAR10, FASHION, PAIRS
+from racecar.study.coarse_to_fine.superclasses import SUPERCLASSES
 from racecar.study.core.errors import StudyError
-from racecar.study.transfer.pairs import CIFAR10, FASHION, PAIRS
-from racecar.study.transfer.superclasses import SUPERCLASSES
 
 DIGITS = tuple(map(str, range(10)))
 SHARED = Path(__file__).parents[4] / "shared" / "data"

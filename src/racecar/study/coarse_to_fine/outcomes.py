@@ -10,7 +10,7 @@ from torch import Tensor
 
 from racecar import analysis
 from racecar.study.classification.batches import InMemory
-from racecar.study.transfer.networks import Classifier, features
+from racecar.study.coarse_to_fine.networks import Classifier, features
 
 VERSION = 2  # of what is measured; runs that an older one has measured are measured again from their weights
 FEW = (1, 5, 10, 50)  # labels per class
@@ -57,7 +57,7 @@ def measure(model: Classifier, data: InMemory, before: str | None, seed: int) ->
     Args:
         model: after phase I.
         data: of task B, with fine labels.
-        before: see :class:`racecar.study.transfer.networks.Shape`.
+        before: see :class:`racecar.study.coarse_to_fine.networks.Shape`.
         seed: of the draws of few labels, the same for all methods.
     """
     known = _features(model, data, before)

@@ -13,6 +13,10 @@ from racecar.study.classification.images import Images
 from racecar.study.classification.keeping import keep
 from racecar.study.classification.recipe import Recipe
 from racecar.study.cli import main
+from racecar.study.coarse_to_fine import experiment, tuning
+from racecar.study.coarse_to_fine.config import TransferConfig
+from racecar.study.coarse_to_fine.outcomes import DRAWS
+from racecar.study.coarse_to_fine.spec import SPEC
 from racecar.study.commands.study import preset
 from racecar.study.core.accelerator import reset_accelerator
 from racecar.study.core.callbacks import Callbacks
@@ -21,10 +25,6 @@ from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
-from racecar.study.transfer import experiment, tuning
-from racecar.study.transfer.config import TransferConfig
-from racecar.study.transfer.outcomes import DRAWS
-from racecar.study.transfer.spec import SPEC
 
 SHORT = Recipe(epochs=2, batch_size=20, learning_rate=3e-3)
 EVERY = ["Std", "StdC", "Early", "LS", "Proj", "Ort", "L2Init", "Pre", "RR1", "RR3", "RR3-layerwise", "Dec1"]

@@ -6,9 +6,9 @@ import torch
 
 from racecar.study.classification.batches import Epochs
 from racecar.study.classification.recipe import Recipe
+from racecar.study.coarse_to_fine.networks import Classifier, Shape
 from racecar.study.core import greedy
 from racecar.study.core.callbacks import Callbacks
-from racecar.study.transfer.networks import Classifier, Shape
 
 
 def pretrain(

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from racecar.study.coarse_to_fine.outcomes import FEW
+from racecar.study.coarse_to_fine.results import NAMES, TransferResults
 from racecar.study.core.variants import Variant
 from racecar.study.report.models import math_title
-from racecar.study.transfer.outcomes import FEW
-from racecar.study.transfer.results import NAMES, TransferResults
 
 _MARKERS = "osD^vP*X<>hdp"
 

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from racecar.study.coarse_to_fine.config import TransferConfig, phase_of
+from racecar.study.coarse_to_fine.experiment import ANSWERS
+from racecar.study.coarse_to_fine.outcomes import DRAWS, VERSION
 from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.methods.rr import RR
@@ -18,9 +21,6 @@ from racecar.study.report import Verdict, inference
 from racecar.study.report.inference import AgainstControls
 from racecar.study.report.results import Results, load_metrics
 from racecar.study.report.statistics import Summary, bounds, paired_difference, summarise
-from racecar.study.transfer.config import TransferConfig, phase_of
-from racecar.study.transfer.experiment import ANSWERS
-from racecar.study.transfer.outcomes import DRAWS, VERSION
 
 PRIMARY = ("probe", "probe10")
 NAMES = {

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from racecar.study.cifar.network import initialise_strong, strong
+from racecar.study.coarse_to_fine.pairs import Network
 from racecar.study.core.initialisation import initialise_glorot
-from racecar.study.transfer.pairs import Network
 
 WIDTHS = (128, 64, 32)  # of the MLP
 

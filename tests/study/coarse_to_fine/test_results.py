@@ -8,15 +8,15 @@ import torch
 
 from racecar.study.classification.images import Images
 from racecar.study.classification.keeping import keep
+from racecar.study.coarse_to_fine.config import TransferConfig
+from racecar.study.coarse_to_fine.outcomes import DRAWS, VERSION
+from racecar.study.coarse_to_fine.report import page
+from racecar.study.coarse_to_fine.results import TransferResults
+from racecar.study.coarse_to_fine.spec import SPEC
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report import write_results
-from racecar.study.transfer.config import TransferConfig
-from racecar.study.transfer.outcomes import DRAWS, VERSION
-from racecar.study.transfer.report import page
-from racecar.study.transfer.results import TransferResults
-from racecar.study.transfer.spec import SPEC
 
 CONFIG = TransferConfig(
     variants=["Std", "Dec1", "RR1"], seeds=5, phases=["A-tuned", "B"], tuned={"RR1": 3.0, "Dec1": 1.0}

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from racecar.study.classification.recipe import Recipe
+from racecar.study.coarse_to_fine.networks import SHAPES, Shape
+from racecar.study.coarse_to_fine.pairs import PAIRS, Pair
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.variants import STD, Run, Variant
-from racecar.study.transfer.networks import SHAPES, Shape
-from racecar.study.transfer.pairs import PAIRS, Pair
 
 OFFERS = frozenset(Need)
 PHASES = ("A", "A-tuned", "B")
@@ -26,7 +26,7 @@ class TransferConfig:
         phases: ``A``: phase I with each of a method's five tuning values; ``A-tuned``: with the chosen one alone;
             ``B``: the target from scratch.
         tuned: the chosen value of every method that has one, by variant.
-        pair: source and target, see :data:`racecar.study.transfer.pairs.PAIRS`.
+        pair: source and target, see :data:`racecar.study.coarse_to_fine.pairs.PAIRS`.
         train_images, test_images: a class-balanced subset; None: all.
         width: channels of the conv net's first layer.
         compute_match: epochs of StdC as a multiple of Std's: the FLOPs of a racecar step over a plain one.

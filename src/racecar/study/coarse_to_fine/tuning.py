@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from racecar.study.coarse_to_fine.config import TransferConfig, phase_of, strength_of
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import reopen
 from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import STD, Run, Variant
-from racecar.study.transfer.config import TransferConfig, phase_of, strength_of
 
 
 def best(accuracy: Mapping[float, Sequence[float]], probe: Mapping[float, Sequence[float]], floor: float) -> float:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser
 
 from racecar.study.classification import keeping
+from racecar.study.coarse_to_fine import experiment, tuning
+from racecar.study.coarse_to_fine.config import TransferConfig
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.schedule import ByCost
 from racecar.study.core.variants import Run
 from racecar.study.studies import StudySpec, presets_of
-from racecar.study.transfer import experiment, tuning
-from racecar.study.transfer.config import TransferConfig
 
 if TYPE_CHECKING:
     from racecar.study.report import Page
@@ -73,7 +73,7 @@ def _train(study: Study, config: TransferConfig, part: Sequence[Run], inputs: No
 
 
 def _report(study: Study, config: TransferConfig) -> Page:
-    from racecar.study.transfer.report import page
+    from racecar.study.coarse_to_fine.report import page
 
     return page(study, config)
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from racecar.study.classification.images import Images, train_and_validation
+from racecar.study.coarse_to_fine import idx
+from racecar.study.coarse_to_fine.superclasses import SUPERCLASSES
 from racecar.study.core.errors import StudyError
-from racecar.study.transfer import idx
-from racecar.study.transfer.superclasses import SUPERCLASSES
 
 Network = Literal["mlp", "conv"]
 

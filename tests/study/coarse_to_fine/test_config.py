@@ -3,9 +3,9 @@
 import pytest
 
 from racecar.study.classification.recipe import Recipe
+from racecar.study.coarse_to_fine.config import TransferConfig, strength_of
+from racecar.study.coarse_to_fine.tuning import best
 from racecar.study.core.variants import Run, Variant
-from racecar.study.transfer.config import TransferConfig, strength_of
-from racecar.study.transfer.tuning import best
 
 
 def keys(config: TransferConfig) -> list[str]:

@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import racecar
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.core.environment import environment
 from racecar.study.core.files import write_text
 from racecar.study.digits.nmnist import blurred
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 from racecar.study.report.markdown import markdown
 from racecar.study.report.statistics import bounds, paired_difference, spread, summarise
 

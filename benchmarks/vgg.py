@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from timing import DEVICE, Step, flops, turns
 
 import racecar
-from racecar.study.classification.images import train_and_validation
 from racecar.study.commands.study import preset
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_text
+from racecar.study.images.load import train_and_validation
 from racecar.study.vgg.experiment import IMAGENET
 from racecar.study.vgg.network import DEPTH, VGG19, initialise
 from racecar.study.vgg.photographs import Crops, Photographs, load

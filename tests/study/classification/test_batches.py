@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from racecar.study.classification.batches import Batches, Normalisation
-from racecar.study.classification.images import Images
+from racecar.study.images.decoded import Images
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = Images(

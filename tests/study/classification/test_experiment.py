@@ -12,7 +12,6 @@ from torch import nn
 import racecar
 from racecar.study.classification import experiment as runs
 from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
-from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
 from racecar.study.core.callbacks import Callbacks
@@ -21,6 +20,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.growing import open_study, remember, reopen
 from racecar.study.core.schedule import chains, work
 from racecar.study.core.variants import Run, Variant
+from racecar.study.images.decoded import Images
 
 GENERATOR = torch.Generator().manual_seed(0)
 

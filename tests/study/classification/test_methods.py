@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from racecar.study.classification import experiment as runs
 from racecar.study.classification import report
 from racecar.study.classification.experiment import ClassificationConfig, Task
-from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core import methods
@@ -23,6 +22,7 @@ from racecar.study.core.schedule import work
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
 from racecar.study.digits.spec import SPEC
+from racecar.study.images.decoded import Images
 from racecar.study.report import write_results
 from racecar.study.smoke.config import SmokeConfig
 from racecar.study.sweep.results import has_weight

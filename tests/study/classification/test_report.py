@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from racecar.study.classification import report
 from racecar.study.classification.experiment import ClassificationConfig, Task
-from racecar.study.classification.images import Images
 from racecar.study.classification.regenerated import regenerate, step_work
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
@@ -18,6 +17,7 @@ from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
 from racecar.study.digits.experiment import Digits
 from racecar.study.digits.spec import SPEC
+from racecar.study.images.decoded import Images
 from racecar.study.report import write_results
 
 CONFIG = ClassificationConfig(variants=["Std", "Ort", "RR3", "Dec3"], seeds=2, width=4)

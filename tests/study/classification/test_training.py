@@ -12,7 +12,6 @@ from torch import nn
 
 import racecar
 from racecar.study.classification.batches import Batches, InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer, accuracy
@@ -20,6 +19,7 @@ from racecar.study.core.accelerator import make_accelerator, reset_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import DivergedError, StudyError
+from racecar.study.images.decoded import Images
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import racecar
-from racecar.study.classification.images import Images
 from racecar.study.classification.keeping import keep
 from racecar.study.classification.recipe import Recipe
 from racecar.study.cli import main
@@ -25,6 +24,7 @@ from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
+from racecar.study.images.decoded import Images
 
 SHORT = Recipe(epochs=2, batch_size=20, learning_rate=3e-3)
 EVERY = ["Std", "StdC", "Early", "LS", "Proj", "Ort", "L2Init", "Pre", "RR1", "RR3", "RR3-layerwise", "Dec1"]

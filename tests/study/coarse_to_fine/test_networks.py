@@ -5,11 +5,11 @@ import torch
 
 import racecar
 from racecar.study.classification.batches import InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.coarse_to_fine.networks import SHAPES, Classifier, features
 from racecar.study.coarse_to_fine.pretraining import pretrain
 from racecar.study.core.callbacks import Callbacks
+from racecar.study.images.decoded import Images
 
 
 def made(kind: str, **more: int) -> tuple[Classifier, torch.Tensor]:

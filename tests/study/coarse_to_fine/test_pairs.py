@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from racecar.study.classification.images import Images
 from racecar.study.coarse_to_fine.pairs import CIFAR10, FASHION, PAIRS
 from racecar.study.coarse_to_fine.superclasses import SUPERCLASSES
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
 
 DIGITS = tuple(map(str, range(10)))
 SHARED = Path(__file__).parents[4] / "shared" / "data"

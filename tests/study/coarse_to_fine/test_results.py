@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from racecar.study.classification.images import Images
 from racecar.study.classification.keeping import keep
 from racecar.study.coarse_to_fine.config import TransferConfig
 from racecar.study.coarse_to_fine.outcomes import DRAWS, VERSION
@@ -16,6 +15,7 @@ from racecar.study.coarse_to_fine.spec import SPEC
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
 from racecar.study.core.variants import Run, Variant
+from racecar.study.images.decoded import Images
 from racecar.study.report import write_results
 
 CONFIG = TransferConfig(

@@ -6,9 +6,9 @@ import torch
 from scipy.io import savemat
 from scipy.signal import convolve2d
 
-from racecar.study.classification.images import Images
 from racecar.study.core.errors import StudyError
 from racecar.study.digits.nmnist import ANGLE, LENGTH, blurred, motion_kernel, read_mat
+from racecar.study.images.decoded import Images
 
 
 def test_kernel_is_matlabs_fspecial() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from racecar.study.classification.images import Images
 from racecar.study.classification.keeping import keep
 from racecar.study.cli import main
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
+from racecar.study.images.decoded import Images
 from racecar.study.plasticity import experiment, sequences
 from racecar.study.plasticity.config import PlasticityConfig
 from racecar.study.plasticity.spec import DIVISION, SPEC

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from racecar.study.classification.images import Images
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
 from racecar.study.plasticity import sequences
 from racecar.study.plasticity.config import PlasticityConfig
 from racecar.study.plasticity.sequences import KINDS, Sequence, load

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from racecar.study.classification.images import Images
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.core.variants import Run, Variant
+from racecar.study.images.decoded import Images
 from racecar.study.plasticity.config import PlasticityConfig
 from racecar.study.plasticity.sequences import KINDS
 from racecar.study.plasticity.training import Training

@@ -30,12 +30,12 @@ from safetensors.torch import save_file
 import racecar.study.commands.train
 import racecar.study.core.files
 from racecar.study.classification.batches import InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.cli import main
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.files import read_tensors
+from racecar.study.images.decoded import Images
 from racecar.study.pretrain.run import Mirror
 
 TRAIN = ["train", "--model", "small_nets:net", "--data", "data", "--racecar", "1e-2", "--epochs", "16",

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from racecar.analysis import few_labels
 from racecar.study.classification.batches import Normalisation
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.probing import head_inputs, probe
 

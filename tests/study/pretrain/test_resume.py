@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 
 from racecar.study.classification.batches import InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.images.decoded import Images
 from racecar.study.pretrain.run import Mirror
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from racecar.study.cifar import network
 from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
-from racecar.study.classification.images import train_and_validation
 from racecar.study.core.initialisation import initialise_glorot
+from racecar.study.images.load import train_and_validation
 
 HUB = {"A": "uoft-cs/cifar10", "B": "uoft-cs/cifar100"}
 FOLDERS = {"A": "cifar10", "B": "cifar100"}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.study.classification.images import Images
+from racecar.study.images.decoded import Images
 
 Augmentation = Literal["none", "crop", "flip-crop"]
 Batch = tuple[Tensor, Tensor, float]

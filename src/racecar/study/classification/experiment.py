@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 import racecar
 from racecar.study.classification.batches import Data, InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
@@ -28,6 +27,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import START, Run, Variant, plan
+from racecar.study.images.decoded import Images
 
 TASKS: tuple[Literal["A", "B"], ...] = ("A", "B")
 SHARES = {"1pct": 0.01, "10pct": 0.1}  # of B's labels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from racecar.study.classification.images import Images
 from racecar.study.core.folder import Study
+from racecar.study.images.decoded import Images
 
 PARTS = ("train", "test")
 

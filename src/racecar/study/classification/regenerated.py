@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import racecar
 from racecar.study.classification.experiment import ClassificationConfig, Experiment
-from racecar.study.classification.images import Images
 from racecar.study.classification.work import step_flops
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run, Variant
+from racecar.study.images.decoded import Images
 
 BATCH = 100  # the reverse pass of nets with batch norm needs the statistics of a batch
 

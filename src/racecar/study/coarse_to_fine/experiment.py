@@ -14,7 +14,6 @@ from torch import Tensor
 
 import racecar
 from racecar.study.classification.batches import InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.keeping import kept
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.training import Trainer
@@ -31,6 +30,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.methods import Strength
 from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import Run
+from racecar.study.images.decoded import Images
 
 NAME = "transfer"
 BALANCED_ON = 8  # batches, before training

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from racecar.study.classification.images import Images
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
 
 _PARTS = ("train", "t10k")
 _FASHION = (

@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.coarse_to_fine import idx
 from racecar.study.coarse_to_fine.superclasses import SUPERCLASSES
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 
 Network = Literal["mlp", "conv"]
 

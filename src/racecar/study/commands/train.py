@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from racecar.study.classification.batches import Normalisation
-from racecar.study.classification.images import train_and_validation
 from racecar.study.commands.explain import layers_of
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
+from racecar.study.images.load import train_and_validation
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.options import add_common, recipe_of
 from racecar.study.pretrain.run import Data, Mirror, look, no_memory, open_folder, say, train

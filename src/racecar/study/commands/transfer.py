@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
@@ -25,6 +24,8 @@ from racecar.study.core.options import add_both
 from racecar.study.core.processes import Stopper
 from racecar.study.core.restart import FRESH, restart
 from racecar.study.core.terminal import STOPPED
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.heads import freeze, replace_head
 from racecar.study.pretrain.options import add_common, recipe_of

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
-from racecar.study.classification.images import train_and_validation
 from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.digits import nmnist
+from racecar.study.images.load import train_and_validation
 
 HUB = "ylecun/mnist"
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.study.classification.images import Images
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
 
 LENGTH, ANGLE = 5, 15
 MADE = (

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 from racecar.study.plasticity.config import PlasticityConfig
 from racecar.study.plasticity.network import conv_net, mlp
 

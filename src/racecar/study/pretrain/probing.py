@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from racecar.analysis import few_labels, fit_probe
 from racecar.study.classification.batches import Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
 
 FEW = 10  # labels per class
 _LEAVE_OUT = "leave the probe out with --no-probe"

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from racecar import Racecar
 from racecar.options import Layers, Reduction
 from racecar.study.classification.batches import InMemory, Normalisation
-from racecar.study.classification.images import Images
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Point, Trainer
@@ -35,6 +34,7 @@ from racecar.study.core.files import is_empty
 from racecar.study.core.folder import Study
 from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import progress_bar
+from racecar.study.images.decoded import Images
 from racecar.study.pretrain import checkpoint
 
 SLOT = "run"

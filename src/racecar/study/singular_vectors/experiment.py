@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import racecar
 from racecar import analysis
-from racecar.study.classification.images import train_and_validation
 from racecar.study.core import greedy
 from racecar.study.core.environment import environment, pasted
 from racecar.study.core.files import write_text
@@ -25,6 +24,7 @@ from racecar.study.core.methods import Strength
 from racecar.study.core.randomness import seed_device
 from racecar.study.core.terminal import progress_bar
 from racecar.study.core.variants import Variant
+from racecar.study.images.load import train_and_validation
 from racecar.study.report.markdown import portable
 from racecar.study.report.statistics import summarise
 from racecar.study.singular_vectors.data import peaks, two_images

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from racecar.study.classification.images import decode_pixels, image_column, open_source
 from racecar.study.core.errors import StudyError
+from racecar.study.images.load import decode_pixels, image_column, open_source
 from racecar.study.smoke.network import FACTOR
 
 

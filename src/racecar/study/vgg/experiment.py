@@ -11,11 +11,12 @@ from torch import nn
 
 from racecar.study.classification.batches import Data, Normalisation
 from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import START, Run
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 from racecar.study.vgg import network, photographs
 from racecar.study.vgg.photographs import Crops, Photographs
 

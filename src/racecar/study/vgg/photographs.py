@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from racecar.study.classification import images
 from racecar.study.classification.batches import Augmentation, Batch, Normalisation, batch_count, shares
 from racecar.study.core.errors import StudyError
+from racecar.study.images import load as images
 
 RATIOS = (3 / 4, 4 / 3)  # of a training crop's sides
 CPU = torch.device("cpu")

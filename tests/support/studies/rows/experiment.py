@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from racecar.study.classification.experiment import Experiment, Task
-from racecar.study.classification.images import Images
+from racecar.study.images.decoded import Images
 
 
 def images(count: int, classes: int) -> Images:

@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,96 +18,10 @@ import torch
 from torch import Tensor
 
 from racecar.study.core.errors import StudyError
-from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.images.decoded import Images
 
 VALIDATION = ("validation", "valid", "val", "test")
 LABELS = ("label", "fine_label", "labels", "class", "target")
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images of one size.
-
-    Attributes:
-        pixels: [N, C, H, W], uint8.
-        labels: [N], int64, from 0 to the number of classes - 1.
-        classes: the classes' names, by label.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return tuple(self.pixels.shape[1:])  # type: ignore[return-value]
-
-    def to(self, device: torch.device) -> Images:
-        """The same images on a device.
-
-        Raises:
-            StudyError: they do not fit into its memory.
-        """
-        try:
-            return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
-        except torch.OutOfMemoryError as error:
-            size = self.pixels.numel() / 2**30
-            raise StudyError(
-                f"{len(self)} images take {size:.1f} GiB, more than is free on {device}: use a smaller --size or "
-                "fewer images"
-            ) from error
-
-    def take(self, indices: Tensor) -> Images:
-        """Some of the images."""
-        return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
-
-    def stratified(self, count: int, seed: int) -> tuple[Images, Images]:
-        """(``count`` images with as equal a share of every class as there is, the other images), drawn by a seed.
-
-        Raises:
-            StudyError: fewer images than that, or than classes.
-        """
-        if not len(self.classes) <= count <= len(self):
-            raise StudyError(
-                f"cannot draw {count} of {len(self)} images with {len(self.classes)} classes: ask for at least one "
-                "image per class and at most all"
-            )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        labels = self.labels.cpu()[order]
-        # The k-th image of every class comes before the k+1-th of any: a prefix is balanced.
-        rank = torch.zeros(len(self), dtype=torch.long)
-        for label in labels.unique():
-            where = (labels == label).nonzero()[:, 0]
-            rank[where] = torch.arange(len(where)) * len(self) // len(where)
-        order = order[rank.argsort(stable=True)]
-        return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
-
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel, of pixels between 0 and 1."""
-        sums = [(p.double().sum(), p.double().square().sum()) for p in self.pixels.unbind(1)]
-        count = self.pixels[:, 0].numel()
-        mean = [float(s) / count / 255 for s, _ in sums]
-        spread = [max(float(q) / count / 255**2 - m * m, 1e-8) ** 0.5 for (_, q), m in zip(sums, mean, strict=True)]
-        return tuple(mean), tuple(spread)
-
-    def write(self, path: Path) -> None:
-        """Keep the decoded images, as safetensors."""
-        names = torch.frombuffer(bytearray("\n".join(self.classes).encode()), dtype=torch.uint8)
-        write_tensors(path, {"pixels": self.pixels, "labels": self.labels, "classes": names})
-
-    @classmethod
-    def read(cls, path: Path) -> Images:
-        """The inverse of :meth:`write`."""
-        tensors = read_tensors(path)
-        names = bytes(tensors["classes"].tolist()).decode().split("\n")
-        return cls(tensors["pixels"], tensors["labels"], tuple(names))
-
-
-# --- opening ----------------------------------------------------------------------------------------------------------
 
 
 def open_source(source: str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from racecar.study.classification.images import Images, train_and_validation
 from racecar.study.core.errors import StudyError
+from racecar.study.images.decoded import Images
+from racecar.study.images.load import train_and_validation
 
 RNG = np.random.default_rng(0)
 

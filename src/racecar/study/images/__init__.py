@@ -1,0 +1,1 @@
+"""Somebody's images: found, described in one line, decoded."""

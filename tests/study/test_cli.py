@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,12 @@ def test_interrupted_or_killed_it_goes_on(tmp_path: Path, number: signal.Signals
         (["explain", "torch.nn:Linear", "--input", "a"], "not a shape"),
         ([], "no command"),
         (["study", "mutual"], "no command 'study mutual'"),
+        (["trian", "--data", "x"], "no command 'trian': is `racecar train` meant?"),
+        (["studdy", "cifar"], "is `racecar study cifar` meant?"),
+        (["digits"], "is `racecar study digits` meant?"),
+        (["study"], "there are\n  racecar study mutual-information"),
+        (["study", "cifar", "--prest", "small"], "is --preset meant?"),
+        (["train", "--epoch", "3"], "is --epochs meant?"),
     ],
 )
 def test_misuse_is_one_clear_error(tmp_path: Path, monkeypatch, capsys, arguments, words) -> None:
@@ -157,6 +164,33 @@ def test_misuse_is_one_clear_error(tmp_path: Path, monkeypatch, capsys, argument
     assert words in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_nothing_near_is_nothing_suggested(capsys) -> None:
+    assert exit_code("frobnicate") == 2
+    assert "meant" not in (said := capsys.readouterr().err)
+    assert "racecar explain" in said
+    assert exit_code("explain", "--frobnicate", "torch.nn:Linear") == 2
+    assert "meant" not in capsys.readouterr().err
+
+
+def test_version(capsys) -> None:
+    assert exit_code("--version") == 0
+    assert capsys.readouterr().out.startswith(f"racecar {version('racecar-training')}, torch ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs to see what a process has loaded")
+@pytest.mark.parametrize("library", ["libtorch_cpu", "_safetensors_rust"])  # of the first import, of a command's
+def test_interrupted_in_its_first_seconds_it_ends_with_one_line(library: str) -> None:
+    command = [sys.executable, "-m", "racecar_command", "train", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    maps = Path(f"/proc/{process.pid}/maps")
+    while library not in maps.read_text():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "racecar: interrupted\n")
 
 
 def test_a_typo_in_yaml_is_refused(tmp_path: Path, monkeypatch, capsys) -> None:

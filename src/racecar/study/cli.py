@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import itertools
+import platform
+import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
+import torch
+
+import racecar
 from racecar.study.studies import registered
 
 
@@ -32,27 +40,78 @@ def commands() -> dict[tuple[str, ...], _Command]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 2 wrong input, 130 interrupted)."""
+def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: the words after ``racecar``; None: this process's.
+        ready: called when the command's modules are imported and its options read.
+
+    Returns:
+        The exit code: 0 done, 2 wrong input, 130 interrupted.
+    """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     for name, command in commands().items():
         if tuple(argv[: len(name)]) == name:
-            return _guarded(lambda: _run(name, command, argv[len(name) :]))  # noqa: B023
-    known = "".join(f"\n  racecar {' '.join(name):26} {command.summary}" for name, command in commands().items())
+            return _guarded(lambda: _run(name, command, argv[len(name) :], ready))  # noqa: B023
     if argv in (["-h"], ["--help"]):
-        print(f"usage:{known}\n\nEvery command has --help.")
+        print(f"usage:{_listed(())}\n\nEvery command has --help; racecar --version says which version this is.")
         return 0
-    print(f"racecar: no command {' '.join(argv) or '(none given)'!r}; there are{known}", file=sys.stderr)
+    if argv == ["--version"]:
+        print(f"racecar {racecar.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+        return 0
+    print(_no_command(tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))), file=sys.stderr)
     return 2
 
 
-def _run(name: Sequence[str], command: _Command, argv: Sequence[str]) -> int:
+def _run(name: Sequence[str], command: _Command, argv: Sequence[str], ready: Callable[[], object]) -> int:
     module = importlib.import_module(f"racecar.study.commands.{command.module}")
     parser = module.parser(*command.arguments, argv)
     parser.prog = " ".join(("racecar", *name))
     parser.usage = f"{parser.prog} [options]; --help lists them"
-    code: int = module.run(*command.arguments, parser, parser.parse_args(argv))
+    with _suggesting(parser):
+        options = parser.parse_args(argv)
+    ready()
+    code: int = module.run(*command.arguments, parser, options)
     return code
+
+
+def _listed(first: tuple[str, ...]) -> str:
+    """The commands that begin with some words, a line each."""
+    found = {name: command for name, command in commands().items() if name[: len(first)] == first}
+    return "".join(f"\n  racecar {' '.join(name):26} {command.summary}" for name, command in found.items())
+
+
+def _no_command(words: tuple[str, ...]) -> str:
+    """What to say where no command has these words."""
+    fault = f"racecar: no command {' '.join(words) or '(none given)'!r}"
+    if known := _listed(words):
+        return f"{fault}; there are{known}"
+    names = [" ".join(name) for name in commands()]
+    names += [name.partition(" ")[2] for name in names if " " in name]  # a study without the word
+    for count in (2, 1):
+        if near := difflib.get_close_matches(" ".join(words[:count]), names, 1):
+            meant = next(" ".join(n) for n in commands() if near[0] in (" ".join(n), " ".join(n[1:])))
+            return f"{fault}: is `racecar {meant}` meant? `racecar --help` lists all"
+    return f"{fault}; there are{_listed(())}"
+
+
+@contextmanager
+def _suggesting(parser: Any) -> Iterator[None]:
+    """Let a parser's message on an unknown option name the nearest one."""
+    plain = parser.error
+
+    def error(message: str, *more: Any) -> None:
+        known = [text for action in parser._actions for text in action.option_strings]
+        unknown = re.findall(r"--[\w.-]+", message) if message.startswith("unrecognized arguments") else []
+        near = [match for word in unknown for match in difflib.get_close_matches(word, known, 1)]
+        plain(f"{message}; is {' and '.join(near)} meant?" if near else message, *more)
+
+    parser.error = error
+    try:
+        yield
+    finally:
+        del parser.error
 
 
 def _guarded(run: Callable[[], int]) -> int:

@@ -35,6 +35,9 @@ def test_train_then_transfer_reports_both_and_their_difference(data, tmp_path, c
     assert metadata["accuracy"] > 0.6
     assert f"{metadata['accuracy']:.4f}" in out
     assert metadata["classes"] == ["cat", "dog", "owl"]
+    lines = [line for line in err.splitlines() if "epoch" in line]  # stderr is no terminal
+    assert [line.partition("small_nets:net: epoch ")[2][:3] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert f"validation {metadata['accuracy']:.4g}, " in lines[-1]
     assert metadata["racecar"]["weight"] == 1e-2
     assert metadata["history"][0]["penalty"] > 0
     assert "model = net(num_classes=3)" in out

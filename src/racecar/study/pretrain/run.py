@@ -33,7 +33,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.files import is_empty
 from racecar.study.core.folder import Study
 from racecar.study.core.sole import sole_use
-from racecar.study.core.terminal import progress_bar
+from racecar.study.core.terminal import log_line, progress_bar
 from racecar.study.images.decoded import Images
 from racecar.study.pretrain import checkpoint
 
@@ -197,7 +197,13 @@ def train(
 
         shown = progress_bar(label, trainer.total, trainer.step) if main else nullcontext(lambda steps: None)
         with shown as advance, _log(study.folder, trainer) as note:
-            if not trainer.run(replace(callbacks, advance=advance, save=save, note=note)):
+
+            def tell(point: Point, step: int) -> None:
+                note(point, step)
+                if main:
+                    log_line(f"{label}: {epoch_line(point, trainer.epochs)}")
+
+            if not trainer.run(replace(callbacks, advance=advance, save=save, note=tell)):
                 return False
     if main:
         channels, height, width = data.train.shape
@@ -228,6 +234,13 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.free_memory()  # it keeps what it has prepared
     return True
+
+
+def epoch_line(point: Point, epochs: int) -> str:
+    """An epoch's numbers for a log file."""
+    parts = {"loss": point.loss, "penalty": point.penalty, "train": point.train_accuracy, "validation": point.accuracy}
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in parts.items() if value is not None)
+    return f"epoch {point.epoch}/{epochs}: {numbers}, {point.seconds:.1f} s"
 
 
 @contextmanager

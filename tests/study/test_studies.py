@@ -129,6 +129,10 @@ PRESETS = {
             ("mnist-halves", 3, ["A"]), ("mnist-parity", 10, ["A", "B"]), ("fashion-groups", 10, ["A", "B"]),
         )
     },
+    ("transfer", "full", "--pair", "superposed-0.01"): {
+        "pair": "superposed-0.01", "seeds": 5, "train_images": 20_000, "phases": ["A", "B"], "a.epochs": 15,
+        "variants": ["Std", "Ort", "Dec1", "Dec1-white", "RR1", "RR1-white", "RR3"], "b.epochs": 5,
+    },
     **{
         ("transfer", "full", "--pair", pair): {
             "pair": pair, "seeds": seeds, "train_images": 10_000, "phases": phases, "a.epochs": 12, "b.epochs": 4,

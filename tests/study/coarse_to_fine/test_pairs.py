@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from racecar.study.coarse_to_fine.pairs import CIFAR10, FASHION, PAIRS
+from racecar.study.coarse_to_fine.pairs import PAIRS, SHARES
+from racecar.study.coarse_to_fine.sources import CIFAR10, FASHION, Superposed
 from racecar.study.coarse_to_fine.superclasses import SUPERCLASSES
 from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
@@ -32,7 +33,7 @@ def images(classes: tuple[str, ...] = DIGITS, size: int = 4) -> Images:
     ],
 )
 def test_coarse_labels(pair, coarse) -> None:
-    found = PAIRS[pair].coarse(images())
+    found = PAIRS[pair].task_a(images())
     assert found.labels.tolist() == coarse
     assert found.classes == tuple(PAIRS[pair].groups)
 
@@ -42,7 +43,7 @@ def test_superclasses_are_twenty_of_five_and_found_by_name() -> None:
     members = [m for group in SUPERCLASSES.values() for m in group]
     assert (len(members), len(set(members))) == (100, 100)
     names = tuple(sorted(members))  # as the data set numbers them
-    found = PAIRS["cifar100-superclasses"].coarse(images(names))
+    found = PAIRS["cifar100-superclasses"].task_a(images(names))
     assert found.labels.bincount().tolist() == [5] * 20
     assert found.classes[int(found.labels[names.index("otter")])] == "aquatic mammals"
 
@@ -57,9 +58,9 @@ def test_names_are_those_of_the_data_set() -> None:
 
 def test_a_data_set_with_other_classes_is_refused() -> None:
     with pytest.raises(StudyError, match="CIFAR-100 has no class 'beaver', which CIFAR-100, 20 superclasses"):
-        PAIRS["cifar100-superclasses"].coarse(images())
+        PAIRS["cifar100-superclasses"].task_a(images())
     with pytest.raises(StudyError, match=r"MNIST has classes that no group .* holds: \['10'\]"):
-        PAIRS["mnist-parity"].coarse(images((*DIGITS, "10")))
+        PAIRS["mnist-parity"].task_a(images((*DIGITS, "10")))
 
 
 def test_the_mlp_sees_means_of_two_by_two_pixels() -> None:
@@ -131,3 +132,35 @@ def test_damaged_files_are_one_line(fashion, name, change, said) -> None:
 def test_a_folder_that_is_not_there_says_what_is_looked_for(tmp_path) -> None:
     with pytest.raises(StudyError, match="cifar10 does not exist: --data takes hub, or a folder with cifar10 in it"):
         CIFAR10.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5])
+def test_images_laid_over_others_have_the_share_of_the_variance_and_both_labels(share, monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    base, over = (
+        Images(
+            (spread * torch.rand(4000, 1, 4, 4, generator=generator)).to(torch.uint8), torch.arange(4000) % 10, DIGITS
+        )
+        for spread in (250, 120)
+    )
+    monkeypatch.setattr(type(FASHION), "load", lambda self, where: (base, base) if self is CIFAR10 else (over, over))
+    train, _ = Superposed(CIFAR10, FASHION, share).load("hub")
+    ours, theirs = train.labels // 10, train.labels % 10
+    assert torch.equal(ours, base.labels)
+    assert theirs.bincount().tolist() == over.labels.bincount().tolist()
+    assert train.classes[37] == "3/7"
+    # Least squares on both: what each contributes to the variance.
+    drawn = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
+    x = torch.stack([base.pixels.flatten(), over.pixels[drawn].flatten(), torch.full((64000,), 255)], 1).double()
+    weights = torch.linalg.lstsq(x, train.pixels.flatten().double()[:, None]).solution[:, 0]
+    parts = [float(w**2 * p.double().var(0).sum()) for w, p in zip(weights, (base.pixels, over.pixels), strict=False)]
+    assert parts[1] / sum(parts) == pytest.approx(share, rel=0.05)
+
+
+def test_superposed_pairs_have_two_tasks_over_the_same_images() -> None:
+    joint = tuple(f"{a}/{b}" for a in DIGITS for b in DIGITS)
+    for share in SHARES:
+        pair = PAIRS[f"superposed-{share:g}"]
+        assert pair.tuning == "superposed-tuning"
+        assert pair.task_a(images(joint)).labels.tolist() == [n // 10 for n in range(100)]
+        assert pair.task_b(images(joint)).labels.tolist() == [n % 10 for n in range(100)]

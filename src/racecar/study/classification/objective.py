@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import racecar
 from racecar.options import InputRange
+from racecar.study.classification.whitening import whitened_distance
 from racecar.study.core.methods import Method, Settings
 from racecar.study.core.methods.base import Regulariser
 
@@ -20,6 +21,7 @@ class Objective(nn.Module):
         model: the classifier.
         rr: racecar's wrapper of it, which gives the penalty; None: no reverse pass.
         regulariser: a penalty on the model's weights.
+        metric: [D, D], in which I and I' are compared (see :mod:`.whitening`); None: as in Eq. 1.
 
     Attributes:
         last: the step from which on there is no penalty any more; None: there always is.
@@ -29,12 +31,16 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, rr: racecar.Racecar | None = None, regulariser: Regulariser | None = None
+        self,
+        model: nn.Module,
+        rr: racecar.Racecar | None = None,
+        regulariser: Regulariser | None = None,
+        metric: Tensor | None = None,
     ) -> None:
         super().__init__()
         if rr is not None and regulariser is not None:
             raise ValueError("an objective has racecar's penalty or a regulariser, not both")
-        self.model, self.rr, self.regulariser = model, rr, regulariser
+        self.model, self.rr, self.regulariser, self.metric = model, rr, regulariser, metric
         self.last: int | None = None
         self._ended = False
 
@@ -92,10 +98,14 @@ class Objective(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [N, classes], penalty)."""
         if self.rr is not None and not self._ended:
-            return self.rr(x)
+            return self.rr(x) if self.metric is None else self._whitened(self.rr, x, self.metric)
         output = self.model(x)
         plain = self.regulariser is None or self._ended
         return output, output.new_zeros(()) if plain else self.regulariser(self.model)  # type: ignore[misc]
+
+    def _whitened(self, rr: racecar.Racecar, x: Tensor, metric: Tensor) -> tuple[Tensor, Tensor]:
+        seen, regenerated = next(iter(rr.reconstruct(x).values()))
+        return self.model(x), rr.lambdas[0] * whitened_distance(seen, regenerated, metric)
 
     @property
     def summed(self) -> bool:

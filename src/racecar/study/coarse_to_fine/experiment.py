@@ -17,6 +17,7 @@ from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.keeping import kept
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.training import Trainer
+from racecar.study.classification.whitening import whitening
 from racecar.study.classification.work import step_flops
 from racecar.study.coarse_to_fine import outcomes
 from racecar.study.coarse_to_fine.config import TransferConfig, strength_of
@@ -80,11 +81,8 @@ def tasks(study: Study, config: TransferConfig, device: torch.device) -> dict[st
     train, test = (images.to(device) for images in kept(study))
     normalisation = Normalisation.of(train) if config.tasks.network == "conv" else Normalisation.unit(train.shape[0])
     last = config.tasks.network == "conv"
-    coarse = config.tasks.coarse
-    return {
-        "A": InMemory(coarse(train), coarse(test), normalisation, channels_last=last),
-        "B": InMemory(train, test, normalisation, channels_last=last),
-    }
+    labelled = {"A": config.tasks.task_a, "B": config.tasks.task_b}
+    return {task: InMemory(of(train), of(test), normalisation, channels_last=last) for task, of in labelled.items()}
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -261,17 +259,19 @@ def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemo
         decoder=decoder,
         **method.arguments,
     )
+    metric = whitening(task.normalisation(task.train.pixels)) if method.whitened else None
+    objective = Objective(model, rr, metric=metric)
     before = {k: v.clone() for k, v in model.state_dict().items()}  # batch norm counts what it sees
     half = recipe.half
     batches = task.batches(recipe.batch_size, seed_of(config, run), recipe.augmentation, 0, 1)
     for number, (images, labels, _) in enumerate(islice(batches.epoch(0), BALANCED_ON)):
         with torch.autocast(images.device.type, half, enabled=half is not None):
-            output, penalty = rr(images)
+            output, penalty = objective(images)
             loss = F.cross_entropy(output, labels, label_smoothing=recipe.label_smoothing)
         racecar.balance(rr, loss, penalty, ratio=strength, smoothing=number / (number + 1))
     model.load_state_dict(before)
     rr.calls = 0
-    return Objective(model, rr)
+    return objective
 
 
 def work(study: Study, config: TransferConfig, runs: Sequence[Run]) -> dict[Run, float]:

@@ -1,66 +1,21 @@
-"""Pairs of a source and a target task: one data set, coarse labels for phase I, its own fine labels for B."""
+"""Pairs of a source and a target task over the same images: mostly coarse labels for phase I, fine ones for B."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
-from racecar.study.coarse_to_fine import idx
+from racecar.study.coarse_to_fine.sources import CIFAR10, CIFAR100, FASHION, MNIST, Source, Superposed
 from racecar.study.coarse_to_fine.superclasses import SUPERCLASSES
 from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
-from racecar.study.images.load import train_and_validation
 
 Network = Literal["mlp", "conv"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set, on the hub or in a folder.
-
-    Attributes:
-        title: for reports.
-        hub: its name there.
-        folder: its folder's name, with parquet or with the four files of MNIST's format.
-        channels: 1 or 3.
-    """
-
-    title: str
-    hub: str
-    folder: str
-    channels: int
-
-    def load(self, where: str) -> tuple[Images, Images]:
-        """Training and test images.
-
-        Args:
-            where: ``"hub"``, or a folder that holds :attr:`folder`.
-
-        Raises:
-            StudyError: it is not there, or is something else.
-        """
-        if where == "hub":
-            train, test, _ = train_and_validation(self.hub, channels=self.channels)
-            return train, test
-        path = Path(where) / self.folder
-        if not path.is_dir():
-            raise StudyError(f"{path} does not exist: --data takes hub, or a folder with {self.folder} in it")
-        if idx.is_there(path):
-            return idx.read(path)
-        train, test, _ = train_and_validation(str(path), channels=self.channels)
-        return train, test
-
-
-MNIST = Source("MNIST", "ylecun/mnist", "mnist", 1)
-FASHION = Source("Fashion-MNIST", "zalando-datasets/fashion_mnist", "fashion-mnist", 1)
-CIFAR10 = Source("CIFAR-10", "uoft-cs/cifar10", "cifar10", 3)
-CIFAR100 = Source("CIFAR-100", "uoft-cs/cifar100", "cifar100", 3)
 
 
 @dataclass(frozen=True)
@@ -70,38 +25,53 @@ class Pair:
     Attributes:
         title: for reports.
         source: the data set.
-        groups: the coarse classes by name: their fine classes, as numbers or as names.
+        groups: the classes of task A by name: the classes of the data set that each holds, as numbers or as names.
         network: which is trained.
         margin: δ, the smallest difference in accuracy that matters.
         tuning: the pair that tuning values are chosen on; "" for one that serves for that.
         candidate: the racecar variant of the hypothesis; "": the one that did best on the tuning pair.
         least: the gain over the best control that the hypothesis asks for.
+        fine: the classes of task B, likewise; None: those of the data set.
+        presets: what the files with its presets are called by, if not by its own name.
     """
 
     title: str
-    source: Source
+    source: Source | Superposed
     groups: Mapping[str, Sequence[int | str]]
     network: Network
     margin: float
     tuning: str = ""
     candidate: str = ""
     least: float = 0.02
+    fine: Mapping[str, Sequence[int | str]] | None = None
+    presets: str = ""
 
-    def coarse(self, images: Images) -> Images:
-        """The same images with their coarse labels.
+    def task_a(self, images: Images) -> Images:
+        """The same images with the labels of task A.
 
         Raises:
-            StudyError: the fine classes of the data set are not those of the groups.
+            StudyError: the classes of the data set are not those of the groups.
         """
+        return self._grouped(images, self.groups)
+
+    def task_b(self, images: Images) -> Images:
+        """The same images with the labels of task B.
+
+        Raises:
+            StudyError: see :meth:`task_a`.
+        """
+        return images if self.fine is None else self._grouped(images, self.fine)
+
+    def _grouped(self, images: Images, groups: Mapping[str, Sequence[int | str]]) -> Images:
         table = torch.full((len(images.classes),), -1)
-        for number, members in enumerate(self.groups.values()):
+        for number, members in enumerate(groups.values()):
             for member in members:
                 if isinstance(member, str) and member not in images.classes:
                     raise StudyError(f"{self.source.title} has no class {member!r}, which {self.title} needs")
                 table[images.classes.index(member) if isinstance(member, str) else member] = number
         if missing := [c for c, n in zip(images.classes, table.tolist(), strict=True) if n < 0]:
             raise StudyError(f"{self.source.title} has classes that no group of {self.title} holds: {missing[:5]}")
-        return Images(images.pixels, table[images.labels], tuple(self.groups))
+        return Images(images.pixels, table[images.labels], tuple(groups))
 
     @property
     def is_reported(self) -> bool:
@@ -117,6 +87,24 @@ class Pair:
 
 
 _DIGITS = range(10)
+
+
+def _superposed(base: Source, over: Source, share: float, tuning: str) -> Pair:
+    """A: what lies below; B: what is laid over it."""
+    return Pair(
+        f"{base.title} → {over.title} laid over it, a share of {share:g} of the variance",
+        Superposed(base, over, share),
+        {f"{base.title} {c}": range(10 * c, 10 * c + 10) for c in _DIGITS},
+        "mlp",
+        0.01,
+        tuning,
+        "RR1",
+        fine={f"{over.title} {c}": range(c, 100, 10) for c in _DIGITS},
+        presets="superposed",
+    )
+
+
+SHARES = (0.0001, 0.001, 0.01, 0.1, 0.5)  # of the variance
 PAIRS: Mapping[str, Pair] = MappingProxyType(
     {
         "mnist-parity": Pair(
@@ -158,5 +146,7 @@ PAIRS: Mapping[str, Pair] = MappingProxyType(
         "cifar100-superclasses": Pair(
             "CIFAR-100, 20 superclasses → 100 classes", CIFAR100, SUPERCLASSES, "conv", 0.01, "cifar10-halves"
         ),
+        "superposed-tuning": _superposed(FASHION, MNIST, 0.03, ""),
+        **{f"superposed-{share:g}": _superposed(MNIST, FASHION, share, "superposed-tuning") for share in SHARES},
     }
 )

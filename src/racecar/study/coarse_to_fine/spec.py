@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from racecar.study.classification import keeping
 from racecar.study.coarse_to_fine import experiment, tuning
 from racecar.study.coarse_to_fine.config import TransferConfig
+from racecar.study.coarse_to_fine.pairs import PAIRS
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.schedule import ByCost
@@ -35,14 +36,19 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _preset_file(options: Any) -> str:
-    return f"{options.pair}-{options.preset}"
+    return f"{_presets(options.pair)}-{options.preset}"
+
+
+def _presets(pair: str) -> str:
+    """What the files with a pair's presets are called by."""
+    return (PAIRS[pair].presets if pair in PAIRS else "") or pair
 
 
 def _choose(config: TransferConfig, options: Any, folder: Path) -> tuple[TransferConfig, None]:
     presets = presets_of(experiment.NAME)
     if not (presets / f"{_preset_file(options)}.yaml").exists():
-        there = sorted(p.stem for p in presets.glob(f"{config.pair}-*.yaml"))
-        names = ", ".join(stem.removeprefix(f"{config.pair}-") for stem in there)
+        stem = _presets(config.pair)
+        names = ", ".join(sorted(p.stem.removeprefix(f"{stem}-") for p in presets.glob(f"{stem}-*.yaml")))
         raise ValueError(f"no {options.preset} preset of {config.pair}: use --preset {names or 'of another pair'}")
     if options.tuned_on is not None:
         config = dataclasses.replace(config, tuned=tuning.chosen(Path(options.tuned_on), config))
@@ -61,7 +67,10 @@ def _prepare(study: Study, config: TransferConfig, options: Any, like: Study | N
         where = "the hub" if options.data == "hub" else "local files"
         words = f"{pair.source.title} from {where}; used here: {len(train)} training and {len(test)} test images"
         study.note(
-            sources={"A": f"{words}, coarse labels: {', '.join(pair.groups)}", "B": "the same images, own labels"}
+            sources={
+                "A": f"{words}, labels: {', '.join(pair.groups)}",
+                "B": f"the same images, {'own labels' if pair.fine is None else 'labels: ' + ', '.join(pair.fine)}",
+            }
         )
     if options.tuned_on is not None:
         study.note(candidate=tuning.candidate(Path(options.tuned_on), config))
@@ -94,6 +103,7 @@ SPEC = StudySpec(
     add_options=_add_options,
     chosen_by=("pair",),
     preset_file=_preset_file,
+    label=lambda options: f"{options.pair}-{options.preset}",
     choose=_choose,
     prepare=_prepare,
 )

@@ -38,7 +38,7 @@ class Need(Enum):
     SHORTER = "a phase I that is stopped early"
     PROJECTOR = "layers between features and head that phase II throws away"
     PRETRAINING = "layers trained one by one before phase I"
-    SCHEDULE = "a penalty that ends early, falls with depth or begins after pooling"
+    SCHEDULE = "a penalty that ends early, falls with depth, begins after pooling or is whitened"
     BETWEEN = "weights changed between tasks that follow one another"
 
 
@@ -194,6 +194,11 @@ class Method:
         return False
 
     @property
+    def whitened(self) -> bool:
+        """Whether the input and the regenerated input are compared in directions of equal variance."""
+        return False
+
+    @property
     def cost(self) -> float:
         """Expected work of a step over Std's: decides how runs are divided among processes, and the progress bar."""
         return 1.0
@@ -211,7 +216,7 @@ class Method:
             Need.SHORTER: type(self).stop is not Method.stop,
             Need.PROJECTOR: type(self).projector is not Method.projector,
             Need.PRETRAINING: type(self).pretraining is not Method.pretraining,
-            Need.SCHEDULE: self.until() != 1.0 or len(set(self.fading(2))) > 1 or self.after_pooling,
+            Need.SCHEDULE: self.until() != 1.0 or len(set(self.fading(2))) > 1 or self.after_pooling or self.whitened,
             Need.BETWEEN: type(self).between is not Method.between,
         }
         return frozenset(need for need, is_asked in asked.items() if is_asked)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 from racecar.study.core.methods.base import Method, register
 
-_REMEDIES = ("end", "fade", "pooled")
-_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*|end|fade|pooled)"
+_REMEDIES = ("end", "fade", "pooled", "white")
+_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*|end|fade|pooled|white)"
 
 
 @register
@@ -17,22 +17,23 @@ _CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d
 class RR(Method):
     """``RR<s>``; ``RR<s>s``, the reverse pass's batch norm statistics shared; ``RR<s>-every<k>`` and the like.
 
-    Three ways are no cheaper: they are tried as remedies where RR^s does not help. ``-end``: the penalty acts in the
+    Four ways are no cheaper: they are tried as remedies where RR^s does not help. ``-end``: the penalty acts in the
     first two thirds of phase I; ``-fade``: λ_m halves from layer to layer; ``-pooled``: the reverse pass begins behind
-    the last pooling.
+    the last pooling; ``-white``, of RR^1 alone: I and I' are compared in directions of equal variance.
 
     Attributes:
         shared: whether the reverse pass's batch norm shares the forward pass's running statistics.
         ways: what is changed, as written after a hyphen each: ``("every4", "layerwise")``, sorted.
 
     Raises:
-        ValueError: more layers are to be drawn than are compared.
+        ValueError: more layers are to be drawn than are compared, or another than the first is to be whitened.
     """
 
     family, color, shade, place = "RR", "#3a9a4a", "rr", 5  # the paper's green
     layered, has_weight = True, True
     usage: ClassVar[str] = (
-        "may be followed by -every<k>, -fraction<f>, -layerwise, -subset<k>, -end, -fade and -pooled, e.g. RR6-every4"
+        "may be followed by -every<k>, -fraction<f>, -layerwise, -subset<k>, -end, -fade, -pooled and -white, e.g. "
+        "RR6-every4"
     )
     strengths: ClassVar[tuple[float, ...]] = (0.1, 0.3, 1.0, 3.0, 10.0)
     unit: ClassVar[str] = "ratio"
@@ -44,6 +45,8 @@ class RR(Method):
         super().__post_init__()
         if (drawn := self.savings.get("subset", 0)) > self.depth:
             raise ValueError(f"{self.name}: of {self.depth} compared layers no {drawn} can be drawn")
+        if self.whitened and (self.depth != 1 or self.savings):
+            raise ValueError(f"{self.name}: the input alone is whitened, in the exact method: use {self.family}1-white")
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
@@ -89,6 +92,11 @@ class RR(Method):
     def after_pooling(self) -> bool:
         """With ``-pooled``."""
         return "pooled" in self.ways
+
+    @property
+    def whitened(self) -> bool:
+        """With ``-white``."""
+        return "white" in self.ways
 
     @property
     def cost(self) -> float:

@@ -12,9 +12,10 @@ from torch import nn
 
 import racecar
 from racecar.study.classification.batches import Batches, InMemory, Normalisation
+from racecar.study.classification.evaluation import accuracy
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
-from racecar.study.classification.training import Trainer, accuracy
+from racecar.study.classification.training import Trainer
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress

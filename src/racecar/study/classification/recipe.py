@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -80,14 +80,21 @@ class Recipe:
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(total - rising, 1)))
         return self.learning_rate
 
-    def make_optimiser(self, modules: Sequence[nn.Module]) -> Optimizer:
-        """Over the parameters that want a gradient."""
+    def make_optimiser(self, modules: Sequence[nn.Module], scales: Mapping[Tensor, float] | None = None) -> Optimizer:
+        """Over the parameters that want a gradient.
+
+        Args:
+            modules: with the parameters.
+            scales: of the learning rate, for parameters where it is not 1; kept as a group's ``scale``.
+        """
         parameters = [p for p in dict.fromkeys(p for m in modules for p in m.parameters()) if p.requires_grad]
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [g for g in groups if g["params"]]
+        groups: list[dict[str, Any]] = []
+        for decay, of in ((self.weight_decay, [p for p in parameters if p.ndim > 1]),
+                          (0.0, [p for p in parameters if p.ndim <= 1])):  # fmt: skip
+            each = [(scales or {}).get(p, 1.0) for p in of]
+            for scale in dict.fromkeys(each):
+                own = [p for p, s in zip(of, each, strict=True) if s == scale]
+                groups.append({"params": own, "weight_decay": decay, "scale": scale})
         fused = not any(isinstance(p, DTensor) for p in parameters)  # not for all of them, where weights are sharded
         if self.optimiser == "sgd":
             nesterov = self.momentum > 0

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
@@ -20,69 +20,16 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from racecar.study.classification.averaging import Average
 from racecar.study.classification.batches import Data
+from racecar.study.classification.evaluation import Point, accuracy
+from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.callbacks import QUIET, Callbacks, Timer
-from racecar.study.core.checkpoints import Progress, pack, unpack, whole
+from racecar.study.core.checkpoints import Progress, below, pack, unpack, whole
 from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.core.randomness import seed_device
-
-
-@dataclass(frozen=True)
-class Point:
-    """What is known after an epoch.
-
-    Attributes:
-        epoch: counted from 1.
-        loss: mean cross entropy over the epoch's batches.
-        penalty: mean penalty, λ included.
-        train_accuracy: over the epoch, while the weights changed.
-        accuracy: on the test images; None where it was not measured.
-        seconds: of training, evaluation left out.
-        top5: share of test images whose class is among the first five answers, measured with ``accuracy``.
-    """
-
-    epoch: int
-    loss: float
-    penalty: float
-    train_accuracy: float
-    accuracy: float | None
-    seconds: float
-    top5: float | None = None
-
-
-@torch.no_grad()
-def accuracy(
-    model: nn.Module,
-    data: Data,
-    *,
-    batch: int = 1000,
-    precision: torch.dtype | None = None,
-    accelerator: Accelerator | None = None,
-    alive: Callable[[], None] = QUIET.alive,
-) -> tuple[float, float]:
-    """Shares of test images whose class is the network's first answer, and among its first five.
-
-    In evaluation mode; each of several processes looks at its share. ``alive`` is called after every batch.
-    """
-    training, rank, world = model.training, 0, 1
-    device = next(model.parameters()).device
-    if accelerator is not None:
-        rank, world = accelerator.process_index, accelerator.num_processes
-    model.eval()
-    right = torch.zeros(2, device=device)
-    for images, labels in data.tests(batch, rank, world):
-        with torch.autocast(device.type, precision, enabled=precision is not None):
-            output = model(images)
-        hits = output.topk(min(5, output.shape[1]), 1).indices == labels[:, None]
-        right += torch.stack([(output.argmax(1) == labels).sum(), hits.sum()])
-        alive()
-    model.train(training)
-    if accelerator is not None and world > 1:
-        right = accelerator.reduce(right)
-    top1, top5 = (right / data.test_count).tolist()
-    return top1, top5
 
 
 class Trainer:
@@ -101,6 +48,11 @@ class Trainer:
         eval_modules: modules that stay in evaluation mode while the rest trains (a linear probe's frozen part).
         epochs: how many of the recipe's are trained, its schedule unchanged (early stopping); None: all.
         shard: divide weights, gradients and the optimiser's moments among the processes (FSDP2, at the root).
+        extras: what a user adds to the recipe.
+        class_weights: [classes], of the cross entropy; None: all 1.
+
+    Raises:
+        StudyError: more processes than images, or extras with weights divided among processes.
     """
 
     def __init__(
@@ -117,8 +69,10 @@ class Trainer:
         eval_modules: tuple[nn.Module, ...] = (),
         epochs: int | None = None,
         shard: bool = False,
+        extras: Extras = PLAIN,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
-        self.objective, self.recipe, self.data = objective, recipe, data
+        self.objective, self.recipe, self.data, self.extras = objective, recipe, data, extras
         self.accelerator, self.seed, self.eval_modules = accelerator, seed, eval_modules
         self.salt = zlib.crc32(phase.encode())
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -133,10 +87,12 @@ class Trainer:
         if not len(self.batches):
             raise StudyError(f"{data.train_count} images cannot be shared by {world} processes")
         self.modules = [objective.model, *([objective.rr.decoder] if objective.rr and objective.rr.decoder else [])]
+        if shard and world > 1 and extras != PLAIN:
+            raise StudyError("weights that are divided among processes are trained by the recipe alone")
         if shard and world > 1:  # before the optimiser, which keeps the moments of what it is given
             objective.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no other
             fully_shard(objective, mesh=init_device_mesh(accelerator.device.type, (world,)))
-        self.optimiser = recipe.make_optimiser(self.modules)
+        self.optimiser = recipe.make_optimiser(self.modules, extras.scales(objective.model))
         wrapped: nn.Module = torch.compile(objective) if recipe.compile else objective  # type: ignore[assignment]
         # Accelerate looks for optional packages at every step, which costs a small network more than its arithmetic.
         self.alone = accelerator.num_processes == 1 and accelerator.scaler is None
@@ -153,6 +109,11 @@ class Trainer:
         self.epochs = recipe.epochs if epochs is None else max(1, min(epochs, recipe.epochs))
         every = max(1, round(self.epochs / evaluations))
         self.evaluated = {e for e in range(1, self.epochs + 1) if e % every == 0} | {self.epochs}
+        self.average = Average(objective.model, extras.ema) if extras.ema else None
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch so far
+        self.class_weights = None
+        if class_weights is not None:
+            self.class_weights = torch.tensor(class_weights, device=accelerator.device)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -163,6 +124,11 @@ class Trainer:
     def total(self) -> int:
         """Steps in all."""
         return self.epochs * len(self.batches)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the last epochs have brought nothing better."""
+        return self.step >= self.total or self.extras.exhausted(self.history)
 
     def run(self, callbacks: Callbacks = QUIET) -> bool:
         """Train to the end.
@@ -180,8 +146,8 @@ class Trainer:
         device = self.accelerator.device
         timer = Timer(callbacks.save_every)
         sums = self.sums.to(device)
-        self._training_mode()
-        while self.step < self.total:
+        self.training_mode()
+        while not self.finished:
             epoch, first = divmod(self.step, len(self.batches))
             began = time.perf_counter()
             stopped = due = False
@@ -208,12 +174,13 @@ class Trainer:
             if due:
                 timer.restart()
                 callbacks.save(self.state())
-                if stopped and self.step < self.total:
+                if stopped and not self.finished:
                     return False
-            self._training_mode()
+            self.training_mode()
         return True
 
-    def _training_mode(self) -> None:
+    def training_mode(self) -> None:
+        """All in training mode but what stays in evaluation mode."""
         self.wrapped.train()
         for module in self.eval_modules:
             module.eval()
@@ -242,29 +209,36 @@ class Trainer:
             objective.reshard()
 
     def weights(self) -> dict[str, Tensor]:
-        """The plain model's state; all processes call."""
-        return {name: whole(value) for name, value in self.objective.model.state_dict().items()}
+        """The plain model's state, averaged if the weights are, or the best epoch's; all processes call."""
+        if self.best:
+            return self.best
+        own = self.objective.model.state_dict() if self.average is None else self.average.tensors
+        return {name: whole(value) for name, value in own.items()}
+
+    @property
+    def kept(self) -> Point:
+        """The epoch whose weights :meth:`weights` gives."""
+        return self.extras.kept(self.history)
 
     def _step(self, batch: Tensor, labels: Tensor, share: float) -> Tensor:
         """One step of the optimiser; sums over this process's images: cross entropy, penalty, right ones, images."""
         world = self.accelerator.num_processes
-        number = (self.seed * 1_000_003 + self.step) * 1_009 + self.accelerator.process_index
-        seed_device(batch.device, number ^ self.salt)  # within 32 bits, which is all that the CPU's generator takes
-        self.objective.at(self.step, self.seed * 1_000_003 + self.step)
+        self.seed_step(self.step)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.rate(self.step, len(self.batches))
+            group["lr"] = self.recipe.rate(self.step, len(self.batches)) * group.get("scale", 1.0)
         try:
-            with torch.autocast(batch.device.type, self.precision, enabled=self.precision is not None):
-                output, penalty = self.wrapped(batch)
-                loss = F.cross_entropy(output, labels, label_smoothing=self.recipe.label_smoothing)
-            # Processes' gradients are averaged: what is a mean weighs as its share, what is a sum as it is.
-            whole = loss * share + penalty * (world if self.objective.summed else share)
+            output, loss, penalty = self.forward(self.wrapped, batch, labels)
             self.prepared.zero_grad()
+            ours, theirs = self.shared(loss, penalty, share)
+            whole = ours + theirs
             if self.alone:
                 whole.backward()
             else:
                 self.accelerator.backward(whole)
+            self._clip()
             self.prepared.step()
+            if self.average is not None:
+                self.average.update(self.objective.model, self.step)
         except torch.OutOfMemoryError as error:
             smaller = self.recipe.batch_size // 2
             raise StudyError(
@@ -285,6 +259,48 @@ class Trainer:
                 ]
             )
 
+    def seed_step(self, step: int) -> None:
+        """Make all that is drawn in a step a function of its number."""
+        number = (self.seed * 1_000_003 + step) * 1_009 + self.accelerator.process_index
+        # Within 32 bits, which is all that the CPU's generator takes.
+        seed_device(self.accelerator.device, number ^ self.salt)
+        self.objective.at(step, self.seed * 1_000_003 + step)
+
+    def forward(self, objective: nn.Module, batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, the mean cross entropy over this process's images, and the penalty.
+
+        Args:
+            objective: the trainer's own, or a wrapper of it.
+            batch: [n, C, H, W].
+            labels: [n].
+        """
+        with torch.autocast(batch.device.type, self.precision, enabled=self.precision is not None):
+            output, penalty = objective(batch)
+            smoothing, weights = self.recipe.label_smoothing, self.class_weights
+            if weights is None:
+                loss = F.cross_entropy(output, labels, label_smoothing=smoothing)
+            else:  # torch's own mean is over the weights of the batch at hand, which no share of it knows
+                each = F.cross_entropy(output, labels, weights, label_smoothing=smoothing, reduction="none")
+                loss = each.mean()
+        return output, loss, penalty
+
+    def shared(self, loss: Tensor, penalty: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Both as they are added up, for processes whose gradients are averaged.
+
+        What is a mean weighs as its share of the batch, what is a sum over images as it is.
+        """
+        return loss * share, penalty * (self.accelerator.num_processes if self.objective.summed else share)
+
+    def _clip(self) -> None:
+        """Shorten the gradient of both losses together."""
+        if not self.extras.clip:
+            return
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        if self.alone:
+            nn.utils.clip_grad_norm_(parameters, self.extras.clip)
+        else:
+            self.accelerator.clip_grad_norm_(parameters, self.extras.clip)
+
     def _end_epoch(self, epoch: int, sums: Tensor, alive: Callable[[], None]) -> None:
         loss, penalty, right, count = sums.tolist()
         if not math.isfinite(loss + penalty):
@@ -294,13 +310,16 @@ class Trainer:
             )
         top1, top5 = self.accuracy(alive) if epoch in self.evaluated else (None, None)
         self.history.append(Point(epoch, loss / count, penalty / count, right / count, top1, self.seconds, top5))
+        if self.extras.keep == "best" and self.kept is self.history[-1]:
+            self.best = {}
+            self.best = self.weights()
 
     def accuracy(self, alive: Callable[[], None] = QUIET.alive) -> tuple[float, float]:
-        """Top-1 and top-5 on the test images, now; ``alive`` is called after every batch."""
-        if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
-            for buffer in self.objective.model.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        with self.unsharded() as model:
+        """Top-1 and top-5 on the test images, now, of the averaged weights if there are; ``alive``: after a batch."""
+        with self.unsharded() as model, self.average.put_in(model) if self.average is not None else nullcontext():
+            if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
+                for buffer in model.buffers():
+                    torch.distributed.broadcast(buffer, 0)
             return accuracy(
                 model,
                 self.data,
@@ -315,6 +334,11 @@ class Trainer:
     def state(self) -> Progress:
         """Everything needed to go on from here."""
         tensors = pack(self.modules, [self.optimiser]) | {"sums": self.sums.clone()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": value.clone() for name, value in self.average.tensors.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        if self.objective.rr is not None:
+            tensors["lambdas"] = self.objective.rr.lambdas.clone()
         scaler = self.accelerator.scaler
         metadata = {
             "step": self.step,
@@ -334,6 +358,11 @@ class Trainer:
             if not 0 <= int(state.metadata["step"]) <= self.total:
                 raise ValueError(f"step {state.metadata['step']} of {self.total}")
             unpack(state.tensors, self.modules, [self.optimiser])
+            if self.average is not None:
+                self.average.restore(below(state.tensors, "average."))
+            self.best = below(state.tensors, "best.")
+            if self.objective.rr is not None and "lambdas" in state.tensors:  # older states have none
+                self.objective.rr.lambdas = state.tensors["lambdas"].to(self.objective.rr.lambdas)
             # Only the main process has saved its sums: the others begin the epoch's mean without a past.
             own = self.accelerator.is_main_process
             self.sums = state.tensors["sums"] if own else torch.zeros_like(self.sums)

@@ -63,11 +63,11 @@ def unpack(tensors: Mapping[str, Tensor], modules: Sequence[nn.Module], optimise
         raise KeyError(foreign[0])
     for i, module in enumerate(modules):
         own = module.state_dict()
-        given = _below(tensors, f"module{i}.")
+        given = below(tensors, f"module{i}.")
         module.load_state_dict({name: _shared(value, own.get(name)) for name, value in given.items()})
     for i, optimiser in enumerate(optimisers):
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below(tensors, f"optimiser{i}.").items():
+        for name, value in below(tensors, f"optimiser{i}.").items():
             number, key = name.split(".", 1)
             moments.setdefault(int(number), {})[key] = value
         known = optimiser.state_dict()
@@ -98,7 +98,8 @@ def _check_moments(
         raise ValueError(f"moments of optimiser {number} are missing, or there are too many")
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with a prefix, named without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 

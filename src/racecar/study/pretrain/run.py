@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from racecar import Racecar
 from racecar.options import Layers, Reduction
 from racecar.study.classification.batches import InMemory, Normalisation
+from racecar.study.classification.evaluation import Point
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
-from racecar.study.classification.training import Point, Trainer
+from racecar.study.classification.training import Trainer
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.environment import environment

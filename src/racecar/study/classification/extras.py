@@ -1,0 +1,144 @@
+"""What users add to a recipe: which weights are kept, when to stop, averaging, clipping, a rate for every block.
+
+None of the paper's studies has it; every default leaves a training as it is without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from racecar.study.classification.evaluation import Point
+from racecar.study.core.errors import StudyError
+
+
+@dataclass(frozen=True)
+class Extras:
+    """Beside a :class:`.recipe.Recipe`.
+
+    Attributes:
+        keep: ``"last"``: the last epoch's weights; ``"best"``: those of the epoch with the best validation accuracy,
+            the first of equal ones. An accuracy that chose its epoch is a little too high.
+        patience: epochs without a better validation accuracy after which training stops; 0: never.
+        ema: β of an exponential moving average of the weights, which is measured and kept in their place; 0: none.
+        clip: the longest gradient, norm over all weights, of cross entropy and penalty together; 0: any.
+        layer_decay: the learning rate of every block of layers is that of the next one times this; 1: all the same.
+        class_weights: ``"balanced"``: a class weighs as if all were equally frequent; or names with weights, such as
+            ``cat=2,dog=0.5``, the others 1.
+    """
+
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
+    ema: float = 0.0
+    clip: float = 0.0
+    layer_decay: float = 1.0
+    class_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.patience < 0:
+            raise ValueError(f"patience must not be negative, not {self.patience}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, not {self.ema}")
+        if not 0 <= self.clip < math.inf:
+            raise ValueError(f"clip must not be negative, not {self.clip}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
+
+    def chosen(self) -> dict[str, Any]:
+        """What is not as by default; what is stored, so that folders of before a field was new stay what they are."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def kept(self, history: Sequence[Point]) -> Point:
+        """The epoch whose weights are kept."""
+        return best_of(history) if self.keep == "best" else history[-1]
+
+    def exhausted(self, history: Sequence[Point]) -> bool:
+        """Whether the last ``patience`` epochs have brought nothing better."""
+        return bool(self.patience and history) and history[-1].epoch - best_of(history).epoch >= self.patience
+
+    def scales(self, model: nn.Module) -> dict[Tensor, float]:
+        """Factors of the learning rate by parameter; empty: all 1."""
+        if self.layer_decay == 1:
+            return {}
+        found = blocks(model)
+        return {p: self.layer_decay ** (len(found) - 1 - i) for i, block in enumerate(found.values()) for p in block}
+
+    def weights(self, classes: Sequence[str], labels: Tensor) -> tuple[float, ...] | None:
+        """Of the classes in the cross entropy; their mean over the training images is 1. None: all 1.
+
+        Args:
+            classes: names, by label.
+            labels: [N], of the training images.
+
+        Raises:
+            StudyError: a class that is not there, or a weight that is none.
+        """
+        if self.class_weights is None:
+            return None
+        counts = labels.bincount(minlength=len(classes)).tolist()
+        if self.class_weights == "balanced":
+            own = [1 / n if n else 0.0 for n in counts]
+        else:
+            given = _given(self.class_weights, classes)
+            own = [given.get(name, 1.0) for name in classes]
+        mean = sum(w * n for w, n in zip(own, counts, strict=True)) / sum(counts)
+        if not mean:
+            raise StudyError("class weights: every class with training images has the weight 0")
+        return tuple(w / mean for w in own)
+
+
+PLAIN = Extras()
+
+
+def best_of(history: Sequence[Point]) -> Point:
+    """The epoch with the best accuracy, the first of equal ones."""
+    return max(history, key=lambda p: -1.0 if p.accuracy is None else p.accuracy)
+
+
+def blocks(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """A model's parameters by block of layers, in the order in which the model names them.
+
+    A block is what is numbered first in a name (``layer1.0`` of a ResNet, ``blocks.3`` of a ViT), else the module at
+    the top. Norms without a matrix of their own belong to the block before; a model's own parameters, such as tokens,
+    belong to the first one.
+    """
+    found: dict[str, list[nn.Parameter]] = {}
+    loose: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        words = name.split(".")[:-1]
+        number = next((i for i, word in enumerate(words) if word.isdigit()), 0)
+        if words:
+            found.setdefault(".".join(words[: number + 1]), []).append(parameter)
+        else:
+            loose.append(parameter)
+    whole: dict[str, list[nn.Parameter]] = {}
+    for name, own in found.items():
+        if whole and all(p.ndim < 2 for p in own):
+            whole[list(whole)[-1]] += own
+        else:
+            whole[name] = own
+    if whole:
+        next(iter(whole.values())).extend(loose)
+    else:
+        whole = {"": loose}
+    return whole
+
+
+def _given(text: str, classes: Sequence[str]) -> dict[str, float]:
+    """``name=weight`` with commas between them."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = (w.strip() for w in part.rpartition("="))
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 <= found[name] < math.inf:
+            raise StudyError(f"class weights: {part!r} is no name=weight; give balanced, or such as cat=2,dog=0.5")
+        if name not in classes:
+            raise StudyError(f"class weights: no class {name!r}; there are {', '.join(classes[:20])}")
+    return found

@@ -23,12 +23,18 @@ CONFIG = TransferConfig(
 )
 
 
-def study_of(folder: Path, probe: dict[str, float], on_a: dict[str, float] | None = None, seeds: int = 5) -> Study:
+def study_of(
+    folder: Path,
+    probe: dict[str, float],
+    on_a: dict[str, float] | None = None,
+    seeds: int = 5,
+    pair: str = "mnist-parity",
+) -> Study:
     """Runs that get so many of 400 test images right, by variant, with a little noise by seed."""
-    config = TransferConfig(**{**vars(CONFIG), "seeds": seeds})
+    config = TransferConfig(**{**vars(CONFIG), "seeds": seeds, "pair": pair})
     study = SPEC.open(folder, config)
     remember(study, config)
-    study.note(setting="mnist-parity, full preset")
+    study.note(setting=f"{pair}, full preset", seconds=1.0)
     for run in config.runs():
         rng = np.random.default_rng([run.seed, len(run.variant.name)])
         if run.phase == "B":

@@ -17,11 +17,13 @@ from racecar.study.report.models import math_title
 _MARKERS = "osD^vP*X<>hdp"
 
 
-def _marker(results: TransferResults, variant: Variant) -> str:
+def marker(results: TransferResults, variant: Variant) -> str:
+    """The same for a variant in every figure of a study."""
     return _MARKERS[results.variants.index(variant) % len(_MARKERS)]
 
 
-def _finish(axis: Axes, lines: Literal["both", "x"] = "both") -> None:
+def finish(axis: Axes, lines: Literal["both", "x"] = "both") -> None:
+    """A light grid, and no frame above and at the right."""
     axis.grid(axis=lines, color="#e4e4e4", linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -36,7 +38,7 @@ def frontier(results: TransferResults) -> Figure:
     for variant, points in found.items():
         method = variant.method
         x, y = [a.mean for _, a, _ in points], [p.mean for _, _, p in points]
-        look = {"color": method.color, "marker": _marker(results, variant), "markersize": 6, "linewidth": 1.1}
+        look = {"color": method.color, "marker": marker(results, variant), "markersize": 6, "linewidth": 1.1}
         axis.plot(x, y, method.line, markerfacecolor="white", label=math_title(variant.label), **look)  # type: ignore[arg-type]
         chosen = results.config.tuned.get(variant.name) if method.strengths else 0.0
         for value, a, p in points:
@@ -52,7 +54,7 @@ def frontier(results: TransferResults) -> Figure:
     axis.set_ylim(min(shown) - margin, max(shown) + margin)
     axis.set_xlabel("accuracy on A")
     axis.set_ylabel("linear probe on B, all labels")
-    _finish(axis)
+    finish(axis)
     figure.legend(loc="outside right center", fontsize=8.5, frameon=False)
     return figure
 
@@ -72,7 +74,7 @@ def few_labels(results: TransferResults) -> Figure:
             [0.0 if s.n < 2 else s.high - s.mean for _, s in shown],
             linestyle=method.line,
             color=method.color,
-            marker=_marker(results, variant),
+            marker=marker(results, variant),
             markersize=5,
             linewidth=1.2,
             capsize=2,
@@ -81,7 +83,7 @@ def few_labels(results: TransferResults) -> Figure:
     axis.set_xticks(places, [*map(str, FEW), "all"])
     axis.set_xlabel("labels per class of B")
     axis.set_ylabel("accuracy of a linear probe on B")
-    _finish(axis)
+    finish(axis)
     figure.legend(loc="outside right center", fontsize=8.5, frameon=False)
     return figure
 
@@ -107,7 +109,7 @@ def dots(results: TransferResults) -> Figure:
             spread = 0.0 if summary.n < 2 else summary.high - summary.mean
             axis.errorbar(summary.mean, place, xerr=spread, fmt="o", color=color, markersize=4.5, capsize=2.5)
         axis.set_title(NAMES[outcome], fontsize=9)
-        _finish(axis, "x")
+        finish(axis, "x")
         axis.tick_params(axis="x", labelsize=8)
     axes[0][0].set_yticks(range(len(order)), [math_title(v.label) for v in order], fontsize=9)
     return figure

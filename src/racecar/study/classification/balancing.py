@@ -33,7 +33,7 @@ def balance(trainer: Trainer, ratio: float) -> float:
     trainer.training_mode()
     for number, (batch, labels, share) in enumerate(itertools.islice(trainer.batches.epoch(0), BATCHES)):
         trainer.seed_step(number)
-        _, loss, penalty = trainer.forward(trainer.objective, batch, labels)  # uncompiled
+        _, loss, penalty = trainer.forward(trainer.objective, *trainer.augmented(batch, labels, number))  # uncompiled
         ours, theirs = trainer.shared(loss, penalty, share)
         racecar.balance(rr, ours, theirs, ratio=ratio, smoothing=number / (number + 1))
     for name, buffer in model.named_buffers():

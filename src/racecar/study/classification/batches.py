@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from racecar.study.classification.augmentation import Augmentation, by_torchvision, moved, transformed
 from racecar.study.images.decoded import Images
 
-Augmentation = Literal["none", "crop", "flip-crop"]
 Batch = tuple[Tensor, Tensor, float]
 
 
@@ -125,7 +124,7 @@ class Batches:
         seed: of order and augmentation.
         normalisation: see there.
         augmentation: ``"crop"`` pads by an eighth of the height and cuts out at a random place,
-            ``"flip-crop"`` also mirrors half of the images.
+            ``"flip-crop"`` also mirrors half of the images; the others are torchvision's, see :mod:`.augmentation`.
         channels_last: memory format.
         rank, world: this process and how many share every batch.
     """
@@ -150,12 +149,15 @@ class Batches:
         pad = max(1, self.images.shape[1] // 8)
         shifts = torch.randint(2 * pad + 1, (count, 2), generator=generator).to(device)
         mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+        seeds = torch.randint(2**32, (count,), generator=generator) if by_torchvision(self.augmentation) else None
         for mine, weight in shares(count, self.size, self.rank, self.world, first):
             chosen = order[mine]
             pixels = self.images.pixels[chosen]
-            if self.augmentation != "none":
+            if seeds is not None:
+                pixels = transformed(pixels, self.augmentation, seeds[mine])
+            elif self.augmentation != "none":
                 mirror = mirrored[mine] if self.augmentation == "flip-crop" else None
-                pixels = _cropped(pixels, shifts[mine], pad, mirror)
+                pixels = moved(pixels, shifts[mine], pad, mirror)
             batch = self.normalisation(pixels, channels_last=self.channels_last)
             yield batch, self.images.labels[chosen], weight
 
@@ -211,16 +213,3 @@ class InMemory:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return self.normalisation(pixels, channels_last=self.channels_last)
-
-
-def _cropped(pixels: Tensor, shifts: Tensor, pad: int, mirrored: Tensor | None) -> Tensor:
-    """Every image moved by its own shift inside its zero-padded frame, mirrored where asked; one gather."""
-    n, _, height, width = pixels.shape
-    framed = F.pad(pixels, (pad,) * 4)
-    rows = shifts[:, :1] + torch.arange(height, device=pixels.device)
-    columns = torch.arange(width, device=pixels.device).expand(n, width)
-    if mirrored is not None:
-        columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-    columns = columns + shifts[:, 1:]
-    each = torch.arange(n, device=pixels.device)[:, None, None]
-    return framed[each, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from racecar.study.classification.augmentation import Augmentation, by_torchvision, erased, mixed, transforms
 from racecar.study.classification.evaluation import Point
 from racecar.study.core.errors import StudyError
 
@@ -29,6 +31,9 @@ class Extras:
         layer_decay: the learning rate of every block of layers is that of the next one times this; 1: all the same.
         class_weights: ``"balanced"``: a class weighs as if all were equally frequent; or names with weights, such as
             ``cat=2,dog=0.5``, the others 1.
+        erasing: the share of images of which a rectangle is erased.
+        mixup: α of mixup: images and labels are mixed in a proportion from Beta(α, α); 0: not.
+        cutmix: α of cutmix, a rectangle of one image in another; with mixup as well one of them is drawn for a batch.
     """
 
     keep: Literal["last", "best"] = "last"
@@ -37,6 +42,9 @@ class Extras:
     clip: float = 0.0
     layer_decay: float = 1.0
     class_weights: str | None = None
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.patience < 0:
@@ -45,12 +53,56 @@ class Extras:
             raise ValueError(f"ema must be at least 0 and below 1, not {self.ema}")
         if not 0 <= self.clip < math.inf:
             raise ValueError(f"clip must not be negative, not {self.clip}")
+        if not 0 <= self.erasing <= 1:
+            raise ValueError(f"erasing must be at least 0 and at most 1, not {self.erasing}")
+        for name in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
 
     def chosen(self) -> dict[str, Any]:
         """What is not as by default; what is stored, so that folders of before a field was new stay what they are."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def augmented(
+        self, batch: Tensor, labels: Tensor, classes: int, size: int, seed: int, rank: int, world: int
+    ) -> tuple[Tensor, Tensor]:
+        """A batch as the network sees it: erased, then mixed.
+
+        Args:
+            batch: [n, C, H, W], normalised; may be changed in place.
+            labels: [n].
+            classes: how many there are.
+            size: of the largest batch over all processes.
+            seed: of the step.
+            rank, world: this process, whose images are every ``world``-th of the batch, and how many there are. Images
+                are mixed with those of the same process.
+
+        Returns:
+            Images and labels, these as probabilities [n, classes] where they are mixed.
+        """
+        if not (self.erasing or self.mixup or self.cutmix):
+            return batch, labels
+        draw = torch.Generator().manual_seed(seed)
+        mixing, *_ = seeds = torch.randint(2**32, (1 + size,), generator=draw)
+        if self.erasing:
+            batch = erased(batch, self.erasing, seeds[1 + rank :: world][: len(batch)])
+        if self.mixup or self.cutmix:
+            return mixed(batch, labels, classes, self.mixup, self.cutmix, int(mixing))
+        return batch, labels
+
+    def check_libraries(self, augmentation: Augmentation) -> None:
+        """Before anything costly, whether what was asked for is installed.
+
+        Raises:
+            StudyError: torchvision is not.
+        """
+        asked = {name: getattr(self, name) for name in ("erasing", "mixup", "cutmix")}
+        asked[f"augmentation {augmentation}"] = by_torchvision(augmentation)
+        for option, value in asked.items():
+            if value:
+                transforms(f"--{option}")
 
     def kept(self, history: Sequence[Point]) -> Point:
         """The epoch whose weights are kept."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from racecar.study.classification.batches import Augmentation
+from racecar.study.classification.augmentation import Augmentation
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Recipe:
         milestones: epochs, for ``"steps"``.
         warmup: share of all steps, for ``"cosine"``.
         label_smoothing: of the cross entropy.
-        augmentation: see :class:`.batches.Batches`.
+        augmentation: see :mod:`.augmentation`.
         precision: ``"bfloat16"`` by autocast, weights stay in float32.
         compile: the step's forward part by ``torch.compile``.
     """

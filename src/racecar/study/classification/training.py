@@ -76,9 +76,8 @@ class Trainer:
         self.accelerator, self.seed, self.eval_modules = accelerator, seed, eval_modules
         self.salt = zlib.crc32(phase.encode())
         rank, world = accelerator.process_index, accelerator.num_processes
-        self.batches = data.batches(
-            recipe.batch_size, seed if order is None else order, recipe.augmentation, rank, world
-        )
+        self.order = seed if order is None else order
+        self.batches = data.batches(recipe.batch_size, self.order, recipe.augmentation, rank, world)
         if recipe.batch_size < world:
             raise StudyError(f"batches of {recipe.batch_size} images cannot be shared by {world} processes")
         if objective.rr is not None and world > 1:
@@ -227,7 +226,8 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate(self.step, len(self.batches)) * group.get("scale", 1.0)
         try:
-            output, loss, penalty = self.forward(self.wrapped, batch, labels)
+            batch, targets = self.augmented(batch, labels, self.step)
+            output, loss, penalty = self.forward(self.wrapped, batch, targets)
             self.prepared.zero_grad()
             ours, theirs = self.shared(loss, penalty, share)
             whole = ours + theirs
@@ -247,7 +247,7 @@ class Trainer:
             ) from error
         with torch.no_grad():
             count = len(labels)
-            right = (output.argmax(1) == labels).sum()
+            right = (output.argmax(1) == (targets if targets.ndim == 1 else targets.argmax(1))).sum()
             # A sum's parts add up: each counts for all images of the batch, count · world / share.
             total = penalty * (world / share if self.objective.summed else 1)
             return torch.stack(
@@ -266,13 +266,20 @@ class Trainer:
         seed_device(self.accelerator.device, number ^ self.salt)
         self.objective.at(step, self.seed * 1_000_003 + step)
 
+    def augmented(self, batch: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """A step's batch as the network sees it, see :meth:`.extras.Extras.augmented`."""
+        size, classes = self.recipe.batch_size, len(self.data.classes)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        seed = 2**62 + self.order * 1_000_003 + step  # far from the seeds that order the images
+        return self.extras.augmented(batch, labels, classes, size, seed, rank, world)
+
     def forward(self, objective: nn.Module, batch: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, the mean cross entropy over this process's images, and the penalty.
 
         Args:
             objective: the trainer's own, or a wrapper of it.
             batch: [n, C, H, W].
-            labels: [n].
+            labels: [n], or their probabilities [n, classes].
         """
         with torch.autocast(batch.device.type, self.precision, enabled=self.precision is not None):
             output, penalty = objective(batch)

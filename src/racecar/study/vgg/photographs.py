@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from racecar.study.classification.batches import Augmentation, Batch, Normalisation, batch_count, shares
+from racecar.study.classification.augmentation import Augmentation
+from racecar.study.classification.batches import Batch, Normalisation, batch_count, shares
 from racecar.study.core.errors import StudyError
 from racecar.study.images import load as images
 

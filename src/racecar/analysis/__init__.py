@@ -1,5 +1,6 @@
 """Analyses of trained networks."""
 
+from racecar.analysis.calibration import Calibration, calibration
 from racecar.analysis.features import dead_units, effective_rank, weight_spectrum
 from racecar.analysis.mutual_information import (
     bin_activations,
@@ -8,6 +9,7 @@ from racecar.analysis.mutual_information import (
     mutual_information,
     pattern_ids,
 )
+from racecar.analysis.novelty import Mahalanobis, auroc, energy, layer_errors
 from racecar.analysis.probe import (
     LinearProbe,
     choose_l2,
@@ -20,17 +22,23 @@ from racecar.analysis.probe import (
 from racecar.analysis.singular_vectors import principal_angles, principal_directions, right_singular_vectors
 
 __all__ = [
+    "Calibration",
     "LinearProbe",
+    "Mahalanobis",
+    "auroc",
     "bin_activations",
+    "calibration",
     "choose_l2",
     "dead_units",
     "effective_rank",
+    "energy",
     "entropy",
     "few_labels",
     "fit_probe",
     "information_plane",
     "knn_accuracy",
     "knn_predict",
+    "layer_errors",
     "mutual_information",
     "pattern_ids",
     "principal_angles",

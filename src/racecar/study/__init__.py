@@ -1,3 +1,52 @@
-"""The paper's experiments: protocol, runs, report and command line. Needs the ``[study]`` extra; imports ``racecar``,
-never the other way round.
+"""The paper's experiments, and training on one's own images: ``import racecar.study`` gives
+
+    train, transfer                  the commands' work as functions, whose results are objects with numbers and paths
+    Source, Mirror, Recipe           what they take: where images come from, how racecar is used, how one trains
+
+Needs the ``[study]`` extra; imports ``racecar``, never the other way round.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from racecar.study.classification.recipe import Recipe
+    from racecar.study.core.errors import Stopped, StudyError
+    from racecar.study.pretrain.pretraining import train
+    from racecar.study.pretrain.run import Mirror
+    from racecar.study.pretrain.source import Source
+    from racecar.study.pretrain.trained import Trained
+    from racecar.study.pretrain.transferring import Transferred, transfer
+
+# Loaded when asked for: a command pays for what it uses.
+_HOMES = {
+    "Mirror": "pretrain.run",
+    "Recipe": "classification.recipe",
+    "Source": "pretrain.source",
+    "Stopped": "core.errors",
+    "StudyError": "core.errors",
+    "Trained": "pretrain.trained",
+    "Transferred": "pretrain.transferring",
+    "train": "pretrain.pretraining",
+    "transfer": "pretrain.transferring",
+}
+
+__all__ = [
+    "Mirror",
+    "Recipe",
+    "Source",
+    "Stopped",
+    "StudyError",
+    "Trained",
+    "Transferred",
+    "train",
+    "transfer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

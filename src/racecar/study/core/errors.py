@@ -7,3 +7,7 @@ class StudyError(Exception):
 
 class DivergedError(StudyError):
     """A training's loss is not a finite number any more."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has stopped the work at a saved state: the same call goes on from there."""

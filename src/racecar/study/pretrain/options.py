@@ -1,4 +1,4 @@
-"""Options that ``racecar train`` and ``racecar transfer`` share."""
+"""Options of ``racecar train`` and ``racecar transfer``, and of what reads images as they do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.options import add_both, add_fields, chosen
+from racecar.study.pretrain.source import Source
 
 
 def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
     """Where the images come from, the recipe, how often to save."""
     parser.add_argument("--config", action="config", help="YAML file with any of the options, - in names as _")
+    add_source(parser)
+    parser.add_argument("--out", type=str, default=None, help="folder (default: below runs/)")
+    add_both(parser, "save_every", type=float, default=save_every, help="seconds between saved states")
+    add_fields(parser, Recipe, augmentation="crop: moved by up to an eighth; flip-crop: half of them mirrored as well")
+
+
+def add_source(parser: ArgumentParser) -> None:
+    """Where the images come from and how they are read: :class:`Source`."""
     parser.add_argument(
         "--data",
         type=str,
@@ -18,15 +27,17 @@ def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
         help="a name on the Hugging Face hub, a folder with one folder of images per class (directly or below train/ "
         "and test/), a folder with parquet files, or a .parquet file",
     )
-    parser.add_argument("--out", type=str, default=None, help="folder (default: below runs/)")
     parser.add_argument(
         "--validation", type=str, default=None, help="split to measure on (default: validation or test, else a tenth)"
     )
     add_both(parser, "image_column", type=str, default=None, help="column with the images, if not the only one")
     add_both(parser, "label_column", type=str, default=None, help="column with the labels, if not the only one")
     add_both(parser, "skip_bad", action="store_true", help="go on without images that do not decode")
-    add_both(parser, "save_every", type=float, default=save_every, help="seconds between saved states")
-    add_fields(parser, Recipe, augmentation="crop: moved by up to an eighth; flip-crop: half of them mirrored as well")
+
+
+def source_of(options: Namespace) -> Source:
+    """The images chosen."""
+    return Source(**chosen(options, Source))
 
 
 def recipe_of(options: Namespace) -> Recipe:

@@ -1,0 +1,33 @@
+"""Figures of a training on somebody's images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from racecar.study.classification.training import Point
+
+
+def curves(history: Sequence[Point]) -> Figure:
+    """Cross entropy and penalty, and accuracies while training and on the validation images, by epoch."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    epochs = [p.epoch for p in history]
+    left.plot(epochs, [p.loss for p in history], color="#1f77b4", label="cross entropy")
+    if any(p.penalty for p in history):
+        left.plot(epochs, [p.penalty for p in history], color="#2ca02c", label="penalty, λ included")
+    left.set_ylim(bottom=0)
+    right.plot(epochs, [p.train_accuracy for p in history], color="#aaaaaa", label="training, as weights change")
+    measured = [(p.epoch, p.accuracy) for p in history if p.accuracy is not None]
+    right.plot([e for e, _ in measured], [a for _, a in measured], color="#d62728", marker=".", label="validation")
+    right.set_ylim(0, 1)
+    for axis, name in ((left, "loss, mean over the epoch"), (right, "accuracy")):
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(fontsize=8, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,103 @@
+"""``racecar train``, and the same in Python: :func:`train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.recipe import Recipe
+from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks
+from racecar.study.core.errors import Stopped
+from racecar.study.core.processes import Stopper
+from racecar.study.core.terminal import STOPPED
+from racecar.study.pretrain import checkpoint, run
+from racecar.study.pretrain.run import Data, Mirror, look, no_memory, open_folder, say
+from racecar.study.pretrain.source import Source
+from racecar.study.pretrain.trained import Trained
+
+
+def train(
+    model: str,
+    data: str | os.PathLike[str] | Source,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    racecar: float | Mirror = 0.0,
+    recipe: Recipe | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    save_every: float = 60.0,
+    accelerator: Accelerator | None = None,
+) -> Trained:
+    """Pretrain a classifier, with racecar or plainly, on somebody's images.
+
+    A finished folder is left alone, an unfinished one goes on to the same weights.
+
+    Args:
+        model: ``timm:NAME``, ``torchvision:NAME`` or ``module:NAME`` of a class or function.
+        data: a folder, a parquet file or a name on the hub; :class:`Source` says more of it.
+        out: the training's folder; None: below ``runs/``, by the model's name.
+        racecar: λ, e.g. 1e-4; 0: plain training; :class:`Mirror` says which layers are compared and how.
+        recipe: epochs, optimiser, schedule, augmentation, precision; None: the defaults.
+        size: pixels of the square images; None: as they are.
+        channels: 1: grey, 3: colour; None: 3 for timm and torchvision, else as the images are.
+        model_options: for the model's constructor.
+        seed: of weights, order, augmentation and dropout.
+        save_every: seconds between saved states.
+        accelerator: device, processes, precision; None: as ``accelerate launch`` says, else this process.
+
+    Returns:
+        The training's folder with its numbers.
+
+    Raises:
+        StudyError: data, folder or checkpoint are not as they must be, out of memory, a loss that is not finite.
+        ValueError: no such model, or an argument out of range.
+        Stopped: by SIGINT or SIGTERM, at a saved state.
+    """
+    source, recipe = Source.of(data), recipe or Recipe()
+    mirror = racecar if isinstance(racecar, Mirror) else Mirror(racecar)
+    if size is not None and size < 1:
+        raise ValueError(f"--size must be at least 1, not {size}")
+    folder = Path(out or f"runs/train-{model.partition(':')[2].replace('/', '-')}")
+    channels = channels or (3 if checkpoint.library(model) else None)
+    options = None if model_options is None else dict(model_options)
+    config = asdict(source) | {"model": model, "model_options": options, "size": size, "seed": seed}
+    config |= {"channels": channels, "racecar": asdict(mirror), "recipe": asdict(recipe)}
+
+    accelerator = accelerator or make_accelerator()
+    if look(accelerator, folder, "train", config):
+        return Trained(folder, before=True)
+    found, test, bad = source.read(size, channels)
+    if bad:
+        say(accelerator, f"racecar: left out {len(bad)} images that do not decode: {', '.join(bad[:5])}", error=True)
+    device, classes = accelerator.device, len(found.classes)
+    images = Data(found.to(device), test.to(device), Normalisation.of(found))
+    network, made = checkpoint.build(model, options or {}, classes, found.shape[0], seed)
+    with no_memory(accelerator, recipe.batch_size):
+        network = network.to(device)
+        checkpoint.check(network, model, images.normalisation(images.train.pixels[:2]), classes)
+    study = open_folder(accelerator, folder, "train", config, images)
+    with Stopper() as stop:
+        done = run.train(
+            study,
+            network,
+            {"model": model, "options": made, "outputs": classes},
+            images,
+            recipe,
+            seed=seed,
+            accelerator=accelerator,
+            mirror=mirror,
+            callbacks=Callbacks(stop=stop, save_every=save_every),
+            label=model,
+        )
+    if not done:
+        raise Stopped(STOPPED)
+    return Trained(folder)

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from racecar.study.classification.training import Point
+from racecar.study.classification.evaluation import Point
 
 
 def curves(history: Sequence[Point]) -> Figure:

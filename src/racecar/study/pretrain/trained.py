@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from racecar.study.classification.training import Point
+from racecar.study.classification.evaluation import Point
 from racecar.study.pretrain import checkpoint
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The paper's experiments, and training on one's own images: ``import racecar.study`` gives
 
     train, transfer                  the commands' work as functions, whose results are objects with numbers and paths
-    Source, Mirror, Recipe           what they take: where images come from, how racecar is used, how one trains
+    Source, Mirror, Recipe, Extras   what they take: where images come from, how racecar is used, how one trains
 
 Needs the ``[study]`` extra; imports ``racecar``, never the other way round.
 """
@@ -12,17 +12,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from racecar.study.classification.extras import Extras
     from racecar.study.classification.recipe import Recipe
     from racecar.study.core.errors import Stopped, StudyError
+    from racecar.study.pretrain.mirror import Mirror
     from racecar.study.pretrain.pretraining import train
-    from racecar.study.pretrain.run import Mirror
     from racecar.study.pretrain.source import Source
     from racecar.study.pretrain.trained import Trained
     from racecar.study.pretrain.transferring import Transferred, transfer
 
 # Loaded when asked for: a command pays for what it uses.
 _HOMES = {
-    "Mirror": "pretrain.run",
+    "Extras": "classification.extras",
+    "Mirror": "pretrain.mirror",
     "Recipe": "classification.recipe",
     "Source": "pretrain.source",
     "Stopped": "core.errors",
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Extras",
     "Mirror",
     "Recipe",
     "Source",

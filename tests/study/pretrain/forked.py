@@ -36,7 +36,7 @@ from racecar.study.cli import main
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.files import read_tensors
 from racecar.study.images.decoded import Images
-from racecar.study.pretrain.run import Mirror
+from racecar.study.pretrain.mirror import Mirror
 
 TRAIN = ["train", "--model", "small_nets:net", "--data", "data", "--racecar", "1e-2", "--epochs", "16",
          "--batch-size", "9", "--augmentation", "flip-crop", "--learning-rate", "1e-2"]  # fmt: skip
@@ -174,8 +174,9 @@ def steps(file: str) -> None:
 
 
 def two_processes() -> dict[str, Any]:
-    words = ["train", "--model", "small_nets:plain", "--data", "data", "--racecar", "1e-2", "--epochs", "3",
-             "--batch-size", "8", "--optimiser", "sgd"]  # fmt: skip
+    words = ["train", "--model", "small_nets:plain", "--data", "data", "--racecar", "auto", "--epochs", "3",
+             "--batch-size", "8", "--optimiser", "sgd", "--learning-rate", "0.02", "--clip", "0.5", "--ema", "0.8",
+             "--keep", "best", "--class-weights", "cat=2", "--layer-decay", "0.9"]  # fmt: skip
 
     def do(rank: int) -> int:
         steps(f"rank{rank}.safetensors")
@@ -202,6 +203,7 @@ def two_processes() -> dict[str, Any]:
             float((single[f"{i}.0.weight"] - single[f"{j}.0.weight"]).abs().max()) for i, j in ((0, 2), (1, 2), (2, 3))
         ),
         "trained": difference("two/model.safetensors", "one/model.safetensors"),
+        "lambdas": [json.loads((Path(n) / "model.json").read_text())["racecar"]["weight"] for n in ("one", "two")],
         "processes": [json.loads((Path(n) / "model.json").read_text())["processes"] for n in ("one", "two")],
         "lines": Path("rank1.txt").read_text(),
     }

@@ -83,5 +83,6 @@ def test_two_processes_do_what_one_does(place) -> None:
     assert found["moved"] > 1e-3, "the cases do not differ: the comparison says nothing"
     assert [p > 0 for p in found["penalties"]] == [True, False, True, True]
     assert found["trained"] < 1e-5
+    assert found["lambdas"][0] == pytest.approx(found["lambdas"][1], rel=1e-4)
     assert found["processes"] == [1, 2]
     assert "validation accuracy" not in found["lines"]  # the main process alone speaks

@@ -16,7 +16,7 @@ from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.checkpoints import Progress
 from racecar.study.core.files import read_tensors, write_tensors
 from racecar.study.images.decoded import Images
-from racecar.study.pretrain.run import Mirror
+from racecar.study.pretrain.mirror import Mirror
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

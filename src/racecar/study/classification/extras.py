@@ -62,8 +62,12 @@ class Extras:
             raise ValueError(f"layer_decay must be above 0 and at most 1, not {self.layer_decay}")
 
     def chosen(self) -> dict[str, Any]:
-        """What is not as by default; what is stored, so that folders of before a field was new stay what they are."""
+        """What is not as by default."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    def stored(self) -> dict[str, Any]:
+        """For a folder's configuration, where folders of before there were extras have nothing."""
+        return {"extras": chosen} if (chosen := self.chosen()) else {}
 
     def augmented(
         self, batch: Tensor, labels: Tensor, classes: int, size: int, seed: int, rank: int, world: int

@@ -215,6 +215,11 @@ class Trainer:
         return {name: whole(value) for name, value in own.items()}
 
     @property
+    def weight(self) -> float:
+        """λ of the compared layers, the first one's where they differ; 0 without a reverse pass."""
+        return 0.0 if self.objective.rr is None else float(self.objective.rr.lambdas[0])
+
+    @property
     def kept(self) -> Point:
         """The epoch whose weights :meth:`weights` gives."""
         return self.extras.kept(self.history)

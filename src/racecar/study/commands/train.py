@@ -12,9 +12,10 @@ from rich.table import Table
 from racecar.study.commands.explain import layers_of
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.errors import Stopped
-from racecar.study.pretrain.options import add_common, recipe_of, source_of
+from racecar.study.pretrain.mirror import Mirror
+from racecar.study.pretrain.options import add_common, extras_of, recipe_of, source_of, trackers_of
 from racecar.study.pretrain.pretraining import train
-from racecar.study.pretrain.run import Mirror, say
+from racecar.study.pretrain.run import say
 from racecar.study.pretrain.trained import Trained
 
 
@@ -29,7 +30,19 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
     made.add_argument(
         "--model-options", type=dict[str, Any] | None, default=None, help="for its constructor, e.g. '{\"depth\": 20}'"
     )
-    made.add_argument("--racecar", type=float, default=0.0, help="λ, e.g. 1e-4; 0: plain training")
+    made.add_argument(
+        "--racecar",
+        type=float | Literal["auto"],
+        default=0.0,
+        help="λ, e.g. 1e-4; 0: plain training; auto: from the gradients of the first batches, by --ratio",
+    )
+    made.add_argument(
+        "--ratio",
+        type=float,
+        default=0.3,
+        help="with --racecar auto: length of the penalty's gradient over the cross entropy's. 0.3 where all weights "
+        "will be fine-tuned, 1 to 3 where features stay frozen; more than 3 counts as 3 (docs/training.md)",
+    )
     made.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
     made.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
     made.add_argument(
@@ -55,8 +68,10 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             options.model,
             source_of(options),
             out=options.out,
-            racecar=Mirror(options.racecar, layers_of(options.layers), options.start, options.reduction),
+            racecar=Mirror(options.racecar, layers_of(options.layers), options.start, options.reduction, options.ratio),
             recipe=recipe_of(options),
+            extras=extras_of(options),
+            trackers=trackers_of(options),
             size=options.size,
             channels=options.channels,
             model_options=options.model_options,
@@ -79,6 +94,9 @@ def _show(trained: Trained) -> None:
     table = Table("", "", show_header=False)
     table.add_row("validation accuracy", f"{trained.accuracy:.4f}")
     table.add_row("seconds per epoch", f"{trained.seconds_per_epoch:.2f}")
-    table.add_row("checkpoint (last epoch)", str(trained.weights))
+    if (racecar := trained.about.get("racecar") or {}).get("ratio"):
+        table.add_row("λ, from gradients", f"{racecar['weight']:.3g}")
+    epoch, last = trained.about.get("epoch", len(trained.history)), len(trained.history)
+    table.add_row(f"checkpoint ({'last epoch' if epoch == last else f'epoch {epoch} of {last}'})", str(trained.weights))
     Console().print(table)
     print(f"without racecar:\n\n{trained.how_to_load}\n")

@@ -12,7 +12,7 @@ from rich.table import Table
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.errors import Stopped
 from racecar.study.core.options import add_both
-from racecar.study.pretrain.options import add_common, recipe_of, source_of
+from racecar.study.pretrain.options import add_common, extras_of, recipe_of, source_of, trackers_of
 from racecar.study.pretrain.run import say
 from racecar.study.pretrain.transferring import FEW_LABELS, Mode, Restart, Transferred, transfer
 
@@ -68,6 +68,8 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             labels=options.labels,
             probe=not options.no_probe,
             recipe=recipe_of(options),
+            extras=extras_of(options),
+            trackers=trackers_of(options),
             save_every=options.save_every,
             accelerator=accelerator,
         )

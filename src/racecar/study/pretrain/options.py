@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from jsonargparse import ArgumentParser, Namespace
 
+from racecar.study.classification.extras import Extras
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.options import add_both, add_fields, chosen
 from racecar.study.pretrain.source import Source
+from racecar.study.pretrain.tracking import Tracker
 
 
 def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
@@ -15,7 +19,20 @@ def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
     add_source(parser)
     parser.add_argument("--out", type=str, default=None, help="folder (default: below runs/)")
     add_both(parser, "save_every", type=float, default=save_every, help="seconds between saved states")
-    add_fields(parser, Recipe, augmentation="crop: moved by up to an eighth; flip-crop: half of them mirrored as well")
+    add_fields(
+        parser,
+        Recipe,
+        augmentation="crop: moved by up to an eighth; flip-crop: half of them mirrored as well; by torchvision: "
+        "resized-crop: a random part, stretched, half of them mirrored; randaugment, trivialaugment: that, then these",
+    )
+    add_fields(parser, Extras)
+    parser.add_argument(
+        "--log",
+        nargs="+",
+        type=str,
+        default=["tensorboard"],
+        help=f"what is told of every epoch: {', '.join(get_args(Tracker))}; none: nothing",
+    )
 
 
 def add_source(parser: ArgumentParser) -> None:
@@ -43,3 +60,13 @@ def source_of(options: Namespace) -> Source:
 def recipe_of(options: Namespace) -> Recipe:
     """The recipe chosen."""
     return Recipe(**chosen(options, Recipe))
+
+
+def extras_of(options: Namespace) -> Extras:
+    """What was chosen beside the recipe."""
+    return Extras(**chosen(options, Extras))
+
+
+def trackers_of(options: Namespace) -> list[str]:
+    """What is told of every epoch."""
+    return [name for name in options.log if name != "none"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 
 from racecar.study.classification.batches import Normalisation
+from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
@@ -18,8 +19,10 @@ from racecar.study.core.errors import Stopped
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint, run
-from racecar.study.pretrain.run import Data, Mirror, look, no_memory, open_folder, say
+from racecar.study.pretrain.mirror import Mirror
+from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say
 from racecar.study.pretrain.source import Source
+from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
 
 
@@ -28,12 +31,14 @@ def train(
     data: str | os.PathLike[str] | Source,
     *,
     out: str | os.PathLike[str] | None = None,
-    racecar: float | Mirror = 0.0,
+    racecar: float | Literal["auto"] | Mirror = 0.0,
     recipe: Recipe | None = None,
+    extras: Extras = PLAIN,
     size: int | None = None,
     channels: int | None = None,
     model_options: Mapping[str, Any] | None = None,
     seed: int = 0,
+    trackers: Sequence[str] = ("tensorboard",),
     save_every: float = 60.0,
     accelerator: Accelerator | None = None,
 ) -> Trained:
@@ -45,12 +50,15 @@ def train(
         model: ``timm:NAME``, ``torchvision:NAME`` or ``module:NAME`` of a class or function.
         data: a folder, a parquet file or a name on the hub; :class:`Source` says more of it.
         out: the training's folder; None: below ``runs/``, by the model's name.
-        racecar: λ, e.g. 1e-4; 0: plain training; :class:`Mirror` says which layers are compared and how.
+        racecar: λ, e.g. 1e-4; 0: plain training; ``"auto"``: from gradients; :class:`Mirror` says which layers are
+            compared and how.
         recipe: epochs, optimiser, schedule, augmentation, precision; None: the defaults.
+        extras: what is kept, when training stops, averaging, clipping, mixing, weights of classes.
         size: pixels of the square images; None: as they are.
         channels: 1: grey, 3: colour; None: 3 for timm and torchvision, else as the images are.
         model_options: for the model's constructor.
         seed: of weights, order, augmentation and dropout.
+        trackers: what is told of every epoch: ``"tensorboard"``, ``"csv"``, ``"wandb"``, ``"mlflow"``.
         save_every: seconds between saved states.
         accelerator: device, processes, precision; None: as ``accelerate launch`` says, else this process.
 
@@ -70,9 +78,15 @@ def train(
     channels = channels or (3 if checkpoint.library(model) else None)
     options = None if model_options is None else dict(model_options)
     config = asdict(source) | {"model": model, "model_options": options, "size": size, "seed": seed}
-    config |= {"channels": channels, "racecar": asdict(mirror), "recipe": asdict(recipe)}
+    config |= {"channels": channels, "racecar": mirror.stored(), "recipe": asdict(recipe)}
+    config |= extras.stored()
 
     accelerator = accelerator or make_accelerator()
+    if mirror.balanced and mirror.ratio > mirror.safe_ratio:
+        words = f"racecar: --ratio {mirror.ratio:g} is beyond what was measured as safe (results/balance.md)"
+        say(accelerator, f"{words}: {mirror.safe_ratio:g} is used", error=True)
+    extras.check_libraries(recipe.augmentation)
+    check_trackers(trackers)
     if look(accelerator, folder, "train", config):
         return Trained(folder, before=True)
     found, test, bad = source.read(size, channels)
@@ -95,6 +109,8 @@ def train(
             seed=seed,
             accelerator=accelerator,
             mirror=mirror,
+            extras=extras,
+            trackers=trackers,
             callbacks=Callbacks(stop=stop, save_every=save_every),
             label=model,
         )

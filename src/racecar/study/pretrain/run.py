@@ -2,15 +2,16 @@
 
 OUT/study.json                       configuration, environment
 OUT/progress-run.safetensors         what the training has reached, until it is finished
-OUT/tensorboard/                     loss, penalty, accuracy, learning rate, seconds of every epoch
+OUT/tensorboard/, OUT/log.csv        see :mod:`.tracking`
 OUT/model.safetensors, model.json    see :mod:`.checkpoint`
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,13 +19,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from racecar import Racecar
-from racecar.options import Layers, Reduction
+from racecar.study.classification.balancing import balance
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.evaluation import Point
-from racecar.study.classification.objective import Objective
+from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.core.callbacks import QUIET, Callbacks
@@ -32,41 +32,15 @@ from racecar.study.core.checkpoints import Progress
 from racecar.study.core.environment import environment
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import is_empty
-from racecar.study.core.folder import Study
+from racecar.study.core.folder import Study, read_description
 from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import log_line, progress_bar
 from racecar.study.images.decoded import Images
 from racecar.study.pretrain import checkpoint
+from racecar.study.pretrain.mirror import Mirror
+from racecar.study.pretrain.tracking import tracked
 
 SLOT = "run"
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """How racecar is used.
-
-    Attributes:
-        weight: λ; 0 for plain training.
-        layers, start, reduction: as in :class:`racecar.Racecar`.
-    """
-
-    weight: float = 0.0
-    layers: Layers = None
-    start: str | None = None
-    reduction: Reduction = "mean"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"--racecar must not be negative, not {self.weight}")
-
-    def objective(self, model: nn.Module, example: Tensor) -> Objective:
-        """The model with its penalty, for batches like ``example`` [N, C, H, W]."""
-        if not self.weight:
-            return Objective(model)
-        return Objective(
-            model,
-            Racecar(model, example, layers=self.layers, start=self.start, weight=self.weight, reduction=self.reduction),
-        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +65,21 @@ class Data:
 # --- the folder -------------------------------------------------------------------------------------------------------
 
 
+def same_as_known(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration with what the folder's own says in other words: paths by where they lead, a checkpoint by its
+    weights, whose checksum is compared.
+    """
+    if not (folder / "study.json").exists():
+        return config
+    known = read_description(folder / "study.json")["config"]
+    same = {"from"} if "weights" in config else set()
+    for name in ("data",):
+        given, there = config.get(name), known.get(name)
+        if isinstance(given, str) and isinstance(there, str) and os.path.realpath(given) == os.path.realpath(there):
+            same.add(name)
+    return {**config, **{name: known[name] for name in same if name in known}}
+
+
 def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str, Any]) -> bool:
     """Say, before anything costly, whether the folder is free for this training, or its own; True if it is finished.
 
@@ -98,7 +87,7 @@ def look(accelerator: Accelerator, folder: Path, name: str, config: Mapping[str,
         StudyError: it belongs to something else, or to another configuration, or another process trains in it.
     """
     if accelerator.is_main_process and folder.exists() and not is_empty(folder):
-        study = Study(folder, name, config)
+        study = Study(folder, name, same_as_known(folder, config))
         with sole_use(folder):
             study.remove_leftovers()
             if finished(folder):
@@ -115,7 +104,7 @@ def open_folder(accelerator: Accelerator, folder: Path, name: str, config: Mappi
     """
     study = None
     if accelerator.is_main_process:
-        study = Study(folder, name, config)
+        study = Study(folder, name, same_as_known(folder, config))
         now, known = data.fingerprint(), study.metadata().get("images")
         if known not in (None, now):
             raise StudyError(
@@ -124,7 +113,7 @@ def open_folder(accelerator: Accelerator, folder: Path, name: str, config: Mappi
             )
         study.note(images=now)
     accelerator.wait_for_everyone()
-    return study or Study(folder, name, config)
+    return study or Study(folder, name, same_as_known(folder, config))
 
 
 def finished(folder: Path) -> bool:
@@ -147,10 +136,12 @@ def train(
     phase: str = "",
     mirror: Mirror | None = None,
     frozen: tuple[nn.Module, ...] = (),
+    extras: Extras = PLAIN,
+    trackers: Sequence[str] = ("tensorboard",),
     callbacks: Callbacks = QUIET,
     label: str = "training",
 ) -> bool:
-    """Train to the end, from where an earlier call has got, and write the checkpoint: the last epoch's weights.
+    """Train to the end, from where an earlier call has got, and write the checkpoint: the weights that ``extras`` keep.
 
     Args:
         study: the folder.
@@ -163,6 +154,8 @@ def train(
         accelerator: device, processes, precision.
         mirror: racecar's settings.
         frozen: modules that stay in evaluation mode.
+        extras: what the user adds to the recipe.
+        trackers: what is told of every epoch, see :mod:`.tracking`.
         callbacks: ``stop`` and ``save_every`` count; the others are the progress bar, the folder and the log.
         label: beside the progress bar.
 
@@ -173,6 +166,7 @@ def train(
         StudyError: out of memory, a full disk, a loss that is not finite; what was saved before is still there.
     """
     mirror = mirror or Mirror()
+    weights = extras.weights(data.train.classes, data.train.labels)
     last = accelerator.device.type == "cuda"  # channels
     model.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
     example = data.normalisation(data.train.pixels[: min(8, recipe.batch_size)], channels_last=last)
@@ -187,9 +181,14 @@ def train(
             accelerator=accelerator,
             evaluations=recipe.epochs,
             eval_modules=frozen,
+            extras=extras,
+            class_weights=weights,
         )
         if (progress := study.read_progress(SLOT)) is not None:
             trainer.restore(progress)
+        elif mirror.balanced:
+            found = balance(trainer, mirror.safe_ratio)
+            say(accelerator, f"racecar: λ = {found:.3g} (gradient ratio {mirror.safe_ratio:g})")
         accelerator.wait_for_everyone()
 
         def save(state: Progress) -> None:
@@ -197,7 +196,7 @@ def train(
                 study.save_progress(SLOT, state)
 
         shown = progress_bar(label, trainer.total, trainer.step) if main else nullcontext(lambda steps: None)
-        with shown as advance, _log(study.folder, trainer) as note:
+        with shown as advance, tracked(trackers, study, trainer) as note:
 
             def tell(point: Point, step: int) -> None:
                 note(point, step)
@@ -206,6 +205,9 @@ def train(
 
             if not trainer.run(replace(callbacks, advance=advance, save=save, note=tell)):
                 return False
+    kept = trainer.kept
+    if kept.epoch != len(trainer.history) or extras.ema:
+        model.load_state_dict(trainer.weights())
     if main:
         channels, height, width = data.train.shape
         seconds = sorted(p.seconds for p in trainer.history)
@@ -218,11 +220,13 @@ def train(
                 "mean": list(data.normalisation.mean),
                 "std": list(data.normalisation.std),
             },
-            "racecar": asdict(mirror) if mirror.weight else None,
+            "racecar": mirror.stored(trainer.weight if mirror.balanced else None) if mirror.weight else None,
             "recipe": asdict(recipe),
+            "extras": extras.chosen(),
             "seed": seed,
-            "accuracy": trainer.history[-1].accuracy,
-            "top5": trainer.history[-1].top5,
+            "accuracy": kept.accuracy,
+            "top5": kept.top5,
+            "epoch": kept.epoch,
             "seconds_per_epoch": seconds[len(seconds) // 2],
             "train_images": len(data.train),
             "validation_images": len(data.test),
@@ -254,42 +258,6 @@ def no_memory(accelerator: Accelerator, batch: int) -> Iterator[None]:
             f"out of memory on {accelerator.device} with batches of {batch}: try --batch-size {max(batch // 2, 1)}, "
             "--precision bfloat16, or a smaller --size"
         ) from error
-
-
-@contextmanager
-def _log(folder: Path, trainer: Trainer) -> Iterator[Callable[[Point, int], None]]:
-    """TensorBoard's files; what an earlier call logged beyond the point it is resumed from counts no more."""
-    if not trainer.accelerator.is_main_process:
-        yield lambda point, step: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=trainer.step + 1)
-
-    def note(point: Point, step: int) -> None:
-        rate = trainer.recipe.rate(step - 1, trainer.steps_per_epoch)
-        scalars = {
-            "loss/cross-entropy": point.loss,
-            "loss/penalty": point.penalty,
-            "accuracy/train": point.train_accuracy,
-            "accuracy/validation": point.accuracy,
-            "learning-rate": rate,
-            "seconds-per-epoch": point.seconds,
-        }
-        try:
-            for name, value in scalars.items():
-                if value is not None:
-                    writer.add_scalar(name, value, step)
-            writer.flush()
-        except OSError as error:
-            raise StudyError(
-                f"cannot write {folder / 'tensorboard'}: {error}. The saved state of before is unchanged."
-            ) from error
-
-    try:
-        yield note
-    finally:
-        writer.close()
 
 
 def say(accelerator: Accelerator, text: str, *, error: bool = False) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
@@ -32,6 +34,7 @@ from racecar.study.pretrain.heads import freeze, replace_head
 from racecar.study.pretrain.probing import FEW, Probed, head_inputs, probe
 from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say
 from racecar.study.pretrain.source import Source
+from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
 from racecar.study.report.statistics import Summary, paired_difference, summarise
 
@@ -75,6 +78,8 @@ def transfer(
     labels: float = 1.0,
     probe: bool = True,
     recipe: Recipe | None = None,
+    extras: Extras = PLAIN,
+    trackers: Sequence[str] = ("tensorboard",),
     save_every: float = 60.0,
     accelerator: Accelerator | None = None,
 ) -> Transferred:
@@ -93,6 +98,8 @@ def transfer(
         labels: share of the training labels that count, stratified.
         probe: measure linear probes of the frozen features.
         recipe: epochs, optimiser, schedule, augmentation, precision; None: the defaults.
+        extras: as in :func:`racecar.study.train`.
+        trackers: as in :func:`racecar.study.train`.
         save_every: seconds between saved states.
         accelerator: device, processes, precision; None: as ``accelerate launch`` says, else this process.
 
@@ -107,12 +114,14 @@ def transfer(
         raise ValueError(f"--labels must be above 0 and at most 1, not {labels}")
     if mode == "probe" and restart != "head":
         raise ValueError(f"--mode probe trains a new last layer alone: --restart {restart} needs --mode finetune")
+    extras.check_libraries((recipe or Recipe()).augmentation)
+    check_trackers(trackers)
     given = Path(run)
     _, about = checkpoint.open_checkpoint(given, model)  # fails before anything is decoded or written
     work = _Transfer(
         given, about, Source.of(data), Path(out or f"runs/transfer-{given.resolve().name}-{mode}"), mode, restart,
         ("pretrained", "scratch") if scratch else ("pretrained",), range(seeds), labels, probe, recipe or Recipe(),
-        save_every, accelerator or make_accelerator(),
+        extras, trackers, save_every, accelerator or make_accelerator(),
     )  # fmt: skip
     return work.do(os.fspath(run))
 
@@ -132,6 +141,8 @@ class _Transfer:
     labels: float
     probe: bool
     recipe: Recipe
+    extras: Extras
+    trackers: Sequence[str]
     save_every: float
     accelerator: Accelerator
 
@@ -139,7 +150,7 @@ class _Transfer:
         """Train what is missing, and gather."""
         weights = zlib.crc32((self.run / "model.safetensors").read_bytes())
         config = asdict(self.source) | {"mode": self.mode, "labels": self.labels, "recipe": asdict(self.recipe)}
-        config |= {"from": named, "weights": weights}
+        config |= {"from": named, "weights": weights} | self.extras.stored()
         if self.restart != "head":  # folders of before do not know it
             config["restart"] = self.restart
         look(self.accelerator, self.folder, "transfer", config)
@@ -205,6 +216,8 @@ class _Transfer:
                 phase="transfer",
                 accelerator=self.accelerator,
                 frozen=frozen,
+                extras=self.extras,
+                trackers=self.trackers,
                 callbacks=Callbacks(stop=stop, save_every=self.save_every),
                 label=f"{kind}, seed {seed}",
             )

@@ -1,0 +1,209 @@
+"""What `racecar train` and `transfer` take beside the recipe; what is the same run, and what is another."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from racecar.study.core.processes import Stopper
+from racecar.study.pretrain import tracking
+
+from .conftest import write_images
+
+TRAIN = ("train", "--model", "small_nets:net", "--data", "data", "--epochs", "4", "--batch-size", "8",
+         "--learning-rate", "1e-2", "--out", "a")  # fmt: skip
+MORE = ("--racecar", "auto", "--keep", "best", "--ema", "0.8", "--clip", "0.5", "--layer-decay", "0.9",
+        "--class-weights", "balanced", "--augmentation", "flip-crop", "--label-smoothing", "0.1")  # fmt: skip
+
+
+def about(folder: str) -> dict[str, Any]:
+    return json.loads((Path(folder) / "model.json").read_text())
+
+
+def test_all_of_it_stopped_goes_on_to_the_same_bytes(data, command, monkeypatch) -> None:
+    code, out, err = command(*TRAIN, *MORE, "--out", "whole")
+    assert code == 0, err
+    whole = about("whole")
+    best = max(whole["history"], key=lambda p: p["accuracy"])
+    assert (whole["epoch"], whole["accuracy"]) == (best["epoch"], best["accuracy"])
+    assert whole["extras"] == {"keep": "best", "ema": 0.8, "clip": 0.5, "layer_decay": 0.9, "class_weights": "balanced"}
+    assert f"λ = {whole['racecar']['weight']:.3g} (gradient ratio 0.3)" in out
+    assert whole["racecar"]["ratio"] == 0.3
+    for stop in (1, 6, 12):
+        asked = iter([False] * stop + [True])
+        monkeypatch.setattr(Stopper, "__call__", lambda self: next(asked))  # noqa: B023
+        assert command(*TRAIN, *MORE)[0] == 130
+        monkeypatch.setattr(Stopper, "__call__", lambda self: False)
+        code, out, _ = command(*TRAIN, *MORE)
+        assert code == 0
+        assert "gradient ratio" not in out  # it was found before
+        assert Path("a/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+        assert about("a")["racecar"] == whole["racecar"]
+        shutil.rmtree("a")
+
+
+def test_a_ratio_beyond_what_was_measured_counts_as_the_highest(data, command) -> None:
+    code, _, err = command(*TRAIN, "--racecar", "auto", "--ratio", 10)
+    assert code == 0
+    assert "--ratio 10 is beyond what was measured as safe (results/balance.md): 3 is used" in err
+    assert about("a")["racecar"]["ratio"] == 3
+    assert "finished: nothing to do" in command(*TRAIN, "--racecar", "auto", "--ratio", 3)[1]
+    code, _, err = command(*TRAIN, "--racecar", "auto")
+    assert code == 2
+    assert "racecar.ratio: 3.0 there, 0.3 now" in err
+
+
+def test_early_stopping_ends_where_nothing_better_has_come(data, command) -> None:
+    assert command(*TRAIN, "--epochs", 40, "--patience", 3, "--keep", "best")[0] == 0
+    found = about("a")
+    accuracies = [p["accuracy"] for p in found["history"]]
+    assert len(accuracies) < 40
+    assert found["epoch"] == accuracies.index(max(accuracies)) + 1 == len(accuracies) - 3
+    out = command(*TRAIN, "--epochs", 40, "--patience", 3, "--keep", "best")[1]
+    assert "finished: nothing to do" in out
+    assert f"epoch {found['epoch']} of {len(accuracies)}" in out
+
+
+def test_a_path_is_the_same_by_whatever_words(data, tmp_path, command) -> None:
+    assert command(*TRAIN)[0] == 0
+    assert "extras" not in (config := json.loads(Path("a/study.json").read_text())["config"])
+    assert config["data"] == "data"  # as it was given
+    (tmp_path / "link").symlink_to("data")
+    for words in ("./data/", tmp_path / "data", "link"):
+        assert "finished: nothing to do" in command(*TRAIN, "--data", words)[1]
+    write_images(tmp_path / "other", seed=1)
+    code, _, err = command(*TRAIN, "--data", "other")
+    assert code == 2
+    assert "data: data there, other now" in err
+
+
+def test_a_checkpoint_is_the_same_by_its_weights(data, tmp_path, command) -> None:
+    assert command(*TRAIN)[0] == 0
+    words = ("transfer", "--model", "small_nets:net", "--data", "data", "--epochs", 1, "--no-probe", "--out", "b")
+    assert command(*words, "--from", "a")[0] == 0
+    shutil.move("a", "moved")
+    code, out, err = command(*words, "--from", tmp_path / "moved", "--data", "./data")
+    assert code == 0, err
+    assert "all was done before" in out
+    weights = load_file("moved/model.safetensors")
+    weights["8.bias"] += 1
+    save_file(weights, "moved/model.safetensors")
+    code, _, err = command(*words, "--from", "moved")
+    assert code == 2
+    assert "weights: " in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--class-weights", "cow=2"], "no class 'cow'; there are cat, dog, owl"),
+        (["--ema", "1"], "ema must be at least 0 and below 1"),
+        (["--log", "tensorbord"], "--log tensorbord: there are tensorboard, csv, wandb, mlflow"),
+        (["--ratio", "0"], "--ratio must be positive"),
+        (["--racecar", "automatic"], "racecar"),
+    ],
+)
+def test_what_is_wrong_is_said(data, tmp_path, command, options, said) -> None:
+    code, _, err = command(*TRAIN, *options)
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "a" / "model.json").exists()
+
+
+def test_a_transfer_takes_them_too(data, command) -> None:
+    assert command(*TRAIN)[0] == 0
+    words = ("transfer", "--from", "a", "--model", "small_nets:net", "--data", "data", "--epochs", 3, "--out", "b")
+    assert command(*words, "--no-probe", "--ema", 0.5, "--keep", "best", "--log", "csv", "--scratch")[0] == 0
+    for kind in ("pretrained", "scratch"):
+        found = about(f"b/{kind}-0")
+        assert found["extras"] == {"keep": "best", "ema": 0.5}
+        assert found["accuracy"] == max(p["accuracy"] for p in found["history"])
+        assert Path(f"b/{kind}-0/log.csv").exists()
+        assert not Path(f"b/{kind}-0/tensorboard").exists()
+
+
+# --- where the numbers go ---------------------------------------------------------------------------------------------
+
+
+def test_csv_has_a_line_per_epoch_whenever_it_was_stopped(data, command, monkeypatch) -> None:
+    asked = iter([False] * 9 + [True])
+    monkeypatch.setattr(Stopper, "__call__", lambda self: next(asked))
+    assert command(*TRAIN, "--log", "csv")[0] == 130
+    monkeypatch.setattr(Stopper, "__call__", lambda self: False)
+    assert command(*TRAIN, "--log", "csv")[0] == 0
+    with Path("a/log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    history = about("a")["history"]
+    assert [(int(r["epoch"]), int(r["step"])) for r in rows] == [(i, 4 * i) for i in (1, 2, 3, 4)]
+    assert [float(r["loss/cross-entropy"]) for r in rows] == [p["loss"] for p in history]
+    assert [float(r["accuracy/validation"]) for r in rows] == [p["accuracy"] for p in history]
+
+
+class FakeMLflow(SimpleNamespace):
+    """The calls that Accelerate's tracker makes."""
+
+    def __init__(self) -> None:
+        super().__init__(started=[], logged=[], ended=0)
+
+    def search_experiments(self, filter_string: str) -> list[Any]:
+        return [SimpleNamespace(experiment_id="1")]
+
+    def start_run(self, run_id: str | None, **more: Any) -> Any:
+        self.started.append(run_id)
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "new"))
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.logged.append((step, metrics["accuracy/validation"]))
+
+    def end_run(self) -> None:
+        self.ended += 1
+
+
+class FakeWandB(SimpleNamespace):
+    def __init__(self) -> None:
+        super().__init__(started=[], logged=[], ended=0)
+
+    def init(self, **settings: Any) -> Any:
+        self.started.append(settings)
+        return self
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.logged.append((step, values["accuracy/validation"]))
+
+    def finish(self) -> None:
+        self.ended += 1
+
+
+def test_wandb_and_mlflow_go_on_with_the_same_run(data, command, monkeypatch) -> None:
+    mlflow, wandb = FakeMLflow(), FakeWandB()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    asked = iter([False] * 9 + [True])
+    monkeypatch.setattr(Stopper, "__call__", lambda self: next(asked))
+    assert command(*TRAIN, "--log", "mlflow", "wandb")[0] == 130
+    monkeypatch.setattr(Stopper, "__call__", lambda self: False)
+    code, _, err = command(*TRAIN, "--log", "mlflow", "wandb")
+    assert code == 0, err
+    assert mlflow.started == [None, "new"]
+    first, second = wandb.started
+    assert first["id"] == second["id"]
+    assert first["resume"] == "allow"
+    assert first["config"]["recipe"]["epochs"] == 4
+    expected = [(4 * p["epoch"], p["accuracy"]) for p in about("a")["history"]]
+    assert mlflow.logged == wandb.logged == expected
+    assert mlflow.ended == wandb.ended == 2
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_anything_is_done(data, tmp_path, command, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, _, err = command(*TRAIN, "--log", "wandb")
+    assert code == 2
+    assert "--log wandb needs wandb: pip install wandb" in err
+    assert not (tmp_path / "a").exists()
+    assert tracking.PROJECT == "racecar"

@@ -189,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     torch.set_num_threads(options.threads)
-    source, test, _ = train_and_validation(options.data)
+    source, test = train_and_validation(options.data)
     about = environment()
     given = [a for a in sys.argv[1:] if a != "--table" and not a.endswith(".md")]
     lines = [

@@ -129,7 +129,7 @@ def weight_table(photographs: Photographs, cifar: str | None) -> list[str]:
     x = photographs.some_tests(8)
     cases = [("VGG19, 24 photographs of 224 × 224", VGG19(), x, 1e-10, 24 / len(x))]
     if cifar is not None:
-        images, _, _ = train_and_validation(cifar, channels=3)
+        images, _ = train_and_validation(cifar, channels=3)
         weight = preset("vgg", "--preset", "small").weight
         cases.append(("width 16, 64 images of 32 × 32", VGG19(10, 16, 1), IMAGENET(images.pixels[:64]), weight, 1.0))
     for name, net, batch, weight, times in cases:

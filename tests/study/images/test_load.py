@@ -10,7 +10,7 @@ from PIL import Image
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
-from racecar.study.images.load import train_and_validation
+from racecar.study.images.load import load, train_and_validation
 
 RNG = np.random.default_rng(0)
 
@@ -52,11 +52,10 @@ def test_parquet_keeps_order_pixels_labels_and_names(tmp_path) -> None:
     pictures = [picture() for _ in range(7)]
     parquet(tmp_path / "d" / "train-00000.parquet", pictures, [0, 1, 0, 1, 1, 0, 0])
     parquet(tmp_path / "d" / "test-00000.parquet", pictures[:2], [1, 0])
-    train, test, bad = train_and_validation(str(tmp_path / "d"))
+    train, test = train_and_validation(str(tmp_path / "d"))
     assert train.labels.tolist() == [0, 1, 0, 1, 1, 0, 0]
     assert test.labels.tolist() == [1, 0]
     assert train.classes == ("cat", "dog")
-    assert bad == []
     for pixels, original in zip(train.pixels, pictures, strict=True):
         assert np.array_equal(pixels.permute(1, 2, 0), np.asarray(original))
 
@@ -64,7 +63,7 @@ def test_parquet_keeps_order_pixels_labels_and_names(tmp_path) -> None:
 def test_an_image_folder_is_named_by_its_folders(tmp_path) -> None:
     folder(tmp_path / "d", {"ant": 5, "bee": 3}, "train")
     folder(tmp_path / "d", {"bee": 2, "ant": 1}, "test")
-    train, test, _ = train_and_validation(str(tmp_path / "d"))
+    train, test = train_and_validation(str(tmp_path / "d"))
     assert train.classes == ("ant", "bee")
     assert sorted(train.labels.tolist()) == [0] * 5 + [1] * 3
     assert sorted(test.labels.tolist()) == [0, 1, 1]
@@ -73,17 +72,17 @@ def test_an_image_folder_is_named_by_its_folders(tmp_path) -> None:
 
 def test_one_parquet_file_and_a_stratified_tenth_held_out(tmp_path) -> None:
     parquet(tmp_path / "d.parquet", [picture() for _ in range(40)], [i % 2 for i in range(40)])
-    train, test, _ = train_and_validation(str(tmp_path / "d.parquet"), seed=3)
+    train, test = train_and_validation(str(tmp_path / "d.parquet"), seed=3)
     assert (len(train), len(test)) == (36, 4)
     assert sorted(test.labels.tolist()) == [0, 0, 1, 1]
-    again, _, _ = train_and_validation(str(tmp_path / "d.parquet"), seed=3)
+    again, _ = train_and_validation(str(tmp_path / "d.parquet"), seed=3)
     assert torch.equal(train.pixels, again.pixels)
     assert not {p.numpy().tobytes() for p in train.pixels} & {p.numpy().tobytes() for p in test.pixels}
 
 
 def test_size_scales_the_shorter_side_and_cuts_the_rest(tmp_path) -> None:
     parquet(tmp_path / "d.parquet", [picture((8, 16)), picture((20, 8))] * 10, [0, 1] * 10)
-    train, _, _ = train_and_validation(str(tmp_path / "d.parquet"), size=8)
+    train, _ = train_and_validation(str(tmp_path / "d.parquet"), size=8)
     assert train.shape == (3, 8, 8)
 
 
@@ -92,7 +91,7 @@ def test_size_scales_the_shorter_side_and_cuts_the_rest(tmp_path) -> None:
 )
 def test_channels_follow_the_first_image_unless_asked(tmp_path, grey, asked, channels) -> None:
     parquet(tmp_path / "d.parquet", [picture(grey=grey) for _ in range(20)], [0, 1] * 10)
-    train, _, _ = train_and_validation(str(tmp_path / "d.parquet"), channels=asked)
+    train, _ = train_and_validation(str(tmp_path / "d.parquet"), channels=asked)
     assert train.shape[0] == channels
 
 
@@ -137,9 +136,10 @@ def test_wrong_data_is_one_clear_error(tmp_path, changes, said) -> None:
 
 def test_bad_images_are_left_out_on_request_and_named(tmp_path) -> None:
     source = broken(tmp_path, train={"pictures": [*GOOD, b"no image", picture()]})
-    train, _, bad = train_and_validation(source, skip_bad=True)
-    assert train.labels.tolist() == [0, 1, 0, 1, 0]
-    assert bad == ["row 4 (not an image)"]
+    found = load(source, skip_bad=True)
+    assert found.train.labels.tolist() == [0, 1, 0, 1, 0]
+    assert found.bad == ("row 4 (not an image)",)
+    assert found.about()["train"]["images"] == 5
 
 
 def test_bad_files_of_a_folder_are_named_by_their_path(tmp_path) -> None:
@@ -167,7 +167,7 @@ def test_columns_that_cannot_be_guessed_are_asked_for(tmp_path) -> None:
     parquet(tmp_path / "d.parquet", GOOD, [0, 1, 0, 1], names=None, label="kind")
     with pytest.raises(StudyError, match=r"which column holds the labels.*img, kind.*--label-column"):
         train_and_validation(str(tmp_path / "d.parquet"))
-    train, _, _ = train_and_validation(str(tmp_path / "d.parquet"), label="kind")
+    train, _ = train_and_validation(str(tmp_path / "d.parquet"), label="kind")
     assert len(train) == 2
     with pytest.raises(StudyError, match="no column 'pixels'"):
         train_and_validation(str(tmp_path / "d.parquet"), image="pixels", label="kind")

@@ -69,7 +69,7 @@ def test_tasks_that_a_diverged_chain_did_not_come_to_count_as_answered_by_chance
 
 
 def test_the_command_trains_and_reports_and_says_where_images_come_from(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sequences, "train_and_validation", lambda where: (images(), images(), []))
+    monkeypatch.setattr(sequences, "train_and_validation", lambda where: (images(), images()))
     monkeypatch.chdir(tmp_path)
     argv = ["--train_images", "20", "--test_images", "20", "--batch_size", "10", "--tasks", "3", "--workers", "1"]
     assert main(["study", "plasticity", "--preset", "quick", "--sequence", "permuted-pixels", *argv]) == 0

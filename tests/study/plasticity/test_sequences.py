@@ -75,7 +75,7 @@ def test_a_class_sequence_has_every_class_once_with_labels_from_0_on() -> None:
 @pytest.fixture
 def source(monkeypatch):
     def given(where: str):
-        return images(400, 3, 32, 10), images(200, 3, 32, 10, 1), []
+        return images(400, 3, 32, 10), images(200, 3, 32, 10, 1)
 
     monkeypatch.setattr(sequences, "train_and_validation", given)
 

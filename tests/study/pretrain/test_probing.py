@@ -30,7 +30,7 @@ def trained(data, command) -> None:
 def of_command() -> tuple[list[Tensor], list[Tensor]]:
     """Features that enter the last layer, by the layers before it called one by one, and labels."""
     model, about = checkpoint.open_checkpoint(Path("a"), "small_nets:net")
-    train, test, _ = train_and_validation("other", size=8, channels=3)
+    train, test = train_and_validation("other", size=8, channels=3)
     mean, std = (torch.tensor(about["input"][k]).view(3, 1, 1) for k in ("mean", "std"))
     with torch.no_grad():
         return [model.eval()[:-1]((i.pixels / 255 - mean) / std) for i in (train, test)], [train.labels, test.labels]
@@ -98,7 +98,7 @@ def test_a_share_of_labels_is_a_share_for_the_probe_too(trained, command, tmp_pa
     code, _, err = command(*TRANSFER, "--labels", 0.12, "--seeds", 2)
     assert code == 0, err
     features, labels = of_command()
-    whole, _, _ = train_and_validation("other", size=8, channels=3)
+    whole, _ = train_and_validation("other", size=8, channels=3)
     shares = [whole.stratified(6, seed)[0].pixels for seed in range(2)]
     drawn = [torch.tensor([int((whole.pixels == p).flatten(1).all(1).nonzero()[0]) for p in s]) for s in shares]
     expected = [by_scikit_learn(features, labels, d) for d in drawn]

@@ -32,7 +32,7 @@ class Cifar(Experiment):
         tasks, words = {}, {}
         for task in ("A", "B"):
             where = HUB[task] if source == "hub" else str(Path(source) / FOLDERS[task])
-            train, test, _ = train_and_validation(where, channels=3)
+            train, test = train_and_validation(where, channels=3)
             tasks[task] = Task(train, test)
             words[task] = f"{NAMES[task]} from " + ("the hub" if source == "hub" else "local parquet files")
         return tasks, words

@@ -41,15 +41,13 @@ class Source:
             StudyError: it is not there, or is something else.
         """
         if where == "hub":
-            train, test, _ = train_and_validation(self.hub, channels=self.channels)
-            return train, test
+            return train_and_validation(self.hub, channels=self.channels)
         path = Path(where) / self.folder
         if not path.is_dir():
             raise StudyError(f"{path} does not exist: --data takes hub, or a folder with {self.folder} in it")
         if idx.is_there(path):
             return idx.read(path)
-        train, test, _ = train_and_validation(str(path), channels=self.channels)
-        return train, test
+        return train_and_validation(str(path), channels=self.channels)
 
 
 @dataclass(frozen=True)

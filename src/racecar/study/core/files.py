@@ -63,10 +63,18 @@ def is_leftover(path: Path) -> bool:
 
 def is_empty(folder: Path, beside: Collection[str] = ()) -> bool:
     """Whether a folder holds nothing but leftovers, what systems and editors put into any folder, and some names."""
-    litter = r"\.nfs.*|\.fuse_hidden.*|\.DS_Store|\._.*|\.Trash.*|Thumbs\.db|desktop\.ini|lost\+found|.*~"
-    return folder.is_dir() and all(
-        p.name in beside or is_leftover(p) or re.fullmatch(litter, p.name) for p in folder.iterdir()
-    )
+    return folder.is_dir() and all(p.name in beside or is_leftover(p) or is_litter(p.name) for p in folder.iterdir())
+
+
+_LITTER = (
+    r"\.nfs.*|\.fuse_hidden.*|\.DS_Store|\._.*|\.Trash.*|Thumbs\.db|ehthumbs\.db|desktop\.ini|Icon\r|lost\+found|.*~"
+    r"|__MACOSX|@eaDir|#recycle|\$RECYCLE\.BIN|System Volume Information"
+)
+
+
+def is_litter(name: str) -> bool:
+    """Whether systems, editors and archives put files or folders of this name anywhere."""
+    return re.fullmatch(_LITTER, name, re.IGNORECASE) is not None
 
 
 def write_text(path: Path, text: str, check: Callable[[], None] = _nothing) -> None:

@@ -46,7 +46,7 @@ class Digits(Experiment):
         self, source: str, config: ClassificationConfig, file: Path | None
     ) -> tuple[dict[str, Task], dict[str, str]]:
         """MNIST, and from :mod:`.nmnist` the published ``file`` or what is made from MNIST."""
-        train, test, _ = train_and_validation(HUB if source == "hub" else str(Path(source) / "mnist"), channels=1)
+        train, test = train_and_validation(HUB if source == "hub" else str(Path(source) / "mnist"), channels=1)
         if file is None:
             blurred, words = Task(nmnist.blurred(train), nmnist.blurred(test)), nmnist.MADE
         else:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors, write_tensors
+from racecar.study.images.splits import balanced_order
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,7 @@ class Images:
                 f"cannot draw {count} of {len(self)} images with {len(self.classes)} classes: ask for at least one "
                 "image per class and at most all"
             )
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        labels = self.labels.cpu()[order]
-        # The k-th image of every class comes before the k+1-th of any: a prefix is balanced.
-        rank = torch.zeros(len(self), dtype=torch.long)
-        for label in labels.unique():
-            where = (labels == label).nonzero()[:, 0]
-            rank[where] = torch.arange(len(where)) * len(self) // len(where)
-        order = order[rank.argsort(stable=True)]
+        order = balanced_order(self.labels, seed)
         return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

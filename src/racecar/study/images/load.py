@@ -1,16 +1,12 @@
-"""A data set of labelled images, decoded once to uint8: from the hub, parquet files or image folders (``datasets``).
+"""A data set's images, found, looked at and decoded once to uint8; what is wrong with one of them is said.
 
-Everything that can be wrong with somebody's images is said here, before any training begins.
+The one way in for whoever holds images in memory; :mod:`.find` alone is for those that decode them on the way.
 """
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,263 +15,36 @@ from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
+from racecar.study.images.find import Pictures, find, pictures, to_stderr
+from racecar.study.images.found import Found
+from racecar.study.images.pixels import Decoding, NotDecodableError
+from racecar.study.images.rows import Content, Rows, printable, some_of
+from racecar.study.images.survey import Survey, mapped
 
-VALIDATION = ("validation", "valid", "val", "test")
-LABELS = ("label", "fine_label", "labels", "class", "target")
 
+@dataclass(frozen=True)
+class Loaded:
+    """Images in memory, and what is known of them.
 
-def open_source(source: str) -> dict[str, Any]:
-    """The splits of a data set, not decoded yet.
-
-    Args:
-        source: a name on the hub (``uoft-cs/cifar10``), a parquet file, a folder with parquet files, or a folder
-            with one folder of images per class, directly or below ``train`` and ``test``.
-
-    Raises:
-        StudyError: nothing there, or not readable.
+    Attributes:
+        train, validation: of one shape and the same classes.
+        found: where they are from, without those that did not decode.
+        decoding: how they became pixels.
+        bad: names of images that did not decode, and why.
     """
-    import datasets
 
-    datasets.disable_progress_bars()
-    path = Path(source)
-    try:
-        if path.is_file():
-            if path.suffix != ".parquet":
-                raise StudyError(f"{source} is not a data set: give a hub name, a folder, or a .parquet file")
-            return dict(datasets.load_dataset("parquet", data_files={"train": str(path)}))
-        if path.is_dir():
-            if not any(p.is_file() for p in path.rglob("*")):
-                raise StudyError(
-                    f"{source} is empty: it needs parquet files, or one folder of images per class, directly or below "
-                    "train/ and test/"
-                )
-            if any(path.rglob("*.parquet")):
-                return dict(datasets.load_dataset(str(path)))
-            # The label of an image is its folder; without a file per image there would be no such column.
-            return dict(datasets.load_dataset("imagefolder", data_dir=str(path), drop_labels=False))
-        if path.is_absolute() or source.startswith("."):
-            raise StudyError(f"{source} does not exist: give a hub name, a folder, or a .parquet file")
-        return dict(datasets.load_dataset(source))
-    except StudyError:
-        raise
-    except Exception as error:  # datasets raises many kinds, down to pyarrow's
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StudyError(f"cannot read the data set {source}: {said}") from error
+    train: Images
+    validation: Images
+    found: Found
+    decoding: Decoding
+    bad: tuple[str, ...] = ()
+
+    def about(self) -> dict[str, Any]:
+        """What was found and done, for a file."""
+        return self.found.about() | {"decoding": self.decoding.about(), "do_not_decode": list(self.bad)}
 
 
-def open_splits(source: str, validation: str | None) -> tuple[dict[str, Any], str, str | None]:
-    """The splits, the name of the one to train on and of the one to measure on, if there is one.
-
-    Raises:
-        StudyError: nothing to read, or no split ``validation``.
-    """
-    splits = open_source(source)
-    train = "train" if "train" in splits else next(iter(splits))
-    chosen = validation or next((n for n in VALIDATION if n in splits and n != train), None)
-    if chosen is not None and chosen not in splits:
-        raise StudyError(f"{source} has no split {chosen!r}, only {', '.join(splits)}")
-    return splits, train, chosen
-
-
-def columns(split: Any, source: str, image: str | None = None, label: str | None = None) -> tuple[str, str]:
-    """The names of the columns that hold the images and the labels, unless given.
-
-    Raises:
-        StudyError: no such column, or several that could be it.
-    """
-    import datasets
-
-    features = split.features
-    image = image or image_column(split, source)
-    if label is None:
-        found = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel)]
-        if len(found) != 1:
-            found = [n for n in LABELS if n in features][:1]
-        if not found:
-            raise StudyError(f"{source}: which column holds the labels? It has {', '.join(features)}: --label-column")
-        label = found[0]
-    for name in (image, label):
-        if name not in features:
-            raise StudyError(f"{source} has no column {name!r}, only {', '.join(features)}")
-    return image, label
-
-
-def image_column(split: Any, source: str) -> str:
-    """The name of the one column that holds images.
-
-    Raises:
-        StudyError: none, or several.
-    """
-    import datasets
-
-    found = [n for n, f in split.features.items() if isinstance(f, datasets.Image) or n in ("image", "img")]
-    if len(found) != 1:
-        raise StudyError(f"{source}: which column holds the images? It has {', '.join(split.features)}: --image-column")
-    return found[0]
-
-
-def decode(
-    split: Any,
-    source: str,
-    *,
-    image: str,
-    label: str,
-    size: int | None = None,
-    channels: int | None = None,
-    skip_bad: bool = False,
-    classes: Sequence[str] | None = None,
-) -> tuple[Images, list[str]]:
-    """Decode a split.
-
-    Args:
-        split: from :func:`open_source`.
-        source: its name, for messages.
-        image, label: columns.
-        size: shorter side in pixels, the rest cut off around the centre; None: as they are, which must be one size.
-        channels: 1 (grey) or 3; None: grey if the first image is.
-        skip_bad: leave out images that do not decode, instead of an error.
-        classes: names by label, if another split has fixed them.
-
-    Returns:
-        The images and the names of those left out.
-
-    Raises:
-        StudyError: images that do not decode (named, with a count), sizes that differ, labels outside the range.
-    """
-    import datasets
-
-    if len(split) == 0:
-        raise StudyError(f"{source} holds no images")
-    feature = split.features[label]
-    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = numbered(split[label][:], names, tuple(classes) if classes is not None else None, source)
-    stacked, good, bad = decode_pixels(split, source, image=image, size=size, channels=channels, skip_bad=skip_bad)
-    return Images(stacked, labels[good], names), bad
-
-
-def decode_pixels(
-    split: Any, source: str, *, image: str, size: int | None = None, channels: int | None = None, skip_bad: bool = False
-) -> tuple[Tensor, list[int], list[str]]:
-    """The images of a split alone, see :func:`decode`.
-
-    Returns:
-        Pixels [n, C, H, W] as uint8, the rows they are from, and the names of the images left out.
-    """
-    import datasets
-
-    if len(split) == 0:
-        raise StudyError(f"{source} holds no images")
-    raw = split.cast_column(image, datasets.Image(decode=False))
-    one = _Decoder(size, channels)
-    pixels: list[np.ndarray | None] = []
-    bad: list[str] = []
-    # Decoding releases the interpreter's lock, so threads help; rows come in the data set's order.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        rows = iter(raw.select_columns([image]))
-        number = 0
-        while chunk := list(islice(rows, 1024)):
-            contents = [row[image] for row in chunk]
-            if one.channels is None:
-                one.settle(contents)
-            for content, decoded in zip(contents, pool.map(one, contents), strict=True):
-                if isinstance(decoded, str):
-                    where = (content or {}).get("path") or f"row {number}"
-                    bad.append(f"{where} ({decoded})")
-                pixels.append(None if isinstance(decoded, str) else decoded)
-                number += 1
-    if bad and not skip_bad:
-        raise StudyError(
-            f"{len(bad)} of {len(pixels)} images in {source} do not decode: {_some(bad)}. Mend or remove them, or go "
-            "on without them with --skip-bad"
-        )
-    good = [i for i, p in enumerate(pixels) if p is not None]
-    if not good:
-        raise StudyError(f"no image in {source} decodes: {_some(bad)}")
-    shapes = sorted({p.shape for p in pixels if p is not None})
-    if len(shapes) > 1:
-        raise StudyError(
-            f"images in {source} differ in size ({' × '.join(map(str, shapes[0][:2]))} to "
-            f"{' × '.join(map(str, shapes[-1][:2]))} pixels): choose one with --size"
-        )
-    stacked = torch.from_numpy(np.stack([p for p in pixels if p is not None])).permute(0, 3, 1, 2).contiguous()
-    return stacked, good, bad
-
-
-class _Decoder:
-    """Bytes or a path to an array [H, W, C], or a word of what is wrong."""
-
-    def __init__(self, size: int | None, channels: int | None) -> None:
-        self.size, self.channels = size, channels
-
-    def settle(self, contents: Sequence[Any]) -> None:
-        """Grey or colour, as the first image that opens."""
-        from PIL import Image
-
-        for content in contents:
-            try:
-                with Image.open(self._file(content)) as picture:
-                    self.channels = 1 if picture.mode in ("1", "L", "I;16") else 3
-                    return
-            except Exception:  # told when it is decoded
-                continue
-        self.channels = 3
-
-    @staticmethod
-    def _file(content: Any) -> Any:
-        if not content or (content.get("bytes") is None and not content.get("path")):
-            raise ValueError("no content")
-        return io.BytesIO(content["bytes"]) if content.get("bytes") is not None else content["path"]
-
-    def __call__(self, content: Any) -> np.ndarray | str:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(self._file(content)) as file:
-                picture = file.convert("L" if self.channels == 1 else "RGB")
-            if self.size is not None and picture.size != (self.size, self.size):
-                picture = ImageOps.fit(picture, (self.size, self.size))  # scaled, the rest cut around the centre
-            array = np.array(picture)
-        except Exception as error:  # Pillow raises whatever the format's reader stumbles over
-            text = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return "not an image" if "cannot identify" in text else text
-        return array[:, :, None] if array.ndim == 2 else array
-
-
-def numbered(
-    values: Sequence[Any], names: tuple[str, ...] | None, wanted: tuple[str, ...] | None, source: str
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels as numbers below the number of classes, and the classes' names."""
-    missing = [i for i, v in enumerate(values) if v is None]
-    if missing:
-        raise StudyError(f"{len(missing)} labels are missing in {source}, the first in row {missing[0]}")
-    if all(isinstance(v, str) for v in values):
-        names = names or tuple(sorted(set(values)))
-        values = [names.index(v) if v in names else -1 for v in values]
-    numbers = torch.tensor([int(v) for v in values])
-    if names is None:
-        names = wanted or tuple(map(str, range(int(numbers.max()) + 1)))
-    outside = (numbers < 0) | (numbers >= len(names))
-    if outside.any():
-        row = int(outside.nonzero()[0, 0])
-        raise StudyError(
-            f"{int(outside.sum())} labels in {source} are outside 0 to {len(names) - 1} ({len(names)} classes): "
-            f"the first is {int(numbers[row])} in row {row}"
-        )
-    if wanted is not None and names != wanted:
-        used = [names[i] for i in numbers.unique().tolist()]
-        if unknown := [n for n in used if n not in wanted]:
-            raise StudyError(f"{source} holds classes that training does not have: {_some(unknown)}")
-        numbers = torch.tensor([wanted.index(n) if n in wanted else 0 for n in names])[numbers]
-        names = wanted
-    return numbers, names
-
-
-def _some(names: Sequence[str], count: int = 5) -> str:
-    rest = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + rest
-
-
-def train_and_validation(
+def load(
     source: str,
     *,
     validation: str | None = None,
@@ -285,40 +54,166 @@ def train_and_validation(
     channels: int | None = None,
     skip_bad: bool = False,
     seed: int = 0,
-) -> tuple[Images, Images, list[str]]:
-    """Training and validation images of a data set; without a split for it, a stratified tenth is held out.
+    tell: Callable[[str], None] = to_stderr,
+) -> Loaded:
+    """Training and validation images of a data set.
 
-    Returns:
-        Training images, validation images, names of images left out.
+    Args:
+        source, validation, image, label, seed, tell: see :func:`racecar.study.images.find.find`; ``tell`` is also
+            called with what was found.
+        size: of the square in pixels, scaled and the rest cut off around the centre; None: as they are, which must be
+            one size.
+        channels: 1 (grey) or 3; None: grey if all images are.
+        skip_bad: leave out images that do not decode, instead of an error.
 
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    splits, train_name, chosen = open_splits(source, validation)
-    image, label = columns(splits[train_name], source, image, label)
-    options: dict[str, Any] = {"image": image, "label": label, "size": size, "skip_bad": skip_bad}
-    train, bad = decode(splits[train_name], f"{source} ({train_name})", channels=channels, **options)
-    if chosen is None:
-        count = max(len(train.classes), round(0.1 * len(train)))
-        held, rest = train.stratified(count, seed)
-        train, test = rest, held
-    else:
-        known = train.classes
-        test, more = decode(splits[chosen], f"{source} ({chosen})", channels=train.shape[0], classes=known, **options)
-        bad += more
-        if train.shape != test.shape:
-            raise StudyError(
-                f"training images of {source} are {_times(train.shape)}, validation images {_times(test.shape)} "
-                "(channels × height × width): choose one size with --size"
-            )
-    absent = sorted(set(test.labels.tolist()) - set(train.labels.tolist()))
-    if absent:
-        names = [train.classes[i] for i in absent]
+    found = find(source, validation=validation, image=image, label=label, seed=seed, tell=tell)
+    splits = (found.train, found.validation)
+    seen = [Survey.of(split.rows) for split in splits]
+    survey = seen[0] + seen[1]
+    decoding = survey.decoding(channels, size)
+    found = found.with_remarks(*survey.remarks(decoding))
+    tell(f"{printable(source)}: {found.sentence()}")
+    side = _one_size(found, seen, decoding)
+    decoded = [decode(split.rows, decoding, side) for split in splits]
+    bad = _bad(found, decoded, skip_bad)
+    if bad:
+        found = replace(found, train=splits[0].take(decoded[0].rows), validation=splits[1].take(decoded[1].rows))
+        found = found.with_remarks(f"left out: {len(bad)} that do not decode")
+        tell(f"{printable(source)}: left out {len(bad)} images that do not decode: {some_of(bad)}")
+    train, test = (
+        Images(part.pixels, split.labels, found.classes)
+        for part, split in zip(decoded, (found.train, found.validation), strict=True)
+    )
+    return Loaded(train, test, found, decoding, bad)
+
+
+def train_and_validation(source: str, **options: Any) -> tuple[Images, Images]:
+    """The images alone; arguments as :func:`load` has them."""
+    loaded = load(source, **options)
+    return loaded.train, loaded.validation
+
+
+def load_pictures(source: str, *, image: str | None = None, channels: int | None = None) -> tuple[Tensor, Pictures]:
+    """Images of one size, whatever their labels.
+
+    Args:
+        source, image: see :func:`racecar.study.images.find.pictures`.
+        channels: 1 (grey) or 3; None: grey if all images are.
+
+    Returns:
+        Pixels [N, C, H, W] in uint8, and where they are from.
+
+    Raises:
+        StudyError: images that do not decode or differ in size, or none.
+    """
+    found = pictures(source, image)
+    survey = Survey.of(found.rows)
+    decoding = survey.decoding(channels, None)
+    decoded = decode(found.rows, decoding, survey.one_size(source))
+    if decoded.bad:
+        raise _do_not_decode(decoded.bad, len(found.rows), source, "Mend or remove them")
+    return decoded.pixels, found
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images that did decode.
+
+    Attributes:
+        pixels: [n, C, H, W], uint8.
+        rows: [n], which they are.
+        bad: names of the others, and why.
+    """
+
+    pixels: Tensor
+    rows: Tensor
+    bad: tuple[str, ...]
+
+
+def decode(rows: Rows, decoding: Decoding, side: tuple[int, int]) -> Decoded:
+    """Decode images into one block of memory.
+
+    Args:
+        rows: images.
+        decoding: how.
+        side: (width, height) that each must have.
+
+    Raises:
+        StudyError: out of memory.
+    """
+
+    def one(content: Content) -> np.ndarray | str:
+        try:
+            array = decoding(content)
+        except NotDecodableError as error:
+            return str(error)
+        height, width = array.shape[:2]
+        return array if (width, height) == side else f"{height} × {width} pixels"
+
+    width, height = side
+    try:
+        pixels = torch.empty((len(rows), decoding.channels, height, width), dtype=torch.uint8)
+    except RuntimeError as error:
+        size = len(rows) * decoding.channels * height * width / 2**30
         raise StudyError(
-            f"{source}: validation holds {_some(names)}, of which training has no image: add some, or remove the class"
+            f"{len(rows)} images take {size:.1f} GiB, more than is free: use a smaller --size or fewer images"
+        ) from error
+    good, bad = [], []
+    for row, decoded in enumerate(mapped(rows, one)):
+        if isinstance(decoded, str):
+            bad.append(f"{rows.name(row)} ({printable(decoded)})")
+        else:
+            pixels[row] = torch.from_numpy(decoded).permute(2, 0, 1)
+            good.append(row)
+    chosen = torch.tensor(good, dtype=torch.long)
+    return Decoded(pixels[chosen] if bad else pixels, chosen, tuple(bad))
+
+
+def _one_size(found: Found, seen: list[Survey], decoding: Decoding) -> tuple[int, int]:
+    """(width, height) of all images."""
+    if decoding.size is not None:
+        return decoding.size, decoding.size
+    if found.validation_split is None:
+        return (seen[0] + seen[1]).one_size(found.source)
+    train, test = (s.one_size(part.name) for s, part in zip(seen, (found.train, found.validation), strict=True))
+    if train != test and test != (0, 0) != train:
+        shapes = (f"{decoding.channels} × {height} × {width}" for width, height in (train, test))
+        raise StudyError(
+            f"training images of {found.source} are {next(shapes)}, validation images {next(shapes)} (channels × "
+            "height × width): choose one size with --size"
         )
-    return train, test, bad
+    return train
 
 
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
+def _bad(found: Found, decoded: list[Decoded], skip_bad: bool) -> tuple[str, ...]:
+    """The images that do not decode, if one may go on without them.
+
+    Raises:
+        StudyError: one may not, or a class or the validation has no image without them.
+    """
+    groups = [decoded] if found.validation_split is None else [[part] for part in decoded]
+    names = [found.source] if found.validation_split is None else [found.train.name, found.validation.name]
+    for group, name in zip(groups, names, strict=True):
+        bad, good = [b for part in group for b in part.bad], sum(len(part.rows) for part in group)
+        if not good:
+            raise StudyError(f"no image in {name} decodes: {some_of(bad)}")
+        if bad and not skip_bad:
+            remedy = "Mend or remove them, or go on without them with --skip-bad"
+            raise _do_not_decode(bad, len(bad) + good, name, remedy)
+    left = [found.train.labels[decoded[0].rows], found.validation.labels[decoded[1].rows]]
+    lost = (found.train.labels.bincount(minlength=len(found.classes)) > 0) & (
+        left[0].bincount(minlength=len(found.classes)) == 0
+    )
+    if lost.any():
+        names = [c for c, gone in zip(found.classes, lost.tolist(), strict=True) if gone]
+        raise StudyError(f"{found.source}: no image of {some_of(names)} decodes: mend some, or remove the class")
+    if not len(left[1]):
+        raise StudyError(f"{found.source}: no image to measure on decodes: mend them, or choose another --validation")
+    return decoded[0].bad + decoded[1].bad
+
+
+def _do_not_decode(bad: Sequence[str], count: int, name: str, remedy: str) -> StudyError:
+    return StudyError(f"{len(bad)} of {count} images in {name} do not decode: {some_of(bad)}. {remedy}")

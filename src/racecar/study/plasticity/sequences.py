@@ -155,7 +155,7 @@ def load(source: str, config: PlasticityConfig) -> tuple[Images, Images]:
         StudyError: no such data, or fewer than are asked for.
     """
     name = dataset(config)
-    train, test, _ = train_and_validation(HUB[name] if source == "hub" else str(Path(source) / name))
+    train, test = train_and_validation(HUB[name] if source == "hub" else str(Path(source) / name))
     groups = 1
     if config.sequence == "class-sequence":
         if config.tasks * config.classes > len(train.classes):

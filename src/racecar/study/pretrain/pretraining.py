@@ -20,7 +20,7 @@ from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint, run
 from racecar.study.pretrain.mirror import Mirror
-from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say
+from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, teller
 from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
@@ -89,9 +89,8 @@ def train(
     check_trackers(trackers)
     if look(accelerator, folder, "train", config):
         return Trained(folder, before=True)
-    found, test, bad = source.read(size, channels)
-    if bad:
-        say(accelerator, f"racecar: left out {len(bad)} images that do not decode: {', '.join(bad[:5])}", error=True)
+    loaded = source.read(size, channels, teller(accelerator))
+    found, test = loaded.train, loaded.validation
     device, classes = accelerator.device, len(found.classes)
     images = Data(found.to(device), test.to(device), Normalisation.of(found))
     network, made = checkpoint.build(model, options or {}, classes, found.shape[0], seed)
@@ -103,7 +102,7 @@ def train(
         done = run.train(
             study,
             network,
-            {"model": model, "options": made, "outputs": classes},
+            {"model": model, "options": made, "outputs": classes, "data": loaded.about()},
             images,
             recipe,
             seed=seed,

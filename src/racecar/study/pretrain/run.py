@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from racecar.study.core.folder import Study, read_description
 from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import log_line, progress_bar
 from racecar.study.images.decoded import Images
+from racecar.study.images.find import to_stderr
 from racecar.study.pretrain import checkpoint
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.tracking import tracked
@@ -263,4 +264,9 @@ def no_memory(accelerator: Accelerator, batch: int) -> Iterator[None]:
 def say(accelerator: Accelerator, text: str, *, error: bool = False) -> None:
     """A line from the main process."""
     if accelerator.is_main_process:
-        print(text, file=sys.stderr if error else sys.stdout)
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def teller(accelerator: Accelerator) -> Callable[[str], None]:
+    """What tells the user of the data, from the main process."""
+    return to_stderr if accelerator.is_main_process else lambda text: None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from racecar.study.images.decoded import Images
-from racecar.study.images.load import train_and_validation
+from racecar.study.images.find import to_stderr
+from racecar.study.images.load import Loaded, load
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,20 @@ class Source:
         """The same, of what a caller in Python gives."""
         return data if isinstance(data, Source) else cls(os.fspath(data))
 
-    def read(self, size: int | None = None, channels: int | None = None) -> tuple[Images, Images, list[str]]:
-        """Training images, validation images, names of images left out.
+    def read(
+        self, size: int | None = None, channels: int | None = None, tell: Callable[[str], None] = to_stderr
+    ) -> Loaded:
+        """The images, decoded, and what was found.
 
         Args:
             size: pixels of the square images; None: as they are, which must be one size.
             channels: 1 (grey) or 3; None: as the images are.
+            tell: called with what was found, before it is decoded, and with what is left out.
 
         Raises:
             StudyError: whatever is wrong with the data, in one line.
         """
-        return train_and_validation(
+        return load(
             self.data,
             validation=self.validation,
             image=self.image_column,
@@ -51,4 +55,5 @@ class Source:
             size=size,
             channels=channels,
             skip_bad=self.skip_bad,
+            tell=tell,
         )

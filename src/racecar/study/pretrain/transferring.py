@@ -29,10 +29,11 @@ from racecar.study.core.processes import Stopper
 from racecar.study.core.restart import FRESH, restart
 from racecar.study.core.terminal import STOPPED
 from racecar.study.images.decoded import Images
+from racecar.study.images.load import Loaded
 from racecar.study.pretrain import checkpoint, run
 from racecar.study.pretrain.heads import freeze, replace_head
 from racecar.study.pretrain.probing import FEW, Probed, head_inputs, probe
-from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say
+from racecar.study.pretrain.run import Data, look, no_memory, open_folder, teller
 from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
@@ -157,7 +158,9 @@ class _Transfer:
         pending = [(s, k) for s in self.seeds for k in self.kinds if not self._ready(s, k)]
         unprobed = [s for s in self.seeds if self.probe and not self._probe_file(s).exists()]
         if pending or unprobed:
-            whole = Data(*self._images(), checkpoint.normalisation(self.about))
+            loaded, device = self._images(), self.accelerator.device
+            images = loaded.train.to(device), loaded.validation.to(device)
+            whole = Data(*images, checkpoint.normalisation(self.about))
             known, count = len(self.about["classes"]), len(whole.train.classes)
             if self.restart == "keep" and known != count:
                 raise StudyError(
@@ -169,26 +172,23 @@ class _Transfer:
             with no_memory(self.accelerator, self.recipe.batch_size), Stopper() as stop:
                 self._measure_probes(whole, unprobed, stop)
         for seed, kind in pending:
-            self._train(whole, seed, kind)
+            self._train(whole, seed, kind, loaded.about())
         self.accelerator.wait_for_everyone()
         return self._gathered(named, not (pending or unprobed))
 
     def _ready(self, seed: int, kind: str) -> bool:
         return look(self.accelerator, self.folder / f"{kind}-{seed}", "transfer-run", {"seed": seed, "from": kind})
 
-    def _images(self) -> tuple[Images, Images]:
+    def _images(self) -> Loaded:
         """The new data set, in the size of the checkpoint's."""
         shape = tuple(self.about["input"][k] for k in ("channels", "height", "width"))
-        found, test, bad = self.source.read(shape[1] if shape[1] == shape[2] else None, shape[0])
-        if found.shape != shape:
+        loaded = self.source.read(shape[1] if shape[1] == shape[2] else None, shape[0], teller(self.accelerator))
+        if loaded.train.shape != shape:
             raise StudyError(
-                f"images of {self.source.data} are {' × '.join(map(str, found.shape))}, the checkpoint's were "
+                f"images of {self.source.data} are {' × '.join(map(str, loaded.train.shape))}, the checkpoint's were "
                 f"{' × '.join(map(str, shape))} (channels × height × width), and only squares are resized: crop them"
             )
-        if bad:
-            some = ", ".join(bad[:5])
-            say(self.accelerator, f"racecar: left out {len(bad)} images that do not decode: {some}", error=True)
-        return found.to(self.accelerator.device), test.to(self.accelerator.device)
+        return loaded
 
     def _share(self, images: Images, seed: int) -> Images:
         """The share of the training images whose labels count, drawn by a seed."""
@@ -198,7 +198,7 @@ class _Transfer:
 
     # --- the trainings ------------------------------------------------------------------------------------------------
 
-    def _train(self, whole: Data, seed: int, kind: str) -> None:
+    def _train(self, whole: Data, seed: int, kind: str, found: dict[str, Any]) -> None:
         data = replace(whole, train=self._share(whole.train, seed))
         folder, config = self.folder / f"{kind}-{seed}", {"seed": seed, "from": kind}
         study = open_folder(self.accelerator, folder, "transfer-run", config, data)
@@ -209,7 +209,7 @@ class _Transfer:
             done = run.train(
                 study,
                 model,
-                metadata,
+                metadata | {"data": found},
                 data,
                 self.recipe,
                 seed=seed,

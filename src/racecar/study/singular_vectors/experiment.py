@@ -114,7 +114,7 @@ def cases(mnist: str | None) -> list[Case]:
     inputs, classes = peaks(256, 0)
     found = [Case("two classes of peaks, k = 3", inputs, classes, analysis.principal_directions(inputs, 3))]
     if mnist is not None:
-        images, _, _ = train_and_validation(mnist, channels=1)
+        images, _ = train_and_validation(mnist, channels=1)
         inputs, classes = two_images(images.pixels, images.labels)
         directions = analysis.principal_directions(inputs, 2, centred=False)
         found.append(Case("two MNIST images, k = 2", inputs, classes, directions))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from racecar.study.core.errors import StudyError
-from racecar.study.images.load import decode_pixels, image_column, open_source
+from racecar.study.images.load import load_pictures
 from racecar.study.smoke.network import FACTOR
 
 
@@ -39,9 +39,7 @@ def load(source: str, factor: int) -> Captures:
     Raises:
         StudyError: nothing there, images that do not decode or differ in size, or that are too small.
     """
-    parts = open_source(source)
-    split = parts.get("train") or next(iter(parts.values()))
-    pixels, rows, _ = decode_pixels(split, source, image=image_column(split, source), channels=3)
+    pixels, found = load_pictures(source, channels=3)
     unit = FACTOR * factor
     height, width = (side // unit * unit for side in pixels.shape[-2:])
     if not height or not width:
@@ -53,8 +51,7 @@ def load(source: str, factor: int) -> Captures:
     cut = pixels[..., top : top + height, left : left + width]
     small = torch.cat([F.avg_pool2d(part.float(), factor).round().byte() for part in cut.split(50)])
     grey = bool((small == small[:, :1]).all())
-    view = (
-        torch.tensor(split["view"])[rows] if "view" in split.column_names else torch.zeros(len(rows), dtype=torch.long)
-    )
+    has_view = found.table is not None and "view" in found.table.column_names
+    view = torch.tensor(found.table["view"][:]) if has_view else torch.zeros(len(small), dtype=torch.long)
     words = f"{len(small)} pictures of real smoke from {source.rstrip('/').rpartition('/')[2]}"
     return Captures(small, view, words + (", grey, so that their three channels are equal" if grey else ""))

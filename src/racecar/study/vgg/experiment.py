@@ -96,7 +96,7 @@ class Vgg(Experiment):
             loaded = photographs.load(source, config.crops, IMAGENET, workers=config.decoders)
             words = f"{len(loaded.classes)} classes of photographs from {where}, decoded while training"
             return {"A": loaded}, {"A": words}
-        train, test, _ = train_and_validation(source, channels=3, size=config.size)
+        train, test = train_and_validation(source, channels=3, size=config.size)
         return {"A": Task(train, test)}, {"A": f"{len(train.classes)} classes of images from {where}"}
 
     def subsets(

@@ -7,14 +7,12 @@ float on the device.
 
 from __future__ import annotations
 
-import io
 import math
 import multiprocessing
 import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 from racecar.study.classification.augmentation import Augmentation
 from racecar.study.classification.batches import Batch, Normalisation, batch_count, shares
 from racecar.study.core.errors import StudyError
-from racecar.study.images import load as images
+from racecar.study.images.find import find, to_stderr
+from racecar.study.images.found import Split
+from racecar.study.images.pixels import SIDEWAYS, Decoding, opened, orientation, upright, what_is_wrong
 
 RATIOS = (3 / 4, 4 / 3)  # of a training crop's sides
+COLOUR = Decoding(3)
 CPU = torch.device("cpu")
 Key = tuple[int, int]  # row, and the seed of its crop; -1: no crop
 
@@ -49,7 +50,7 @@ class Crops:
     def train(self, picture: Image.Image, seed: int) -> Image.Image:
         """A random crop, as Szegedy et al. (2015): area and ratio of sides uniform, ten tries, else the centre."""
         draw = np.random.default_rng(seed)
-        width, height = picture.size
+        width, height = _size(picture)
         box = None
         for _ in range(10):
             area = width * height * draw.uniform(*self.scale)
@@ -68,7 +69,7 @@ class Crops:
 
     def test(self, picture: Image.Image) -> Image.Image:
         """The centre."""
-        width, height = picture.size
+        width, height = _size(picture)
         side = min(width, height) / self.margin
         left, top = (width - side) / 2, (height - side) / 2
         return self._resized(picture, (left, top, left + side, top + side))
@@ -76,38 +77,19 @@ class Crops:
     def _resized(self, picture: Image.Image, box: tuple[float, ...]) -> Image.Image:
         size = (self.size, self.size)
         # A JPEG that is far too large is decoded at a half, a quarter or an eighth of its size.
-        width, height = picture.size
+        width, height = _size(picture)
         enough = 2 * self.size / min(box[2] - box[0], box[3] - box[1])
-        picture.draft("RGB", (math.ceil(width * enough), math.ceil(height * enough)))
+        picture.draft("RGB", (math.ceil(picture.size[0] * enough), math.ceil(picture.size[1] * enough)))
+        picture = COLOUR.flat(upright(picture))
         across, down = picture.size[0] / width, picture.size[1] / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        return picture.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
+        return picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
 
 
-@dataclass(frozen=True)
-class Split:
-    """Photographs that are not decoded yet.
-
-    Attributes:
-        rows: of the data set, with encoded images in ``column``.
-        labels: [N], int64.
-        column: with the images.
-        name: for messages.
-    """
-
-    rows: Any
-    labels: Tensor
-    column: str
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def limited(self, count: int | None) -> Split:
-        """As even a share of every class as there is, drawn by seed 0; all if None."""
-        if count is None or count >= len(self):
-            return self
-        return _rows(self, _stratified(self.labels)[:count].sort().values)
+def _size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) once it is upright."""
+    width, height = picture.size
+    return (height, width) if orientation(picture) in SIDEWAYS else (width, height)
 
 
 class _Decoding(Dataset[tuple[Tensor, int] | str]):
@@ -121,14 +103,15 @@ class _Decoding(Dataset[tuple[Tensor, int] | str]):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
         row, seed = key
-        content = self.split.rows[row][self.split.column]
+        content = self.split.rows[row]
         try:
-            with Image.open(io.BytesIO(content["bytes"]) if content.get("bytes") else content["path"]) as picture:
+            with opened(content) as picture:
                 found = self.crops.test(picture) if seed < 0 else self.crops.train(picture, seed)
                 pixels = torch.from_numpy(np.array(found))
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow raises whatever the format's reader stumbles over
-            where = (content or {}).get("path") or f"row {row}"
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            where, said = self.split.rows.name(row), what_is_wrong(error, content)
             return f"{where} of {self.split.name} does not decode ({said}): mend or replace it, then go on"
         return pixels.permute(2, 0, 1), int(self.split.labels[row])
 
@@ -271,7 +254,7 @@ class Photographs:
 
     def limited(self, train: int | None, test: int | None) -> Photographs:
         """With fewer of both."""
-        return replace(self, train=self.train.limited(train), test=self.test.limited(test))
+        return replace(self, train=_limited(self.train, train), test=_limited(self.test, test))
 
     def batches(self, size: int, seed: int, augmentation: Augmentation, rank: int, world: int) -> _Epochs:
         """See :class:`racecar.study.classification.batches.Data`; crops and mirroring are always the same kind."""
@@ -314,6 +297,7 @@ def load(
     validation: str | None = None,
     image: str | None = None,
     label: str | None = None,
+    tell: Callable[[str], None] = to_stderr,
 ) -> Photographs:
     """Open a data set without decoding it.
 
@@ -325,36 +309,21 @@ def load(
         workers: decoding processes.
         validation: the split to measure on.
         image, label: columns, if not the only ones.
+        tell: called with what was found.
 
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    splits, train_name, chosen = images.open_splits(source, validation)
-    image, label = images.columns(splits[train_name], source, image, label)
-    train, classes = _split(splits[train_name], f"{source} ({train_name})", image, label, None)
-    if chosen is not None:
-        test, _ = _split(splits[chosen], f"{source} ({chosen})", image, label, classes)
-    else:
-        order = _stratified(train.labels)
-        count = max(1, len(train) // 10)
-        test, train = (_rows(train, part.sort().values) for part in (order[:count], order[count:]))
-    if not len(train):
-        raise StudyError(f"{source} holds no photographs to train on")
-    return Photographs(train, test, classes, crops, normalisation, workers)
+    found = find(source, validation=validation, image=image, label=label, tell=tell)
+    tell(f"{source}: {found.sentence()}")
+    return Photographs(found.train, found.validation, found.classes, crops, normalisation, workers)
 
 
-def _split(
-    rows: Any, name: str, image: str, label: str, classes: tuple[str, ...] | None
-) -> tuple[Split, tuple[str, ...]]:
-    import datasets
-
-    if len(rows) == 0:
-        raise StudyError(f"{name} holds no images")
-    feature = rows.features[label]
-    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    labels, names = images.numbered(rows[label][:], names, classes, name)
-    raw = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    return Split(raw, labels, image, name), names
+def _limited(split: Split, count: int | None) -> Split:
+    """As even a share of every class as there is, drawn by seed 0; all if None."""
+    if count is None or count >= len(split):
+        return split
+    return split.take(_stratified(split.labels)[:count].sort().values)
 
 
 def _stratified(labels: Tensor) -> Tensor:
@@ -366,7 +335,3 @@ def _stratified(labels: Tensor) -> Tensor:
         where = (shuffled == label).nonzero()[:, 0]
         place[where] = (torch.arange(len(where)) + 0.5) / len(where)
     return order[place.argsort(stable=True)]
-
-
-def _rows(split: Split, chosen: Tensor) -> Split:
-    return replace(split, rows=split.rows.select(chosen.tolist()), labels=split.labels[chosen])

@@ -1,0 +1,155 @@
+"""Finding somebody's images: which layout it is, which splits there are, which classes. Nothing is decoded yet."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from racecar.study.core.errors import StudyError
+from racecar.study.images import folders, hub, labels, splits
+from racecar.study.images.found import Found, Opened, Split
+from racecar.study.images.rows import Files, Rows, printable, some_of
+
+_KINDS = "give a folder of images by class, a .parquet file, a folder with such files, or a name on the hub"
+
+
+def to_stderr(text: str) -> None:
+    """Tell the user at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def find(
+    source: str,
+    *,
+    validation: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] = to_stderr,
+) -> Found:
+    """Find the images to train on and those to measure on.
+
+    Args:
+        source: a folder with one folder of images per class, directly or below splits; a parquet file or a folder with
+            such files; one that ``save_to_disk`` of :mod:`datasets` wrote; or a name on the hub.
+        validation: the split to measure on (default: validation, else test, else a tenth is held out).
+        image, label: columns, if not the only ones.
+        seed: of what is held out.
+        tell: called with what the user should know at once.
+
+    Raises:
+        StudyError: whatever is wrong with the data, in one line that says what to do.
+    """
+    opened = _open(source, image, label, tell)
+    choice = splits.choose(list(opened.splits), validation, source, opened.guessable)
+    remarks = opened.remarks
+    part, name = opened.splits[choice.train](), f"{source} ({choice.train})"
+    if not len(part.rows):
+        raise StudyError(f"{name} holds no images")
+    numbers, classes, word = labels.of_training(part, name)
+    train = Split(part.rows, numbers, name)
+    if choice.validation is None:
+        out = splits.held_out(numbers, source, seed)
+        train, test = train.take((~out).nonzero()[:, 0]), train.take(out.nonzero()[:, 0])
+    else:
+        part, name = opened.splits[choice.validation](), f"{source} ({choice.validation})"
+        if not len(part.rows):
+            raise StudyError(f"{name} holds no images")
+        test = Split(part.rows, labels.of_validation(part, classes, name), name)
+    found = Found(source, opened.layout, classes, train, test, choice.train, choice.validation, opened.left_out)
+    _check(found, opened.one_class)
+    unused = (f"not used: {some_of(choice.unused)}",) if choice.unused else ()
+    return found.with_remarks(*filter(None, (word,)), *remarks, *unused)
+
+
+def _check(found: Found, hint: str) -> None:
+    """At least two classes, and none that only validation has."""
+    train, test = found.counts(found.train), found.counts(found.validation)
+    absent = [c for c, a, b in zip(found.classes, train, test, strict=True) if b and not a]
+    if absent:
+        raise labels.no_training_image(absent, found.validation.name)
+    present = [c for c, a in zip(found.classes, train, strict=True) if a]
+    if len(present) < 2:
+        raise StudyError(f"{found.source} holds one class, {some_of(present)}, and nothing to tell it from{hint}")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images without labels.
+
+    Attributes:
+        rows: where they lie.
+        table: the data set they are from, for its other columns; None for files.
+    """
+
+    rows: Rows
+    table: Any = None
+
+
+def pictures(source: str, image: str | None = None, tell: Callable[[str], None] = to_stderr) -> Pictures:
+    """Find images whatever their labels: all below a folder, or a data set's training split.
+
+    Args:
+        source: see :func:`find`.
+        image: the column, if not the only one.
+        tell: called with what the user should know at once.
+
+    Raises:
+        StudyError: nothing there, or not readable.
+    """
+    layout, root = _layout(source)
+    if root is not None and not layout:
+        names = list(root.files())
+        if not names:
+            raise StudyError(folders.nothing(source, root))
+        return Pictures(Files.of(source, names))
+    found = hub.tables(source, tell)
+    table = found.get("train") or next(iter(found.values()))
+    return Pictures(hub.encoded(table, image or hub.image_column(table, source)), table)
+
+
+def _open(source: str, image: str | None, label: str | None, tell: Callable[[str], None]) -> Opened:
+    layout, root = _layout(source)
+    if root is not None and not layout:
+        for name, own in ((image, "image"), (label, "label")):
+            if name not in (None, own):
+                raise StudyError(f"{source} has no column {name!r}, only image, label: its labels are its folders")
+        return folders.read(source, root)
+    return hub.read(source, layout, image, label, tell)
+
+
+def _layout(source: str) -> tuple[str, folders.Folder | None]:
+    """A word for what ``datasets`` reads, else what lies in the folder.
+
+    Raises:
+        StudyError: it is nothing that could be read.
+    """
+    if os.path.isfile(source):
+        if not source.endswith(".parquet"):
+            raise StudyError(f"{source} is not a data set: {_KINDS}")
+        return "parquet file", None
+    if os.path.isdir(source):
+        if hub.is_saved(source):
+            return "saved by datasets", None
+        root = folders.scan(source)
+        parquet = root.left_out()[".parquet"]
+        if parquet and root.count():
+            raise StudyError(
+                f"{source} holds {parquet} parquet and {root.count()} image files: give the folder of either alone"
+            )
+        return ("parquet files" if parquet else ""), root
+    if os.path.lexists(source) or not hub.may_be_name(source):
+        raise StudyError(f"{printable(source)} does not exist{_nearest(source)}: {_KINDS}")
+    return "the hub", None
+
+
+def _nearest(source: str) -> str:
+    folder, name = os.path.split(source.rstrip("/"))
+    try:
+        near = splits.nearest(name, (e.name for e in os.scandir(folder or ".") if not e.name.startswith(".")))
+    except OSError:
+        return ""
+    return f" (is {printable(os.path.join(folder, near))} meant?)" if near else ""

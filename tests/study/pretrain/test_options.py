@@ -12,7 +12,6 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from racecar.study.core.processes import Stopper
-from racecar.study.pretrain import tracking
 
 from .conftest import write_images
 
@@ -200,10 +199,27 @@ def test_wandb_and_mlflow_go_on_with_the_same_run(data, command, monkeypatch) ->
     assert mlflow.ended == wandb.ended == 2
 
 
+def test_a_service_that_fails_ends_no_training(data, command, monkeypatch) -> None:
+    mlflow = FakeMLflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+
+    def fail(*arguments: Any, **more: Any) -> None:
+        raise RuntimeError("no connection\nat all")
+
+    mlflow.log_metrics = fail
+    code, _, err = command(*TRAIN, "--log", "mlflow", "csv")
+    assert code == 0
+    assert err.count("racecar: mlflow fails (no connection): it is told nothing more, training goes on") == 1
+    assert len(Path("a/log.csv").read_text().splitlines()) == 5
+    mlflow.start_run = fail
+    code, _, err = command(*TRAIN, "--log", "mlflow", "--out", "b")
+    assert code == 2
+    assert "--log mlflow cannot begin: no connection" in err
+
+
 def test_a_tracker_that_is_not_installed_is_said_before_anything_is_done(data, tmp_path, command, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     code, _, err = command(*TRAIN, "--log", "wandb")
     assert code == 2
     assert "--log wandb needs wandb: pip install wandb" in err
     assert not (tmp_path / "a").exists()
-    assert tracking.PROJECT == "racecar"

@@ -11,11 +11,12 @@ from __future__ import annotations
 import csv
 import importlib
 import io
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
 
@@ -67,7 +68,7 @@ def tracked(names: Sequence[str], study: Study, trainer: Trainer) -> Iterator[No
         trainer: which has been restored.
 
     Raises:
-        StudyError: one cannot write.
+        StudyError: one cannot begin, or a file cannot be written. A service that fails later is left out, and said.
     """
     if not trainer.accelerator.is_main_process:
         yield lambda point, step: None
@@ -77,23 +78,31 @@ def tracked(names: Sequence[str], study: Study, trainer: Trainer) -> Iterator[No
     def note(point: Point, step: int) -> None:
         values = {name: getattr(point, field) for field, name in _COLUMNS.items()}
         values["learning-rate"] = trainer.recipe.rate(step - 1, trainer.steps_per_epoch)
-        try:
-            for tracker in started:
-                tracker.log({k: v for k, v in values.items() if v is not None}, step=step)
+        numbers = {k: v for k, v in values.items() if v is not None}
+        for tracker in [*started]:
+            try:
+                tracker.log(numbers, step=step)
                 if isinstance(tracker, TensorBoardTracker):
                     tracker.writer.flush()
-            if "csv" in names:
-                _write_csv(study.folder / "log.csv", trainer)
-        except OSError as error:
-            raise StudyError(
-                f"cannot write the log in {study.folder}: {error}. The saved state of before is unchanged."
-            ) from error
+            except Exception as error:  # whatever a service or its client stumbles over
+                if isinstance(tracker, TensorBoardTracker):
+                    raise StudyError(
+                        f"cannot write {study.folder / 'tensorboard'}: {error}. The saved state of before is unchanged."
+                    ) from error
+                started.remove(tracker)
+                words = f"racecar: {tracker.name} fails ({_line(error)}): it is told nothing more, training goes on"
+                print(words, file=sys.stderr)
+        if "csv" in names:
+            _write_csv(study.folder / "log.csv", trainer)
 
     try:
         for name in dict.fromkeys(names):
             if name != "csv":
-                tracker = _MAKE[name](study, trainer)
-                tracker.start()
+                try:
+                    tracker = _MAKE[name](study, trainer)
+                    tracker.start()
+                except Exception as error:  # as above
+                    raise StudyError(f"--log {name} cannot begin: {_line(error)}") from error
                 started.append(tracker)
                 if name == "mlflow":
                     study.note(mlflow=tracker.tracker.info.run_id)
@@ -112,7 +121,7 @@ def _wandb(study: Study, trainer: Trainer) -> GeneralTracker:
     begun = zlib.crc32(f"{study.folder.resolve()} {study.metadata()['started']}".encode())
     return WandBTracker(
         PROJECT, dir=str(study.folder), id=f"{PROJECT}-{begun:08x}", resume="allow", name=study.folder.name,
-        config=_flat(study),
+        config=study.metadata()["config"],
     )  # fmt: skip
 
 
@@ -127,8 +136,8 @@ _MAKE: Mapping[str, Callable[[Study, Trainer], GeneralTracker]] = {
 }
 
 
-def _flat(study: Study) -> dict[str, Any]:
-    return dict(study.metadata()["config"])
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _write_csv(path: Path, trainer: Trainer) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from racecar.study.core.processes import Stopper
@@ -106,6 +107,10 @@ def test_a_checkpoint_is_the_same_by_its_weights(data, tmp_path, command) -> Non
         (["--log", "tensorbord"], "--log tensorbord: there are tensorboard, csv, wandb, mlflow"),
         (["--ratio", "0"], "--ratio must be positive"),
         (["--racecar", "automatic"], "racecar"),
+        (["--freeze", "00"], "--freeze 00: no module of that name; there are 0"),
+        (["--freeze", "*"], "--freeze: nothing is left to train"),
+        (["--pretrained"], "small_nets:net has no library's weights: give a safetensors file"),
+        (["--pretrained", "x.safetensors"], "--pretrained x.safetensors: no such file"),
     ],
 )
 def test_what_is_wrong_is_said(data, tmp_path, command, options, said) -> None:
@@ -125,6 +130,76 @@ def test_a_transfer_takes_them_too(data, command) -> None:
         assert found["accuracy"] == max(p["accuracy"] for p in found["history"])
         assert Path(f"b/{kind}-0/log.csv").exists()
         assert not Path(f"b/{kind}-0/tensorboard").exists()
+
+
+# --- where it begins, what stays --------------------------------------------------------------------------------------
+
+
+def test_weights_of_a_file_and_what_is_frozen_stays(data, command) -> None:
+    assert command(*TRAIN)[0] == 0
+    write_images(Path("other"), classes=("x", "y"), seed=1)
+    words = (*TRAIN, "--data", "other", "--pretrained", "a/model.safetensors", "--freeze", "0", "1*", "--out", "b")
+    code, out, err = command(*words, "--racecar", "auto")
+    assert code == 0, err
+    assert "begins with trained weights, but for 8.weight, 8.bias" in out
+    before, after = load_file("a/model.safetensors"), load_file("b/model.safetensors")
+    assert {n for n in before if torch.equal(before[n], after[n])} == {n for n in before if n[0] in "01"}
+    found = about("b")
+    assert (found["pretrained"], found["frozen"]) == ("a/model.safetensors", ["0", "1*"])
+    code, _, err = command(*words[:-1], "c", "--racecar", 1e-3, "--freeze", "[013]")
+    assert code == 2
+    assert "all that the penalty would train is frozen" in err
+    code, _, err = command(
+        *words[:-1], "d", "--freeze", "0", "--pretrained", "a/model.safetensors", "--model", "small_nets:headless"
+    )
+    assert code == 2
+    assert "another architecture's" in err
+
+
+def test_a_transfer_freezes_too_but_not_from_scratch(data, command) -> None:
+    assert command(*TRAIN)[0] == 0
+    words = ("transfer", "--from", "a", "--model", "small_nets:net", "--data", "data", "--epochs", 2, "--out", "b")
+    assert command(*words, "--no-probe", "--scratch", "--freeze", "0")[0] == 0
+    before, after = load_file("a/model.safetensors"), load_file("b/pretrained-0/model.safetensors")
+    assert torch.equal(before["0.weight"], after["0.weight"])
+    assert not torch.equal(before["3.weight"], after["3.weight"])
+    assert about("b/scratch-0")["history"][-1]["loss"] != about("b/pretrained-0")["history"][-1]["loss"]
+    code, _, err = command(*words, "--mode", "probe", "--freeze", "0")
+    assert code == 2
+    assert "--freeze needs --mode finetune" in err
+
+
+def test_weights_of_torchvision(data, command, monkeypatch) -> None:
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(3)
+    trained = models.squeezenet1_1().state_dict()
+    monkeypatch.setattr(models.SqueezeNet1_1_Weights, "get_state_dict", lambda self, **more: trained)
+    words = ("train", "--model", "torchvision:squeezenet1_1", "--data", "data", "--size", 32, "--epochs", 1, "--freeze")
+    code, out, err = command(*words, "features", "--pretrained", "--out", "a")
+    assert code == 0, err
+    assert "but for classifier.1.weight, classifier.1.bias" in out
+    found = load_file("a/model.safetensors")
+    assert all(torch.equal(found[n], trained[n]) for n in found if n.startswith("features"))
+    assert about("a")["input"]["mean"] == [0.485, 0.456, 0.406]  # ImageNet's, which the weights were trained with
+    assert "weights" not in about("a")["options"]
+
+
+def test_weights_of_timm(data, command, monkeypatch) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(3)
+    trained = timm.create_model("test_resnet")
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained=False, **o: trained if pretrained else create(name, **o)
+    )
+    words = ("train", "--model", "timm:test_resnet", "--data", "data", "--epochs", 1, "--freeze", "layer?")
+    code, out, err = command(*words, "--pretrained", "--out", "a")
+    assert code == 0, err
+    assert "but for fc.weight, fc.bias" in out
+    found = load_file("a/model.safetensors")
+    frozen = [n for n in found if n.startswith("layer")]
+    assert frozen
+    assert all(torch.equal(found[n], trained.state_dict()[n]) for n in frozen)
 
 
 # --- where the numbers go ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from racecar.study.core.errors import Stopped
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.options import add_common, extras_of, recipe_of, source_of, trackers_of
 from racecar.study.pretrain.pretraining import train
+from racecar.study.pretrain.published import LIBRARY
 from racecar.study.pretrain.run import say
 from racecar.study.pretrain.trained import Trained
 
@@ -55,6 +56,14 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         default=None,
         help="1: grey, 3: colour (default: 3 for timm and torchvision, else as the images are)",
     )
+    made.add_argument(
+        "--pretrained",
+        nargs="?",
+        type=str,
+        const=LIBRARY,
+        default=None,
+        help="begin with trained weights: timm's or torchvision's, or those of a safetensors file",
+    )
     made.add_argument("--seed", type=int, default=0, help="of weights, order, augmentation and dropout")
     add_common(made)
     return made
@@ -71,6 +80,8 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             racecar=Mirror(options.racecar, layers_of(options.layers), options.start, options.reduction, options.ratio),
             recipe=recipe_of(options),
             extras=extras_of(options),
+            pretrained=options.pretrained,
+            freeze=options.freeze,
             trackers=trackers_of(options),
             size=options.size,
             channels=options.channels,

@@ -69,6 +69,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             probe=not options.no_probe,
             recipe=recipe_of(options),
             extras=extras_of(options),
+            freeze=options.freeze,
             trackers=trackers_of(options),
             save_every=options.save_every,
             accelerator=accelerator,

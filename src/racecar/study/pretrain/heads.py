@@ -1,6 +1,10 @@
-"""The classifier at the end of a network: found, and made anew for another number of classes."""
+"""What of a network is trained: its last layer, made anew for another number of classes, and what is frozen."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from torch import nn
 
@@ -55,10 +59,38 @@ def replace_head(model: nn.Module, before: int, classes: int) -> list[str]:
     return [name]
 
 
-def freeze(model: nn.Module, heads: list[str]) -> None:
+def train_only(model: nn.Module, heads: list[str]) -> None:
     """Let only the parameters of ``heads`` want a gradient."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(name.startswith(f"{h}.") for h in heads))
+
+
+def freeze_named(model: nn.Module, names: Sequence[str]) -> tuple[nn.Module, ...]:
+    """Keep modules as they are: their parameters want no gradient.
+
+    Args:
+        model: changed in place.
+        names: of modules, with ``*`` and ``?`` for more than one, such as ``layer1`` or ``blocks.?``.
+
+    Returns:
+        The modules, which are to stay in evaluation mode, so that their running statistics stay too.
+
+    Raises:
+        StudyError: no such module, or nothing is left to train.
+    """
+    modules = {n: m for n, m in model.named_modules() if n}
+    found: list[nn.Module] = []
+    for name in names:
+        matching = [m for n, m in modules.items() if fnmatchcase(n, name)]
+        if not matching:
+            near = difflib.get_close_matches(name, modules, 3) or [n for n, _ in model.named_children()][:10]
+            raise StudyError(f"--freeze {name}: no module of that name; there are {', '.join(near)}")
+        found += matching
+    for parameter in (p for module in found for p in module.parameters()):
+        parameter.requires_grad_(False)
+    if found and not any(p.requires_grad for p in model.parameters()):
+        raise StudyError("--freeze: nothing is left to train")
+    return tuple(found)
 
 
 def _outputs(module: nn.Module) -> int | None:

@@ -27,6 +27,13 @@ def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
     )
     add_fields(parser, Extras)
     parser.add_argument(
+        "--freeze",
+        nargs="+",
+        type=str,
+        default=[],
+        help="modules that stay as they are, statistics included; * and ? stand for more than one",
+    )
+    parser.add_argument(
         "--log",
         nargs="+",
         type=str,

@@ -18,7 +18,8 @@ from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import Stopped
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
-from racecar.study.pretrain import checkpoint, run
+from racecar.study.pretrain import checkpoint, published, run
+from racecar.study.pretrain.heads import freeze_named
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, teller
 from racecar.study.pretrain.source import Source
@@ -37,6 +38,8 @@ def train(
     size: int | None = None,
     channels: int | None = None,
     model_options: Mapping[str, Any] | None = None,
+    pretrained: str | None = None,
+    freeze: Sequence[str] = (),
     seed: int = 0,
     trackers: Sequence[str] = ("tensorboard",),
     save_every: float = 60.0,
@@ -57,6 +60,9 @@ def train(
         size: pixels of the square images; None: as they are.
         channels: 1: grey, 3: colour; None: 3 for timm and torchvision, else as the images are.
         model_options: for the model's constructor.
+        pretrained: begin with weights of before: ``"library"``: those that timm or torchvision give, whose images'
+            normalisation is used too; or the path of a safetensors file; None: from scratch.
+        freeze: names of modules that stay as they are, statistics included; ``*`` and ``?`` stand for more than one.
         seed: of weights, order, augmentation and dropout.
         trackers: what is told of every epoch: ``"tensorboard"``, ``"csv"``, ``"wandb"``, ``"mlflow"``.
         save_every: seconds between saved states.
@@ -79,7 +85,8 @@ def train(
     options = None if model_options is None else dict(model_options)
     config = asdict(source) | {"model": model, "model_options": options, "size": size, "seed": seed}
     config |= {"channels": channels, "racecar": mirror.stored(), "recipe": asdict(recipe)}
-    config |= extras.stored()
+    config |= extras.stored() | ({"pretrained": pretrained} if pretrained else {})
+    config |= {"freeze": list(freeze)} if freeze else {}  # folders of before know neither
 
     accelerator = accelerator or make_accelerator()
     if mirror.balanced and mirror.ratio > mirror.safe_ratio:
@@ -87,13 +94,20 @@ def train(
         say(accelerator, f"{words}: {mirror.safe_ratio:g} is used", error=True)
     extras.check_libraries(recipe.augmentation)
     check_trackers(trackers)
+    if pretrained:
+        published.check(pretrained, model)
     if look(accelerator, folder, "train", config):
         return Trained(folder, before=True)
     loaded = source.read(size, channels, teller(accelerator))
     found, test = loaded.train, loaded.validation
     device, classes = accelerator.device, len(found.classes)
-    images = Data(found.to(device), test.to(device), Normalisation.of(found))
+    normalisation = published.normalisation_of(model, pretrained, found.shape[0]) or Normalisation.of(found)
+    images = Data(found.to(device), test.to(device), normalisation)
     network, made = checkpoint.build(model, options or {}, classes, found.shape[0], seed)
+    if pretrained:
+        new = published.begin_with(network, pretrained, model, made)
+        say(accelerator, f"racecar: begins with trained weights, but for {', '.join(new) or 'none'}")
+    frozen = freeze_named(network, freeze)
     with no_memory(accelerator, recipe.batch_size):
         network = network.to(device)
         checkpoint.check(network, model, images.normalisation(images.train.pixels[:2]), classes)
@@ -102,12 +116,20 @@ def train(
         done = run.train(
             study,
             network,
-            {"model": model, "options": made, "outputs": classes, "data": loaded.about()},
+            {
+                "model": model,
+                "options": made,
+                "outputs": classes,
+                "pretrained": pretrained,
+                "frozen": list(freeze),
+                "data": loaded.about(),
+            },
             images,
             recipe,
             seed=seed,
             accelerator=accelerator,
             mirror=mirror,
+            frozen=frozen,
             extras=extras,
             trackers=trackers,
             callbacks=Callbacks(stop=stop, save_every=save_every),

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from racecar.study.classification.balancing import balance
+from racecar.study.classification.balancing import balance, penalty_trains
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.evaluation import Point
 from racecar.study.classification.extras import PLAIN, Extras
@@ -187,6 +187,8 @@ def train(
         )
         if (progress := study.read_progress(SLOT)) is not None:
             trainer.restore(progress)
+        elif mirror.weight and frozen and not penalty_trains(trainer):
+            raise StudyError("all that the penalty would train is frozen: train without --racecar, or freeze less")
         elif mirror.balanced:
             found = balance(trainer, mirror.safe_ratio)
             say(accelerator, f"racecar: λ = {found:.3g} (gradient ratio {mirror.safe_ratio:g})")

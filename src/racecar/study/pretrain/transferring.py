@@ -31,7 +31,7 @@ from racecar.study.core.terminal import STOPPED
 from racecar.study.images.decoded import Images
 from racecar.study.images.load import Loaded
 from racecar.study.pretrain import checkpoint, run
-from racecar.study.pretrain.heads import freeze, replace_head
+from racecar.study.pretrain.heads import freeze_named, replace_head, train_only
 from racecar.study.pretrain.probing import FEW, Probed, head_inputs, probe
 from racecar.study.pretrain.run import Data, look, no_memory, open_folder, teller
 from racecar.study.pretrain.source import Source
@@ -80,6 +80,7 @@ def transfer(
     probe: bool = True,
     recipe: Recipe | None = None,
     extras: Extras = PLAIN,
+    freeze: Sequence[str] = (),
     trackers: Sequence[str] = ("tensorboard",),
     save_every: float = 60.0,
     accelerator: Accelerator | None = None,
@@ -100,6 +101,7 @@ def transfer(
         probe: measure linear probes of the frozen features.
         recipe: epochs, optimiser, schedule, augmentation, precision; None: the defaults.
         extras: as in :func:`racecar.study.train`.
+        freeze: as in :func:`racecar.study.train`; not from scratch.
         trackers: as in :func:`racecar.study.train`.
         save_every: seconds between saved states.
         accelerator: device, processes, precision; None: as ``accelerate launch`` says, else this process.
@@ -115,6 +117,8 @@ def transfer(
         raise ValueError(f"--labels must be above 0 and at most 1, not {labels}")
     if mode == "probe" and restart != "head":
         raise ValueError(f"--mode probe trains a new last layer alone: --restart {restart} needs --mode finetune")
+    if freeze and mode == "probe":
+        raise ValueError("--mode probe freezes all but the last layer: --freeze needs --mode finetune")
     extras.check_libraries((recipe or Recipe()).augmentation)
     check_trackers(trackers)
     given = Path(run)
@@ -122,7 +126,7 @@ def transfer(
     work = _Transfer(
         given, about, Source.of(data), Path(out or f"runs/transfer-{given.resolve().name}-{mode}"), mode, restart,
         ("pretrained", "scratch") if scratch else ("pretrained",), range(seeds), labels, probe, recipe or Recipe(),
-        extras, trackers, save_every, accelerator or make_accelerator(),
+        extras, freeze, trackers, save_every, accelerator or make_accelerator(),
     )  # fmt: skip
     return work.do(os.fspath(run))
 
@@ -143,6 +147,7 @@ class _Transfer:
     probe: bool
     recipe: Recipe
     extras: Extras
+    freeze: Sequence[str]
     trackers: Sequence[str]
     save_every: float
     accelerator: Accelerator
@@ -152,6 +157,7 @@ class _Transfer:
         weights = zlib.crc32((self.run / "model.safetensors").read_bytes())
         config = asdict(self.source) | {"mode": self.mode, "labels": self.labels, "recipe": asdict(self.recipe)}
         config |= {"from": named, "weights": weights} | self.extras.stored()
+        config |= {"freeze": list(self.freeze)} if self.freeze else {}
         if self.restart != "head":  # folders of before do not know it
             config["restart"] = self.restart
         look(self.accelerator, self.folder, "transfer", config)
@@ -246,9 +252,9 @@ class _Transfer:
                 if not any(name.startswith(f"{h}.") for h in heads):  # those are fresh already
                     weights[name].copy_(value)
         if self.mode == "probe":
-            freeze(model, heads)
+            train_only(model, heads)
             return model, new, (model,)
-        return model, new, ()
+        return model, new, freeze_named(model, self.freeze)
 
     # --- linear probes ------------------------------------------------------------------------------------------------
 

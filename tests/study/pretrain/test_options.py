@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from racecar.study.core.folder import Study
 from racecar.study.core.processes import Stopper
 
 from .conftest import write_images
@@ -130,6 +131,71 @@ def test_a_transfer_takes_them_too(data, command) -> None:
         assert found["accuracy"] == max(p["accuracy"] for p in found["history"])
         assert Path(f"b/{kind}-0/log.csv").exists()
         assert not Path(f"b/{kind}-0/tensorboard").exists()
+
+
+# --- more epochs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [MORE, ("--schedule", "steps", "--milestones", "[3]", "--optimiser", "sgd")])
+def test_more_epochs_end_where_a_longer_training_ends(data, command, more, monkeypatch) -> None:
+    assert command(*TRAIN, *more, "--out", "whole", "--epochs", 6)[0] == 0
+    assert command(*TRAIN, *more, "--epochs", 2, "--data", "./data/")[0] == 0
+    code, _, err = command(*TRAIN, *more, "--epochs", 3)
+    assert code == 0, err
+    assert about("a")["recipe"]["epochs"] == len(about("a")["history"]) == 3
+    asked = iter([False] * 5 + [True])
+    monkeypatch.setattr(Stopper, "__call__", lambda self: next(asked))
+    assert command(*TRAIN, *more, "--epochs", 5)[0] == 130
+    monkeypatch.setattr(Stopper, "__call__", lambda self: False)
+    code, _, err = command(*TRAIN, *more, "--epochs", 6)  # also of an unfinished one
+    assert code == 0, err
+    assert Path("a/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    assert [p["loss"] for p in about("a")["history"]] == pytest.approx([p["loss"] for p in about("whole")["history"]])
+    assert "finished: nothing to do" in command(*TRAIN, *more, "--epochs", 6)[1]
+    code, _, err = command(*TRAIN, *more, "--epochs", 5)
+    assert code == 2
+    assert "recipe.epochs: 6 there, 5 now" in err
+
+
+def test_where_more_epochs_cannot_be_right_they_are_refused(data, tmp_path, command) -> None:
+    cosine = ("--schedule", "cosine", "--warmup", 0.2)
+    assert command(*TRAIN, *cosine, "--epochs", 2)[0] == 0
+    before = (tmp_path / "a" / "model.safetensors").read_bytes()
+    code, _, err = command(*TRAIN, *cosine, "--epochs", 3)
+    assert code == 2
+    assert "a was trained for 2 epochs, over which the cosine schedule has the learning rate fall to zero" in err
+    assert "finished: nothing to do" in command(*TRAIN, *cosine, "--epochs", 2)[1]
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == before
+    assert not (tmp_path / "a" / "end.safetensors").exists()
+    assert command(*TRAIN, "--epochs", 2, "--out", "b")[0] == 0
+    code, _, err = command(*TRAIN, "--epochs", 3, "--batch-size", 4, "--out", "b")
+    assert code == 2
+    assert "recipe.batch_size: 8 there, 4 now" in err
+    (tmp_path / "b" / "end.safetensors").unlink()
+    code, _, err = command(*TRAIN, "--epochs", 3, "--out", "b")
+    assert code == 2
+    assert "b/end.safetensors, the state at the end of 2 epochs, does not exist" in err
+    assert about("b")["recipe"]["epochs"] == 2
+
+
+def test_killed_while_epochs_are_raised_neither_command_loses_it(data, command, monkeypatch) -> None:
+    assert command(*TRAIN, "--epochs", 2)[0] == 0
+    weights = Path("a/model.safetensors").read_bytes()
+    note = Study.note
+
+    def killed(self: Study, **content: Any) -> None:
+        if "config" in content:
+            raise KeyboardInterrupt
+        note(self, **content)
+
+    monkeypatch.setattr(Study, "note", killed)
+    assert command(*TRAIN, "--epochs", 3)[0] == 130
+    monkeypatch.setattr(Study, "note", note)
+    assert command(*TRAIN, "--epochs", 2)[0] == 0
+    assert Path("a/model.safetensors").read_bytes() == weights
+    assert len(about("a")["history"]) == 2
+    assert command(*TRAIN, "--epochs", 3)[0] == 0
+    assert len(about("a")["history"]) == 3
 
 
 # --- where it begins, what stays --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import Stopped
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
-from racecar.study.pretrain import checkpoint, published, run
+from racecar.study.pretrain import checkpoint, longer, published, run
 from racecar.study.pretrain.heads import freeze_named
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, teller
@@ -55,7 +55,8 @@ def train(
         out: the training's folder; None: below ``runs/``, by the model's name.
         racecar: λ, e.g. 1e-4; 0: plain training; ``"auto"``: from gradients; :class:`Mirror` says which layers are
             compared and how.
-        recipe: epochs, optimiser, schedule, augmentation, precision; None: the defaults.
+        recipe: epochs, optimiser, schedule, augmentation, precision; None: the defaults. More epochs than a folder was
+            trained for go on from its end, unless the schedule is a cosine.
         extras: what is kept, when training stops, averaging, clipping, mixing, weights of classes.
         size: pixels of the square images; None: as they are.
         channels: 1: grey, 3: colour; None: 3 for timm and torchvision, else as the images are.
@@ -96,6 +97,8 @@ def train(
     check_trackers(trackers)
     if pretrained:
         published.check(pretrained, model)
+    if accelerator.is_main_process:
+        longer.raise_epochs(folder, "train", run.same_as_known(folder, config), recipe)
     if look(accelerator, folder, "train", config):
         return Trained(folder, before=True)
     loaded = source.read(size, channels, teller(accelerator))
@@ -132,6 +135,7 @@ def train(
             frozen=frozen,
             extras=extras,
             trackers=trackers,
+            may_go_on=True,
             callbacks=Callbacks(stop=stop, save_every=save_every),
             label=model,
         )

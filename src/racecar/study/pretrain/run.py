@@ -3,6 +3,7 @@
 OUT/study.json                       configuration, environment
 OUT/progress-run.safetensors         what the training has reached, until it is finished
 OUT/tensorboard/, OUT/log.csv        see :mod:`.tracking`
+OUT/end.safetensors                  see :mod:`.longer`
 OUT/model.safetensors, model.json    see :mod:`.checkpoint`
 """
 
@@ -38,6 +39,7 @@ from racecar.study.core.terminal import log_line, progress_bar
 from racecar.study.images.decoded import Images
 from racecar.study.images.find import to_stderr
 from racecar.study.pretrain import checkpoint
+from racecar.study.pretrain.longer import keep_end, read_end
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.tracking import tracked
 
@@ -139,6 +141,7 @@ def train(
     frozen: tuple[nn.Module, ...] = (),
     extras: Extras = PLAIN,
     trackers: Sequence[str] = ("tensorboard",),
+    may_go_on: bool = False,
     callbacks: Callbacks = QUIET,
     label: str = "training",
 ) -> bool:
@@ -157,6 +160,7 @@ def train(
         frozen: modules that stay in evaluation mode.
         extras: what the user adds to the recipe.
         trackers: what is told of every epoch, see :mod:`.tracking`.
+        may_go_on: keep what more epochs need, see :mod:`.longer`.
         callbacks: ``stop`` and ``save_every`` count; the others are the progress bar, the folder and the log.
         label: beside the progress bar.
 
@@ -185,7 +189,7 @@ def train(
             extras=extras,
             class_weights=weights,
         )
-        if (progress := study.read_progress(SLOT)) is not None:
+        if (progress := study.read_progress(SLOT) or read_end(study)) is not None:
             trainer.restore(progress)
         elif mirror.weight and frozen and not penalty_trains(trainer):
             raise StudyError("all that the penalty would train is frozen: train without --racecar, or freeze less")
@@ -208,7 +212,7 @@ def train(
 
             if not trainer.run(replace(callbacks, advance=advance, save=save, note=tell)):
                 return False
-    kept = trainer.kept
+    kept, end = trainer.kept, trainer.state()
     if kept.epoch != len(trainer.history) or extras.ema:
         model.load_state_dict(trainer.weights())
     if main:
@@ -237,6 +241,8 @@ def train(
             "history": [asdict(p) for p in trainer.history],
             "environment": environment(),
         }
+        if may_go_on:
+            keep_end(study, recipe, end)
         checkpoint.write(study.folder, model, content)
         study.drop_progress(SLOT)
     accelerator.wait_for_everyone()

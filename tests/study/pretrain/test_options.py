@@ -163,7 +163,7 @@ def test_where_more_epochs_cannot_be_right_they_are_refused(data, tmp_path, comm
     before = (tmp_path / "a" / "model.safetensors").read_bytes()
     code, _, err = command(*TRAIN, *cosine, "--epochs", 3)
     assert code == 2
-    assert "a was trained for 2 epochs, over which the cosine schedule has the learning rate fall to zero" in err
+    assert "a was trained for 2 epochs, over which the cosine schedule lets the rate fall to zero" in err
     assert "finished: nothing to do" in command(*TRAIN, *cosine, "--epochs", 2)[1]
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == before
     assert not (tmp_path / "a" / "end.safetensors").exists()

@@ -52,9 +52,9 @@ def raise_epochs(folder: Path, name: str, config: Mapping[str, Any], recipe: Rec
         return
     if not _goes_on(recipe):
         raise StudyError(
-            f"{folder} was trained for {epochs} epochs, over which the {recipe.schedule} schedule has the learning "
-            f"rate fall to zero; for {recipe.epochs} it falls otherwise from the beginning. Choose another --out, or go "
-            f"on from its weights: racecar transfer --restart keep --from {folder}"
+            f"{folder} was trained for {epochs} epochs, over which the {recipe.schedule} schedule lets the rate "
+            f"fall to zero; over {recipe.epochs} it falls otherwise from the beginning. Choose another --out, or go on "
+            f"from its weights: racecar transfer --restart keep --from {folder}"
         )
     model = folder / "model.json"
     if model.exists() and not _end(folder).exists():

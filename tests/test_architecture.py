@@ -26,6 +26,7 @@ KINDS = {
     "coarse_to_fine",
     "singular_vectors",
     "pretrain",
+    "use",
 }
 
 

@@ -1,6 +1,7 @@
 """The paper's experiments, and training on one's own images: ``import racecar.study`` gives
 
     train, transfer                  the commands' work as functions, whose results are objects with numbers and paths
+    export                           what was trained in another format; likewise
     Source, Mirror, Recipe, Extras   what they take: where images come from, how racecar is used, how one trains
 
 Needs the ``[study]`` extra; imports ``racecar``, never the other way round.
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from racecar.study.pretrain.source import Source
     from racecar.study.pretrain.trained import Trained
     from racecar.study.pretrain.transferring import Transferred, transfer
+    from racecar.study.use.exporting import Exported, export
 
 # Loaded when asked for: a command pays for what it uses.
 _HOMES = {
+    "Exported": "use.exporting",
     "Extras": "classification.extras",
     "Mirror": "pretrain.mirror",
     "Recipe": "classification.recipe",
@@ -31,11 +34,13 @@ _HOMES = {
     "StudyError": "core.errors",
     "Trained": "pretrain.trained",
     "Transferred": "pretrain.transferring",
+    "export": "use.exporting",
     "train": "pretrain.pretraining",
     "transfer": "pretrain.transferring",
 }
 
 __all__ = [
+    "Exported",
     "Extras",
     "Mirror",
     "Recipe",
@@ -44,6 +49,7 @@ __all__ = [
     "StudyError",
     "Trained",
     "Transferred",
+    "export",
     "train",
     "transfer",
 ]

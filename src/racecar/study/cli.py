@@ -37,6 +37,7 @@ def commands() -> dict[tuple[str, ...], _Command]:
         ("train",): _Command("train", "pretrain a classifier on your own images"),
         ("stylize",): _Command("stylize", "one picture in the style of another (Section 5.4)"),
         ("transfer",): _Command("transfer", "fine-tune or probe a checkpoint on other images"),
+        ("export",): _Command("export", "what was trained as ONNX, TorchScript, or for timm"),
     }
 
 

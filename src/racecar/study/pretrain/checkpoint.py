@@ -106,6 +106,9 @@ def read_metadata(folder: Path) -> Metadata:
     """
     path = folder / "model.json"
     if not path.exists():
+        several = sorted(p.parent.as_posix() for p in folder.glob("*-*/model.json"))
+        if (folder / "transfer.json").exists() and several:
+            raise StudyError(f"{folder} holds the trainings of a transfer: give one of them, {', '.join(several[:4])}")
         unfinished = any(folder.glob("progress-*.safetensors"))
         raise StudyError(
             f"{folder} holds a training that is not finished: run its command again"

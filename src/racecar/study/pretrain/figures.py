@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from racecar.study.classification.evaluation import Point
 
 
 def curves(history: Sequence[Point]) -> Figure:
     """Cross entropy and penalty, and accuracies while training and on the validation images, by epoch."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     epochs = [p.epoch for p in history]
     left.plot(epochs, [p.loss for p in history], color="#1f77b4", label="cross entropy")
     if any(p.penalty for p in history):
@@ -27,7 +25,7 @@ def curves(history: Sequence[Point]) -> Figure:
     right.set_ylim(0, 1)
     for axis, name in ((left, "loss, mean over the epoch"), (right, "accuracy")):
         axis.set(xlabel="epoch", ylabel=name)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axis.legend(fontsize=8, frameon=False)
         axis.spines[["top", "right"]].set_visible(False)
     return figure

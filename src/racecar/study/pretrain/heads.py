@@ -11,10 +11,31 @@ from torch import nn
 from racecar.study.core.errors import StudyError
 
 
+def find_heads(model: nn.Module, outputs: int) -> list[str]:
+    """Names of a network's last layers: what timm's ``get_classifier`` gives, else the last Linear or Conv2d.
+
+    Args:
+        model: as it is.
+        outputs: the number of classes it has.
+
+    Raises:
+        StudyError: no such layer.
+    """
+    if callable(getattr(model, "reset_classifier", None)) and callable(get := getattr(model, "get_classifier", None)):
+        found = get()
+        heads = found if isinstance(found, list | tuple) else [found]
+        return [n for n, m in model.named_modules() if any(m is h for h in heads)]
+    name = next((n for n, m in reversed(list(model.named_modules())) if n and _outputs(m) == outputs), None)
+    if name is None:
+        raise StudyError(
+            f"{type(model).__name__} has no Linear or Conv2d with {outputs} outputs, one per class, that could be made "
+            "anew: give it one, or a method reset_classifier(num_classes) with get_classifier()"
+        )
+    return [name]
+
+
 def replace_head(model: nn.Module, before: int, classes: int) -> list[str]:
     """Give a network a fresh last layer, drawn from torch's random state.
-
-    The layer is what timm's ``reset_classifier`` renews, else the last Linear or Conv2d with ``before`` outputs.
 
     Args:
         model: changed in place.
@@ -25,20 +46,12 @@ def replace_head(model: nn.Module, before: int, classes: int) -> list[str]:
         Names of the modules that are new.
 
     Raises:
-        StudyError: no such layer.
+        StudyError: no such layer, see :func:`find_heads`.
     """
-    reset, get = getattr(model, "reset_classifier", None), getattr(model, "get_classifier", None)
-    if callable(reset) and callable(get):
+    if callable(reset := getattr(model, "reset_classifier", None)) and callable(getattr(model, "get_classifier", None)):
         reset(classes)
-        found = get()
-        heads = found if isinstance(found, list | tuple) else [found]
-        return [n for n, m in model.named_modules() if any(m is h for h in heads)]
-    name = next((n for n, m in reversed(list(model.named_modules())) if n and _outputs(m) == before), None)
-    if name is None:
-        raise StudyError(
-            f"{type(model).__name__} has no Linear or Conv2d with {before} outputs, one per class, that could be made "
-            "anew: give it one, or a method reset_classifier(num_classes) with get_classifier()"
-        )
+        return find_heads(model, classes)
+    (name,) = find_heads(model, before)
     old = model.get_submodule(name)
     new: nn.Module
     if isinstance(old, nn.Linear):

@@ -1,0 +1,1 @@
+"""What one does with a trained classifier: evaluate, predict, embed, regenerate, export."""

@@ -1,0 +1,63 @@
+"""Figures of a trained classifier: confusion and reliability, regenerated pictures layer by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from racecar.analysis import Calibration
+
+if TYPE_CHECKING:
+    from racecar.study.use.evaluating import Evaluation
+
+_NAMED = 25  # classes beyond which the matrix has no names
+_NUMBERED = 12
+
+
+def evaluation(found: Evaluation) -> Figure:
+    """The confusion matrix, rows as shares of their class, and accuracy by confidence."""
+    count = len(found.classes)
+    side = min(9.0, max(3.6, 0.35 * count + 1.8)) if count <= _NAMED else 7.0
+    figure = Figure(figsize=(side + 4.2, side), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[side, 4])
+    confusion = found.confusion.double().numpy()
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    left.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    left.set(xlabel="answer", ylabel="class", title=f"{len(found.labels)} images, rows as shares of their class")
+    left.title.set_fontsize(9)
+    if count <= _NAMED:
+        names = [_short(n) for n in found.classes]
+        left.set_xticks(range(count), names, rotation=90, fontsize=7)
+        left.set_yticks(range(count), names, fontsize=7)
+    if count <= _NUMBERED:
+        for (row, column), number in np.ndenumerate(confusion):
+            if number:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                left.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    reliability(right, found.calibration)
+    return figure
+
+
+def reliability(axis: Axes, found: Calibration) -> None:
+    """Accuracy over confidence, in bins, with the number of answers in each."""
+    bins = len(found.counts)
+    centres = (np.arange(bins) + 0.5) / bins
+    axis.bar(centres, np.nan_to_num(found.accuracy), 0.9 / bins, color="#4c9f70", label="accuracy")
+    axis.plot([0, 1], [0, 1], color="#666666", linestyle="--", linewidth=1, label="as sure as right")
+    most = max(found.counts) or 1
+    axis.bar(centres, [-0.12 * n / most for n in found.counts], 0.9 / bins, color="#bbbbbb", label="answers")
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set(xlim=(0, 1), ylim=(-0.14, 1), xlabel="confidence", ylabel="accuracy")
+    axis.set_title(f"expected calibration error {found.error:.3f}", fontsize=9)
+    axis.set_aspect("equal")
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _short(name: str, most: int = 20) -> str:
+    # A dollar would begin mathematics.
+    line = " ".join(name.split()).replace("$", r"\$")
+    return line if len(line) <= most else f"{line[: most - 1]}…"

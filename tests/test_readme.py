@@ -1,4 +1,4 @@
-"""What the README and two pages of docs show runs, and what the README points to is there."""
+"""What the README and some pages of docs show runs, and what the README points to is there."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = [
     (name, number, code)
-    for name in ("README.md", "docs/operations.md", "docs/recurrent.md", "docs/variants.md")
+    for name in ("README.md", "docs/operations.md", "docs/recurrent.md", "docs/variants.md", "docs/images.md")
     for number, code in enumerate(
         re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     )

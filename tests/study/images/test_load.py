@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from racecar.study.core.errors import StudyError
-from racecar.study.images.decoded import Images
 from racecar.study.images.load import load, train_and_validation
 
 RNG = np.random.default_rng(0)
@@ -40,11 +39,6 @@ def folder(root, counts, split="") -> None:
         where.mkdir(parents=True, exist_ok=True)
         for i in range(count):
             picture().save(where / f"{i}.png")
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def test_parquet_keeps_order_pixels_labels_and_names(tmp_path) -> None:
@@ -89,7 +83,7 @@ def test_size_scales_the_shorter_side_and_cuts_the_rest(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("grey", "asked", "channels"), [(True, None, 1), (False, None, 3), (True, 3, 3), (False, 1, 1)]
 )
-def test_channels_follow_the_first_image_unless_asked(tmp_path, grey, asked, channels) -> None:
+def test_channels_follow_the_images_unless_asked(tmp_path, grey, asked, channels) -> None:
     parquet(tmp_path / "d.parquet", [picture(grey=grey) for _ in range(20)], [0, 1] * 10)
     train, _ = train_and_validation(str(tmp_path / "d.parquet"), channels=asked)
     assert train.shape[0] == channels
@@ -171,26 +165,3 @@ def test_columns_that_cannot_be_guessed_are_asked_for(tmp_path) -> None:
     assert len(train) == 2
     with pytest.raises(StudyError, match="no column 'pixels'"):
         train_and_validation(str(tmp_path / "d.parquet"), image="pixels", label="kind")
-
-
-def test_stratified_draws_are_balanced_and_leave_the_rest() -> None:
-    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
-    images = Images(torch.arange(100, dtype=torch.uint8).view(-1, 1, 1, 1), labels, ("a", "b", "c"))
-    some, rest = images.stratified(10, 5)
-    assert some.labels.bincount().tolist() == [5, 3, 2]
-    assert sorted([*some.pixels.flatten().tolist(), *rest.pixels.flatten().tolist()]) == list(range(100))
-    with pytest.raises(StudyError, match="cannot draw 2 of 100"):
-        images.stratified(2, 0)
-
-
-def test_statistics_are_numpys_and_images_come_back_from_disk(tmp_path) -> None:
-    pixels = torch.from_numpy(RNG.integers(0, 256, (20, 3, 4, 5), dtype=np.uint8))
-    images = Images(pixels, torch.zeros(20, dtype=torch.long), ("ä", "b"))
-    mean, spread = images.statistics()
-    scaled = pixels.numpy() / 255
-    np.testing.assert_allclose(mean, scaled.mean((0, 2, 3)))
-    np.testing.assert_allclose(spread, scaled.std((0, 2, 3)))
-    images.write(tmp_path / "i.safetensors")
-    again = Images.read(tmp_path / "i.safetensors")
-    assert torch.equal(again.pixels, pixels)
-    assert again.classes == images.classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -46,19 +47,26 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         "--scratch", action="store_true", help="also train all weights from random ones and report p_AB − p_B"
     )
     made.add_argument("--seeds", type=int, default=1, help="how many, counted from 0; may grow later")
-    made.add_argument("--labels", type=float, default=1.0, help="share of the training labels, e.g. 0.01, stratified")
+    made.add_argument(
+        "--labels",
+        type=float | str,
+        default=1.0,
+        help="share of the training labels, e.g. 0.01, stratified; a file's name is taken as --labels-file",
+    )
     add_both(made, "no_probe", action="store_true", help="do not measure linear probes of the frozen features")
-    add_common(made)
+    add_common(made, own_labels=False)
     return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Train what is missing and report."""
-    accelerator = make_accelerator()
+    accelerator, source = make_accelerator(), source_of(options)
+    if isinstance(options.labels, str):
+        source, options.labels = replace(source, labels_file=options.labels), 1.0
     try:
         found = transfer(
             options.checkpoint,
-            source_of(options),
+            source,
             model=options.model,
             out=options.out,
             mode=options.mode,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,12 +79,15 @@ class Images:
 
     def write(self, path: Path) -> None:
         """Keep the decoded images, as safetensors."""
-        names = torch.frombuffer(bytearray("\n".join(self.classes).encode()), dtype=torch.uint8)
-        write_tensors(path, {"pixels": self.pixels, "labels": self.labels, "classes": names})
+        names = torch.frombuffer(bytearray(json.dumps(self.classes).encode()), dtype=torch.uint8)
+        write_tensors(path, {"pixels": self.pixels, "labels": self.labels, "class_names": names})
 
     @classmethod
     def read(cls, path: Path) -> Images:
-        """The inverse of :meth:`write`."""
+        """The inverse of :meth:`write`; files of before hold a name a line."""
         tensors = read_tensors(path)
-        names = bytes(tensors["classes"].tolist()).decode().split("\n")
-        return cls(tensors["pixels"], tensors["labels"], tuple(names))
+        if (names := tensors.get("class_names")) is not None:
+            classes = tuple(json.loads(bytes(names.tolist())))
+        else:
+            classes = tuple(bytes(tensors["classes"].tolist()).decode().split("\n"))
+        return cls(tensors["pixels"], tensors["labels"], classes)

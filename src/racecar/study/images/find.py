@@ -10,6 +10,7 @@ from typing import Any
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images import folders, hub, labels, splits
+from racecar.study.images import labels_file as files
 from racecar.study.images.found import Found, Opened, Split
 from racecar.study.images.rows import Files, Rows, printable, some_of
 
@@ -25,6 +26,7 @@ def find(
     source: str,
     *,
     validation: str | None = None,
+    labels_file: str | None = None,
     image: str | None = None,
     label: str | None = None,
     seed: int = 0,
@@ -36,6 +38,7 @@ def find(
         source: a folder with one folder of images per class, directly or below splits; a parquet file or a folder with
             such files; one that ``save_to_disk`` of :mod:`datasets` wrote; or a name on the hub.
         validation: the split to measure on (default: validation, else test, else a tenth is held out).
+        labels_file: names the images of a folder and their labels (path, label).
         image, label: columns, if not the only ones.
         seed: of what is held out.
         tell: called with what the user should know at once.
@@ -43,7 +46,7 @@ def find(
     Raises:
         StudyError: whatever is wrong with the data, in one line that says what to do.
     """
-    opened = _open(source, image, label, tell)
+    opened = _open(source, labels_file, image, label, tell)
     choice = splits.choose(list(opened.splits), validation, source, opened.guessable)
     remarks = opened.remarks
     part, name = opened.splits[choice.train](), f"{source} ({choice.train})"
@@ -111,14 +114,28 @@ def pictures(source: str, image: str | None = None, tell: Callable[[str], None] 
     return Pictures(hub.encoded(table, image or hub.image_column(table, source)), table)
 
 
-def _open(source: str, image: str | None, label: str | None, tell: Callable[[str], None]) -> Opened:
+def _open(
+    source: str, labels_file: str | None, image: str | None, label: str | None, tell: Callable[[str], None]
+) -> Opened:
     layout, root = _layout(source)
-    if root is not None and not layout:
-        for name, own in ((image, "image"), (label, "label")):
-            if name not in (None, own):
-                raise StudyError(f"{source} has no column {name!r}, only image, label: its labels are its folders")
-        return folders.read(source, root)
-    return hub.read(source, layout, image, label, tell)
+    if labels_file is not None:
+        if root is None:
+            raise StudyError(f"--labels names the images of a folder, and {source} is none")
+        return files.read(source, _labels_path(labels_file, source), root, image, label)
+    if root is None or layout:
+        return hub.read(source, layout, image, label, tell)
+    if (opened := files.read_metadata(source, root, image, label)) is not None:
+        return opened
+    for name, own in ((image, "image"), (label, "label")):
+        if name not in (None, own):
+            raise StudyError(f"{source} has no column {name!r}, only image, label: its labels are its folders")
+    return folders.read(source, root)
+
+
+def _labels_path(file: str, source: str) -> str:
+    """Where a labels file lies: as said, or in the folder."""
+    inside = os.path.join(source, file)
+    return inside if not os.path.exists(file) and os.path.isfile(inside) else file
 
 
 def _layout(source: str) -> tuple[str, folders.Folder | None]:

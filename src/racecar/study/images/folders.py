@@ -92,24 +92,39 @@ def _scan(root: str, folder: Folder, above: tuple[tuple[int, int], ...]) -> Fold
         with os.scandir(place) as listed:
             entries = sorted(listed, key=lambda e: e.name)
         for entry in entries:
-            if entry.name.startswith(".") or (is_litter(entry.name) and not (entry.is_dir() and entry.name[-1] == "~")):
+            child = Folder(entry.name, os.path.join(folder.path, entry.name))
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith(".") or (is_litter(entry.name) and not entry.name.endswith("~")):
                 continue
-            if entry.is_dir():
+            if entry.is_symlink() and _leads_nowhere(entry):
+                if suffix in SUFFIXES:
+                    folder.others["broken link"] += 1
+                else:  # it may have been a class
+                    child.others["broken link"] += 1
+                    folder.folders.append(child)
+            elif entry.is_dir():
                 inner = entry.stat()
                 if (inner.st_dev, inner.st_ino) in here:
                     folder.others["link that leads back up"] += 1
-                    continue
-                child = Folder(entry.name, os.path.join(folder.path, entry.name))
-                folder.folders.append(_scan(root, child, here))
+                else:
+                    folder.folders.append(_scan(root, child, here))
             elif not entry.is_file():
-                folder.others["broken link" if entry.is_symlink() else "no file"] += 1
-            elif (suffix := os.path.splitext(entry.name)[1].lower()) in openable():
+                folder.others["no file"] += 1
+            elif suffix in openable():
                 folder.images.append(entry.name)
-            else:
+            elif not is_litter(entry.name):
                 folder.others[printable(suffix) if len(suffix) > 1 else "without extension"] += 1
     except OSError as error:
         raise StudyError(f"{printable(place)} cannot be read: {error.strerror}") from error
     return folder
+
+
+def _leads_nowhere(link: os.DirEntry[str]) -> bool:
+    try:
+        link.stat()
+    except OSError:
+        return True
+    return False
 
 
 def read(source: str, root: Folder) -> Opened:
@@ -209,7 +224,7 @@ def _part(source: str, folder: Folder) -> Part:
     if not filled:
         raise StudyError(
             f"{where} holds {counted(len(folder.images), 'image')} and no folders, so there are no classes: sort them "
-            "into one folder per class"
+            "into one folder per class, or name their labels in a file, --labels labels.csv (path, label)"
         )
     files: list[str] = []
     labels: list[int] = []

@@ -46,12 +46,46 @@ def tables(source: str, tell: Callable[[str], None]) -> dict[str, Any]:
         if os.path.isdir(source) and is_saved(source):
             loaded = datasets.load_from_disk(source)
             return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-        if not os.path.isdir(source):
-            tell(f"{source}: no folder of that name here, asking the Hugging Face hub for a data set called so")
-        return dict(datasets.load_dataset(source))
+        if os.path.isdir(source):
+            return dict(datasets.load_dataset(source))
+        tell(f"{source}: no folder of that name here, asking the Hugging Face hub for a data set called so")
+        return _of_hub(source)
+    except StudyError:
+        raise
     except Exception as error:  # datasets raises many kinds, down to pyarrow's
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StudyError(f"cannot read the data set {source}: {printable(said)}") from error
+
+
+def _of_hub(source: str) -> dict[str, Any]:
+    """From the hub, or where it cannot be reached from what was fetched before; in vain, that takes no half minute."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    reached = True
+    try:
+        huggingface_hub.HfApi().dataset_info(source, timeout=10)
+    except GatedRepoError:
+        pass  # datasets says what to do
+    except RepositoryNotFoundError as error:
+        raise StudyError(
+            f"{source} is neither a folder here nor a data set on the hub, unless a private one: hf auth login"
+        ) from error
+    except Exception:  # no network, a name server's, a proxy's or the hub's fault
+        reached = False
+    if reached:
+        return dict(datasets.load_dataset(source))
+    known = huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    try:
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+        return dict(datasets.load_dataset(source))
+    except Exception as error:
+        raise StudyError(
+            f"{source} is no folder here, and the hub cannot be reached; nothing of that name was fetched before"
+        ) from error
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = known
 
 
 def read(source: str, layout: str, image: str | None, label: str | None, tell: Callable[[str], None]) -> Opened:

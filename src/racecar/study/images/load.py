@@ -48,6 +48,7 @@ def load(
     source: str,
     *,
     validation: str | None = None,
+    labels_file: str | None = None,
     image: str | None = None,
     label: str | None = None,
     size: int | None = None,
@@ -59,8 +60,8 @@ def load(
     """Training and validation images of a data set.
 
     Args:
-        source, validation, image, label, seed, tell: see :func:`racecar.study.images.find.find`; ``tell`` is also
-            called with what was found.
+        source, validation, labels_file, image, label, seed, tell: see :func:`racecar.study.images.find.find`; ``tell``
+            is also called with what was found.
         size: of the square in pixels, scaled and the rest cut off around the centre; None: as they are, which must be
             one size.
         channels: 1 (grey) or 3; None: grey if all images are.
@@ -69,7 +70,7 @@ def load(
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    found = find(source, validation=validation, image=image, label=label, seed=seed, tell=tell)
+    found = find(source, validation=validation, labels_file=labels_file, image=image, label=label, seed=seed, tell=tell)
     splits = (found.train, found.validation)
     seen = [Survey.of(split.rows) for split in splits]
     survey = seen[0] + seen[1]

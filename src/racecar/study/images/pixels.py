@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images.rows import Content
@@ -20,7 +20,7 @@ from racecar.study.images.rows import Content
 BACKGROUND = 255  # white
 DEEP = {**dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N"), "uint16"), "I": "int32", "F": "float32"}
 GREY = ("1", "L", "LA", "La", *DEEP)
-SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 _ORIENTATION = 0x0112
 
 
@@ -117,6 +117,14 @@ def orientation(picture: Image.Image) -> int:
         return int(picture.getexif().get(_ORIENTATION, 1) or 1)
     except Exception:  # a damaged header of this kind does not harm the pixels
         return 1
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) of an image that is not read yet, once it is upright."""
+    width, height = picture.size
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # some versions of Pillow have swapped them already
+        width, height = picture.tag_v2[256], picture.tag_v2[257]
+    return (height, width) if orientation(picture) in _SIDEWAYS else (width, height)
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -15,12 +15,12 @@ from racecar.study.core.errors import StudyError
 from racecar.study.images.pixels import (
     DEEP,
     GREY,
-    SIDEWAYS,
     Decoding,
     is_transparent,
     known_range,
     opened,
     orientation,
+    upright_size,
     values,
 )
 from racecar.study.images.rows import Content, Rows, counted
@@ -68,10 +68,10 @@ def look(content: Content) -> Look | None:
     try:
         with opened(content) as picture:
             deep = DEEP.get(picture.mode, "")
-            turned, (width, height) = orientation(picture), picture.size
+            turned, size = orientation(picture), upright_size(picture)
             array = values(picture) if deep else None
             return Look(
-                (height, width) if turned in SIDEWAYS else (width, height),
+                size,
                 _is_grey(picture),
                 is_transparent(picture),
                 turned != 1,

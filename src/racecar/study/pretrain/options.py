@@ -13,10 +13,10 @@ from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import Tracker
 
 
-def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
+def add_common(parser: ArgumentParser, save_every: float = 60.0, own_labels: bool = True) -> None:
     """Where the images come from, the recipe, how often to save."""
     parser.add_argument("--config", action="config", help="YAML file with any of the options, - in names as _")
-    add_source(parser)
+    add_source(parser, own_labels)
     parser.add_argument("--out", type=str, default=None, help="folder (default: below runs/)")
     add_both(parser, "save_every", type=float, default=save_every, help="seconds between saved states")
     add_fields(
@@ -42,8 +42,13 @@ def add_common(parser: ArgumentParser, save_every: float = 60.0) -> None:
     )
 
 
-def add_source(parser: ArgumentParser) -> None:
-    """Where the images come from and how they are read: :class:`Source`."""
+def add_source(parser: ArgumentParser, own_labels: bool = True) -> None:
+    """Where the images come from and how they are read: :class:`Source`.
+
+    Args:
+        parser: of the command.
+        own_labels: whether ``--labels`` is a file of them, and nothing else.
+    """
     parser.add_argument(
         "--data",
         type=str,
@@ -53,6 +58,14 @@ def add_source(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--validation", type=str, default=None, help="split to measure on (default: validation or test, else a tenth)"
+    )
+    labels = ("--labels-file", "--labels_file")
+    parser.add_argument(
+        *(("--labels", *labels) if own_labels else labels),
+        dest="labels_file",
+        type=str,
+        default=None,
+        help="CSV, TSV or JSON lines naming the images of the folder and their labels (path, label)",
     )
     add_both(parser, "image_column", type=str, default=None, help="column with the images, if not the only one")
     add_both(parser, "label_column", type=str, default=None, help="column with the labels, if not the only one")

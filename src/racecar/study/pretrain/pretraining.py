@@ -84,7 +84,7 @@ def train(
     folder = Path(out or f"runs/train-{model.partition(':')[2].replace('/', '-')}")
     channels = channels or (3 if checkpoint.library(model) else None)
     options = None if model_options is None else dict(model_options)
-    config = asdict(source) | {"model": model, "model_options": options, "size": size, "seed": seed}
+    config = source.config() | {"model": model, "model_options": options, "size": size, "seed": seed}
     config |= {"channels": channels, "racecar": mirror.stored(), "recipe": asdict(recipe)}
     config |= extras.stored() | ({"pretrained": pretrained} if pretrained else {})
     config |= {"freeze": list(freeze)} if freeze else {}  # folders of before know neither

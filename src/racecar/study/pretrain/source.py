@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from racecar.study.images.find import to_stderr
 from racecar.study.images.load import Loaded, load
@@ -21,6 +22,7 @@ class Source:
         image_column: column with the images, if not the only one.
         label_column: column with the labels, if not the only one.
         skip_bad: go on without images that do not decode.
+        labels_file: CSV, TSV or JSON lines that name the images of the folder and their labels (path, label).
     """
 
     data: str
@@ -28,11 +30,16 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
     skip_bad: bool = False
+    labels_file: str | None = None
 
     @classmethod
     def of(cls, data: str | os.PathLike[str] | Source) -> Source:
         """The same, of what a caller in Python gives."""
         return data if isinstance(data, Source) else cls(os.fspath(data))
+
+    def config(self) -> dict[str, Any]:
+        """For a folder's configuration; those of before know no labels file."""
+        return {k: v for k, v in asdict(self).items() if k != "labels_file" or v is not None}
 
     def read(
         self, size: int | None = None, channels: int | None = None, tell: Callable[[str], None] = to_stderr
@@ -50,6 +57,7 @@ class Source:
         return load(
             self.data,
             validation=self.validation,
+            labels_file=self.labels_file,
             image=self.image_column,
             label=self.label_column,
             size=size,

@@ -155,7 +155,7 @@ class _Transfer:
     def do(self, named: str) -> Transferred:
         """Train what is missing, and gather."""
         weights = zlib.crc32((self.run / "model.safetensors").read_bytes())
-        config = asdict(self.source) | {"mode": self.mode, "labels": self.labels, "recipe": asdict(self.recipe)}
+        config = self.source.config() | {"mode": self.mode, "labels": self.labels, "recipe": asdict(self.recipe)}
         config |= {"from": named, "weights": weights} | self.extras.stored()
         config |= {"freeze": list(self.freeze)} if self.freeze else {}
         if self.restart != "head":  # folders of before do not know it

@@ -25,7 +25,7 @@ from racecar.study.classification.batches import Batch, Normalisation, batch_cou
 from racecar.study.core.errors import StudyError
 from racecar.study.images.find import find, to_stderr
 from racecar.study.images.found import Split
-from racecar.study.images.pixels import SIDEWAYS, Decoding, opened, orientation, upright, what_is_wrong
+from racecar.study.images.pixels import Decoding, opened, upright, upright_size, what_is_wrong
 
 RATIOS = (3 / 4, 4 / 3)  # of a training crop's sides
 COLOUR = Decoding(3)
@@ -50,7 +50,7 @@ class Crops:
     def train(self, picture: Image.Image, seed: int) -> Image.Image:
         """A random crop, as Szegedy et al. (2015): area and ratio of sides uniform, ten tries, else the centre."""
         draw = np.random.default_rng(seed)
-        width, height = _size(picture)
+        width, height = upright_size(picture)
         box = None
         for _ in range(10):
             area = width * height * draw.uniform(*self.scale)
@@ -69,7 +69,7 @@ class Crops:
 
     def test(self, picture: Image.Image) -> Image.Image:
         """The centre."""
-        width, height = _size(picture)
+        width, height = upright_size(picture)
         side = min(width, height) / self.margin
         left, top = (width - side) / 2, (height - side) / 2
         return self._resized(picture, (left, top, left + side, top + side))
@@ -77,19 +77,13 @@ class Crops:
     def _resized(self, picture: Image.Image, box: tuple[float, ...]) -> Image.Image:
         size = (self.size, self.size)
         # A JPEG that is far too large is decoded at a half, a quarter or an eighth of its size.
-        width, height = _size(picture)
+        width, height = upright_size(picture)
         enough = 2 * self.size / min(box[2] - box[0], box[3] - box[1])
         picture.draft("RGB", (math.ceil(picture.size[0] * enough), math.ceil(picture.size[1] * enough)))
         picture = COLOUR.flat(upright(picture))
         across, down = picture.size[0] / width, picture.size[1] / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
         return picture.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
-
-
-def _size(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) once it is upright."""
-    width, height = picture.size
-    return (height, width) if orientation(picture) in SIDEWAYS else (width, height)
 
 
 class _Decoding(Dataset[tuple[Tensor, int] | str]):

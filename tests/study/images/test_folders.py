@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -340,3 +341,33 @@ def test_many_classes_are_told_by_the_smallest_and_the_largest(tmp_path: Path) -
     for i in range(25):
         draw(tmp_path / f"c{i:02}", 2 + (i == 3) - (i == 5))
     assert "25 classes, from c05 1 to c03 3" in find(str(tmp_path), tell=quiet).sentence()
+
+
+def test_on_a_plain_folder_it_is_what_datasets_finds(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        plain(tmp_path / split, ("dog", "dog a", "Cat"), 12)
+    found = find(str(tmp_path), tell=quiet)
+    known = datasets.load_dataset("imagefolder", data_dir=str(tmp_path), drop_labels=False)
+    for split, name in ((found.train, "train"), (found.validation, "test")):
+        rows = known[name].cast_column("image", datasets.Image(decode=False))
+        assert [split.rows[i] for i in range(len(split))] == [row["image"]["path"] for row in rows]
+        assert split.labels.tolist() == rows["label"][:]
+        assert found.classes == tuple(rows.features["label"].names)
+
+
+def test_classes_that_look_alike_are_said(tmp_path: Path) -> None:
+    if os.path.normcase("A") == "a":
+        pytest.skip("one name here")
+    assert "classes that differ in case or spaces alone: Cat, cat" in find(
+        str(plain(tmp_path, ("Cat", "cat", "dog"))), tell=quiet
+    ).sentence()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("d.zip", "unpack it"), ("d.tar.gz", "unpack it"), ("l.csv", r"--labels .*l\.csv"), ("a.png", "give a folder")],
+)
+def test_a_file_that_is_no_data_set(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes(b"?")
+    with pytest.raises(StudyError, match=f"is not a data set: .*{said}"):
+        find(str(tmp_path / name), tell=quiet)

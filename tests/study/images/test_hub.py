@@ -22,25 +22,23 @@ def quiet(text: str) -> None:
     pass
 
 
-def table(count: int = 8, first: int = 0) -> datasets.Dataset:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    rows = {
-        "image": [Image.new("RGB", (4, 4), (first + i, 0, 0)) for i in range(count)],
-        "label": [0, 1] * (count // 2),
-    }
-    return datasets.Dataset.from_dict(rows, features=features)
+def table(count: int = 8, first: int = 0, labels: tuple[int, int] = (0, 1)) -> datasets.Dataset:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "eel"])})
+    images = [Image.new("RGB", (4, 4), (first + i, 0, 0)) for i in range(count)]
+    return datasets.Dataset.from_dict({"image": images, "label": [*labels] * (count // 2)}, features=features)
 
 
 def test_what_save_to_disk_wrote(tmp_path: Path) -> None:
     table().save_to_disk(str(tmp_path / "one"))
     found = find(str(tmp_path / "one"), tell=quiet)
-    assert (len(found.train), len(found.validation), found.classes) == (6, 2, ("cat", "dog"))
+    assert (len(found.train), len(found.validation), found.classes) == (6, 2, ("cat", "dog", "eel"))
+    assert found.sentence().endswith("1 class without an image: eel")
     splits = datasets.DatasetDict({"train": table(), "test": table(4, 100)})
     splits.save_to_disk(str(tmp_path / "two"))
     loaded = load(str(tmp_path / "two"), tell=quiet)
     assert loaded.train.pixels[:, 0, 0, 0].tolist() == list(range(8))
     assert loaded.validation.pixels[:, 0, 0, 0].tolist() == [100, 101, 102, 103]
-    assert loaded.about()["validation"] == {"images": 4, "classes": {"cat": 2, "dog": 2}, "split": "test"}
+    assert loaded.about()["validation"] == {"images": 4, "classes": {"cat": 2, "dog": 2, "eel": 0}, "split": "test"}
 
 
 def test_encoded_rows_survive_a_pickle(tmp_path: Path) -> None:
@@ -54,6 +52,16 @@ def test_encoded_rows_survive_a_pickle(tmp_path: Path) -> None:
 def test_a_split_that_is_not_called_train_is_named(tmp_path: Path) -> None:
     datasets.DatasetDict({"fold": table()}).save_to_disk(str(tmp_path / "d"))
     assert "train 6 (split fold) / validation 2" in find(str(tmp_path / "d"), tell=quiet).sentence()
+
+
+def test_a_test_split_with_labels_that_are_not_published_is_not_measured_on(tmp_path: Path) -> None:
+    splits = datasets.DatasetDict({"train": table(), "test": table(4, 100, (-1, -1))})
+    splits.save_to_disk(str(tmp_path / "d"))
+    found = find(str(tmp_path / "d"), tell=quiet)
+    assert (len(found.train), len(found.validation), found.validation_split) == (6, 2, None)
+    assert "not used: test, whose labels are not published" in found.sentence()
+    with pytest.raises(StudyError, match="-1 stands for a label that is not published"):
+        find(str(tmp_path / "d"), validation="test", tell=quiet)
 
 
 def test_lists_of_labels_are_refused_by_name(tmp_path: Path) -> None:

@@ -117,6 +117,20 @@ def test_a_huge_jpeg_is_decoded_small() -> None:
     assert abs(found - reference).mean() < 3
 
 
+def test_a_photograph_stands_upright(tmp_path) -> None:
+    """As its EXIF says, also where a large JPEG is decoded small."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = photograph(3, 800, 600).transpose(Image.Transpose.ROTATE_90)
+    lying.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    expected = np.asarray(CROPS.test(photograph(3, 800, 600))).astype(float)
+    with Image.open(tmp_path / "a.jpg") as opened:
+        assert abs(np.asarray(CROPS.test(opened)).astype(float) - expected).mean() < 3
+    with Image.open(tmp_path / "a.jpg") as opened:
+        found = np.asarray(CROPS.train(opened, 7)).astype(float)
+    assert abs(found - np.asarray(CROPS.train(photograph(3, 800, 600), 7)).astype(float)).mean() < 3
+
+
 def test_a_share_is_balanced(photographs) -> None:
     some = photographs.limited(7, 3)
     assert (some.train_count, some.test_count) == (7, 3)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images import folders, hub, labels, splits
 from racecar.study.images import labels_file as files
 from racecar.study.images.found import Found, Opened, Split
-from racecar.study.images.rows import Files, Rows, printable, some_of
+from racecar.study.images.rows import Files, Rows, counted, printable, some_of
 
 _KINDS = "give a folder of images by class, a .parquet file, a folder with such files, or a name on the hub"
 
@@ -48,24 +49,29 @@ def find(
     """
     opened = _open(source, labels_file, image, label, tell)
     choice = splits.choose(list(opened.splits), validation, source, opened.guessable)
-    remarks = opened.remarks
+    remarks = [*opened.remarks]
     part, name = opened.splits[choice.train](), f"{source} ({choice.train})"
     if not len(part.rows):
         raise StudyError(f"{name} holds no images")
     numbers, classes, word = labels.of_training(part, name)
     train = Split(part.rows, numbers, name)
-    if choice.validation is None:
+    measured = None if choice.validation is None else opened.splits[choice.validation]()
+    if measured is not None and validation is None and labels.are_secret(measured.values):
+        remarks.append(f"not used: {printable(str(choice.validation))}, whose labels are not published")
+        choice, measured = replace(choice, validation=None), None
+    if measured is None:
         out = splits.held_out(numbers, source, seed)
         train, test = train.take((~out).nonzero()[:, 0]), train.take(out.nonzero()[:, 0])
     else:
-        part, name = opened.splits[choice.validation](), f"{source} ({choice.validation})"
-        if not len(part.rows):
+        name = f"{source} ({choice.validation})"
+        if not len(measured.rows):
             raise StudyError(f"{name} holds no images")
-        test = Split(part.rows, labels.of_validation(part, classes, name), name)
+        test = Split(measured.rows, labels.of_validation(measured, classes, name), name)
     found = Found(source, opened.layout, classes, train, test, choice.train, choice.validation, opened.left_out)
     _check(found, opened.one_class)
-    unused = (f"not used: {some_of(choice.unused)}",) if choice.unused else ()
-    return found.with_remarks(*filter(None, (word,)), *remarks, *unused)
+    if choice.unused:
+        remarks.append(f"not used: {some_of(choice.unused)}")
+    return found.with_remarks(*filter(None, (word, *_about_classes(found))), *remarks)
 
 
 def _check(found: Found, hint: str) -> None:
@@ -77,6 +83,19 @@ def _check(found: Found, hint: str) -> None:
     present = [c for c, a in zip(found.classes, train, strict=True) if a]
     if len(present) < 2:
         raise StudyError(f"{found.source} holds one class, {some_of(present)}, and nothing to tell it from{hint}")
+
+
+def _about_classes(found: Found) -> list[str]:
+    """What is odd about classes, and no error."""
+    said = []
+    empty = [c for c, n in zip(found.classes, found.counts(found.train), strict=True) if not n]
+    if empty:
+        said.append(f"{counted(len(empty), 'class', 'classes')} without an image: {some_of(empty)}")
+    folded = [c.casefold().strip() for c in found.classes]
+    times = Counter(folded)
+    if alike := [c for c, f in zip(found.classes, folded, strict=True) if times[f] > 1]:
+        said.append(f"classes that differ in case or spaces alone: {some_of(alike)}")
+    return said
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ def _layout(source: str) -> tuple[str, folders.Folder | None]:
     """
     if os.path.isfile(source):
         if not source.endswith(".parquet"):
-            raise StudyError(f"{source} is not a data set: {_KINDS}")
+            raise StudyError(f"{source} is not a data set: {_of_file(source)}")
         return "parquet file", None
     if os.path.isdir(source):
         if hub.is_saved(source):
@@ -161,6 +180,15 @@ def _layout(source: str) -> tuple[str, folders.Folder | None]:
     if os.path.lexists(source) or not hub.may_be_name(source):
         raise StudyError(f"{printable(source)} does not exist{_nearest(source)}: {_KINDS}")
     return "the hub", None
+
+
+def _of_file(source: str) -> str:
+    """What to do with a file that is no data set."""
+    if source.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")):
+        return "unpack it, and give its folder"
+    if source.lower().endswith((".csv", ".tsv", ".jsonl")):
+        return f"give the folder of the images, and --labels {source}"
+    return _KINDS
 
 
 def _nearest(source: str) -> str:

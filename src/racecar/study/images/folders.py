@@ -226,8 +226,6 @@ def _part(source: str, folder: Folder) -> Part:
             f"{where} holds {counted(len(folder.images), 'image')} and no folders, so there are no classes: sort them "
             "into one folder per class, or name their labels in a file, --labels labels.csv (path, label)"
         )
-    files: list[str] = []
-    labels: list[int] = []
     for child in folder.folders:
         if not child.count():
             raise StudyError(
@@ -240,14 +238,12 @@ def _part(source: str, folder: Folder) -> Part:
                 f"{place(source, child)} holds {_folders(inner)}: put splits above the classes, as in "
                 f"{printable(inner[0].name)}/{printable(child.name)}/"
             )
-    for number, child in enumerate(filled):
-        before = len(files)
-        files += child.files()
-        labels += [number] * (len(files) - before)
+    # The order of datasets' ImageFolder, which trainings of before began with.
+    found = sorted((file, number) for number, child in enumerate(filled) for file in child.files())
     names = tuple(_class_name(f.name) for f in filled)
     if twice := [n for n, c in Counter(names).items() if c > 1]:
         raise StudyError(f"{where} holds two folders for the class {some_of(twice)}, written differently: join them")
-    return Part(Files.of(source, files), labels, names)
+    return Part(Files.of(source, [file for file, _ in found]), [number for _, number in found], names)
 
 
 def _one_class(source: str, folder: Folder) -> str:

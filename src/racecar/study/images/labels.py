@@ -70,6 +70,11 @@ def of_validation(part: Part, classes: tuple[str, ...], source: str) -> Tensor:
     return torch.tensor([known.get(n, 0) for n in names])[numbers]
 
 
+def are_secret(values: Sequence[Any]) -> bool:
+    """Whether all are −1, which stands for a label that is not published."""
+    return len(values) > 0 and all(isinstance(v, Integral) and v == -1 for v in values)
+
+
 def no_training_image(names: Sequence[str], source: str) -> StudyError:
     """What to say of classes that only validation has."""
     return StudyError(

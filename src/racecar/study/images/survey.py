@@ -26,7 +26,7 @@ from racecar.study.images.pixels import (
 from racecar.study.images.rows import Content, Rows, counted
 
 CHUNK = 1024
-WORDS = {"uint16": "of 16 bits", "int32": "of 32 bits", "float32": "in floating point"}
+WORDS = {"uint16": "of 16 bits", "int32": "of more than 16 bits", "float32": "in floating point"}
 T = TypeVar("T")
 
 
@@ -156,7 +156,8 @@ class Survey:
         """What is done to images beyond cutting them to size."""
         found = []
         for kind, (low, high) in decoding.ranges.items():
-            found.append(f"{self.counts[kind]} {WORDS[kind]}, scaled from {low:g} to {high:g}")
+            shown = "uint16" if kind == "int32" and low == 0 and high < 2**16 else kind  # Pillow opens some as such
+            found.append(f"{self.counts[kind]} {WORDS[shown]}, scaled from {low:g} to {high:g}")
         if count := self.counts["transparent"]:
             found.append(f"{count} with transparency, on white")
         if count := self.counts["turned"]:

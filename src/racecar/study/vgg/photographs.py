@@ -217,6 +217,7 @@ class Photographs:
         normalisation: of pixels.
         workers: decoding processes for each of the two.
         device: where batches go.
+        held_out: whether the test photographs were drawn from all there are.
     """
 
     train: Split
@@ -226,6 +227,7 @@ class Photographs:
     normalisation: Normalisation
     workers: int = 0
     device: torch.device = CPU
+    held_out: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -273,9 +275,9 @@ class Photographs:
         return [[(i * self.test_count // count, -1) for i in range(count)]]
 
     def fingerprint(self) -> list[int]:
-        """Changes when there are other photographs, by their number and labels."""
+        """Changes when there are other photographs, by their number and labels, and with the way they are held out."""
         parts = (self.train.labels, self.test.labels)
-        return [self.train_count, self.test_count, *(zlib.crc32(p.numpy().data) for p in parts)]
+        return [self.train_count, self.test_count, *(zlib.crc32(p.numpy().data, self.held_out) for p in parts)]
 
     def _tests(self, firsts: range, size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
         keys = [[(i, -1) for i in range(f, min(f + size, self.test_count))] for f in firsts]
@@ -310,7 +312,8 @@ def load(
     """
     found = find(source, validation=validation, image=image, label=label, tell=tell)
     tell(f"{source}: {found.sentence()}")
-    return Photographs(found.train, found.validation, found.classes, crops, normalisation, workers)
+    drawn = found.validation_split is None
+    return Photographs(found.train, found.validation, found.classes, crops, normalisation, workers, held_out=drawn)
 
 
 def _limited(split: Split, count: int | None) -> Split:

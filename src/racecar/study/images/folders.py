@@ -234,10 +234,10 @@ def _part(source: str, folder: Folder) -> Part:
             )
         inner = child.filled()
         if len(inner) > 1 and not child.images and all(role(f.name) for f in inner):
-            raise StudyError(
-                f"{place(source, child)} holds {_folders(inner)}: put splits above the classes, as in "
-                f"{printable(inner[0].name)}/{printable(child.name)}/"
-            )
+            remedy = f"put splits above the classes, as in {printable(inner[0].name)}/{printable(child.name)}/"
+            if len(filled) == 1:
+                remedy = f"give it as --data {place(source, child)}"
+            raise StudyError(f"{place(source, child)} holds {_folders(inner)}: {remedy}")
     # The order of datasets' ImageFolder, which trainings of before began with.
     found = sorted((file, number) for number, child in enumerate(filled) for file in child.files())
     names = tuple(_class_name(f.name) for f in filled)
@@ -285,6 +285,8 @@ def _instead(folder: Folder) -> str:
         remedy = "; pip install pillow-heif opens HEIC"
     elif others.keys() & {".avif", ".avifs"}:
         remedy = "; a newer Pillow opens AVIF"
+    elif "without extension" in others:
+        remedy = "; images are known by their suffix, as .png"
     return f" ({found}{remedy})"
 
 

@@ -82,6 +82,7 @@ def _only(names: list[str], source: str, purpose: str, remedy: str = ": rename o
 
 
 def _named(wanted: str, names: Sequence[str], train: str, source: str) -> str:
+    wanted = wanted.rstrip("/")
     same = [n for n in names if n == wanted] or [n for n in names if n.casefold() == wanted.casefold()]
     if len(same) == 1 and same[0] != train:
         return same[0]

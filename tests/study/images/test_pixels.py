@@ -57,11 +57,11 @@ def test_16_bits_are_scaled_and_not_cut_off() -> None:
 def test_a_data_set_shares_one_range() -> None:
     """12 bits in 16: one image is darker than the other, and stays so."""
     dark, light = (np.full((4, 4), v, np.uint16) for v in (1000, 4000))
-    contents = [encoded(Image.fromarray(a)) for a in (dark, light)]
+    contents = [encoded(Image.fromarray(a)) for a in (light, dark)]
     survey = Survey.of(Bytes(contents))
     decoding = survey.decoding(None, None)
     assert decoding.ranges == {"uint16": (0, 4095)}
-    assert [int(decoding(c)[0, 0, 0]) for c in contents] == [round(1000 * 255 / 4095), round(4000 * 255 / 4095)]
+    assert [int(decoding(c)[0, 0, 0]) for c in contents] == [round(4000 * 255 / 4095), round(1000 * 255 / 4095)]
     assert survey.remarks(decoding) == ("2 of 16 bits, scaled from 0 to 4095",)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_bytes
+from racecar.study.images.pixels import Decoding, NotDecodableError
 
 
 def read_picture(path: Path, size: int | None = None) -> Tensor:
@@ -24,16 +25,14 @@ def read_picture(path: Path, size: int | None = None) -> Tensor:
     Raises:
         StudyError: no such file, or not an image.
     """
+    if not path.exists():
+        raise StudyError(f"{path} does not exist")
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder: give an image")
     try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except FileNotFoundError as error:
-        raise StudyError(f"{path} does not exist") from error
-    except IsADirectoryError as error:
-        raise StudyError(f"{path} is a folder: give an image") from error
-    except Exception as error:  # Pillow raises whatever the format's reader stumbles over
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise StudyError(f"{path} is not an image that can be read: {said}") from error
+        picture = Image.fromarray(Decoding(3)(str(path)))
+    except NotDecodableError as error:
+        raise StudyError(f"{path} is not an image that can be read: {error}") from error
     if size is not None and max(picture.size) != size:
         scale = size / max(picture.size)
         shape = tuple(max(1, round(s * scale)) for s in picture.size)

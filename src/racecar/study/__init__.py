@@ -1,7 +1,7 @@
 """The paper's experiments, and training on one's own images: ``import racecar.study`` gives
 
     train, transfer                  the commands' work as functions, whose results are objects with numbers and paths
-    export                           what was trained in another format; likewise
+    evaluate, predict, embed, export what one does with what was trained; likewise
     Source, Mirror, Recipe, Extras   what they take: where images come from, how racecar is used, how one trains
 
 Needs the ``[study]`` extra; imports ``racecar``, never the other way round.
@@ -21,35 +21,50 @@ if TYPE_CHECKING:
     from racecar.study.pretrain.source import Source
     from racecar.study.pretrain.trained import Trained
     from racecar.study.pretrain.transferring import Transferred, transfer
+    from racecar.study.use.embedding import Embedding, embed
+    from racecar.study.use.evaluating import Evaluation, evaluate
     from racecar.study.use.exporting import Exported, export
+    from racecar.study.use.predicting import Predictions, predict
 
 # Loaded when asked for: a command pays for what it uses.
 _HOMES = {
+    "Embedding": "use.embedding",
+    "Evaluation": "use.evaluating",
     "Exported": "use.exporting",
     "Extras": "classification.extras",
     "Mirror": "pretrain.mirror",
+    "Predictions": "use.predicting",
     "Recipe": "classification.recipe",
     "Source": "pretrain.source",
     "Stopped": "core.errors",
     "StudyError": "core.errors",
     "Trained": "pretrain.trained",
     "Transferred": "pretrain.transferring",
+    "embed": "use.embedding",
+    "evaluate": "use.evaluating",
     "export": "use.exporting",
+    "predict": "use.predicting",
     "train": "pretrain.pretraining",
     "transfer": "pretrain.transferring",
 }
 
 __all__ = [
+    "Embedding",
+    "Evaluation",
     "Exported",
     "Extras",
     "Mirror",
+    "Predictions",
     "Recipe",
     "Source",
     "Stopped",
     "StudyError",
     "Trained",
     "Transferred",
+    "embed",
+    "evaluate",
     "export",
+    "predict",
     "train",
     "transfer",
 ]

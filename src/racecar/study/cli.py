@@ -37,6 +37,9 @@ def commands() -> dict[tuple[str, ...], _Command]:
         ("train",): _Command("train", "pretrain a classifier on your own images"),
         ("stylize",): _Command("stylize", "one picture in the style of another (Section 5.4)"),
         ("transfer",): _Command("transfer", "fine-tune or probe a checkpoint on other images"),
+        ("evaluate",): _Command("evaluate", "how good what was trained is, class by class"),
+        ("predict",): _Command("predict", "what a trained classifier takes pictures for, as CSV"),
+        ("embed",): _Command("embed", "images as vectors of a trained network"),
         ("export",): _Command("export", "what was trained as ONNX, TorchScript, or for timm"),
     }
 

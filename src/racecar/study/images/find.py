@@ -74,6 +74,42 @@ def find(
     return found.with_remarks(*filter(None, (word, *_about_classes(found))), *remarks)
 
 
+def find_known(
+    source: str,
+    classes: tuple[str, ...],
+    *,
+    split: str | None = None,
+    labels_file: str | None = None,
+    image: str | None = None,
+    label: str | None = None,
+    tell: Callable[[str], None] = to_stderr,
+) -> tuple[Split, str | None]:
+    """Find images of classes that a network knows already.
+
+    Args:
+        source, labels_file, image, label, tell: see :func:`find`.
+        classes: names, by label.
+        split: the one wanted (default: validation, else test, else all images).
+
+    Returns:
+        The images, and the name of their split; None: all of a data set without one to measure on.
+
+    Raises:
+        StudyError: whatever is wrong with the data, or it holds other classes.
+    """
+    opened = _open(source, labels_file, image, label, tell)
+    names = list(opened.splits)
+    if split is not None and split.casefold() in (n.casefold() for n in names):
+        chosen: str | None = next(n for n in names if n.casefold() == split.casefold())
+    else:
+        chosen = splits.choose(names, split, source, opened.guessable).validation
+    name = f"{source} ({chosen or names[0]})"
+    part = opened.splits[chosen or names[0]]()
+    if not len(part.rows):
+        raise StudyError(f"{name} holds no images")
+    return Split(part.rows, labels.of_validation(part, classes, name, labels.not_known), name), chosen
+
+
 def _check(found: Found, hint: str) -> None:
     """At least two classes, and none that only validation has."""
     train, test = found.counts(found.train), found.counts(found.validation)

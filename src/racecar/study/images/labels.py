@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -48,8 +48,19 @@ def of_training(part: Part, source: str) -> tuple[Tensor, tuple[str, ...], str]:
     return torch.from_numpy(labels.astype(np.int64)), names, word if gap else ""
 
 
-def of_validation(part: Part, classes: tuple[str, ...], source: str) -> Tensor:
+def of_validation(
+    part: Part,
+    classes: tuple[str, ...],
+    source: str,
+    refusal: Callable[[Sequence[str], str], StudyError] | None = None,
+) -> Tensor:
     """The labels [N] of the images to measure on, by the classes of training.
+
+    Args:
+        part: as read.
+        classes: names, by label.
+        source: its name, for messages.
+        refusal: what is said of names that are none of ``classes``, by names and source.
 
     Raises:
         StudyError: labels are missing, are no classes, or of classes that training does not have.
@@ -66,7 +77,7 @@ def of_validation(part: Part, classes: tuple[str, ...], source: str) -> Tensor:
         numbers = torch.tensor([place[str(v)] for v in values])
     known = {n: i for i, n in enumerate(classes)}
     if unknown := [names[i] for i in numbers.unique().tolist() if names[i] not in known]:
-        raise no_training_image(unknown, source)
+        raise (refusal or no_training_image)(unknown, source)
     return torch.tensor([known.get(n, 0) for n in names])[numbers]
 
 
@@ -80,6 +91,13 @@ def no_training_image(names: Sequence[str], source: str) -> StudyError:
     return StudyError(
         f"{source}: validation holds {some_of(names)}, of which training has no image: add some, or remove what "
         "training does not have"
+    )
+
+
+def not_known(names: Sequence[str], source: str) -> StudyError:
+    """What to say of classes that a trained network does not know."""
+    return StudyError(
+        f"{source} holds {some_of(names)}, which the network does not know: remove or rename these classes"
     )
 
 

@@ -42,17 +42,19 @@ def add_common(parser: ArgumentParser, save_every: float = 60.0, own_labels: boo
     )
 
 
-def add_source(parser: ArgumentParser, own_labels: bool = True) -> None:
+def add_source(parser: ArgumentParser, own_labels: bool = True, required: bool = True) -> None:
     """Where the images come from and how they are read: :class:`Source`.
 
     Args:
         parser: of the command.
         own_labels: whether ``--labels`` is a file of them, and nothing else.
+        required: whether ``--data`` must be said.
     """
     parser.add_argument(
         "--data",
         type=str,
-        required=True,
+        required=required,
+        default=None,
         help="a name on the Hugging Face hub, a folder with one folder of images per class (directly or below train/ "
         "and test/), a folder with parquet files, or a .parquet file",
     )

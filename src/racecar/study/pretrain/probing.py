@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from racecar.analysis import few_labels, fit_probe
-from racecar.study.classification.batches import Normalisation
 from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
 
@@ -35,7 +34,7 @@ def head_inputs(
     model: nn.Module,
     heads: list[str],
     images: Images,
-    normalisation: Normalisation,
+    normalisation: Callable[[Tensor], Tensor],
     batch: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tensor | None:
@@ -45,10 +44,10 @@ def head_inputs(
     what enters several last layers is put side by side.
 
     Args:
-        model: on the images' device.
+        model: on the device of what ``normalisation`` gives.
         heads: names of its last layers.
         images: what it sees.
-        normalisation: of the images it was trained on.
+        normalisation: from pixels in uint8 to what it sees.
         batch: images at a time.
         stop: asked before every batch.
 

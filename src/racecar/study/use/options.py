@@ -16,3 +16,9 @@ def add_run(parser: ArgumentParser) -> None:
         default=None,
         help="the training's module:NAME, to say that this code may be run; timm and torchvision need none",
     )
+
+
+def add_pictures(parser: ArgumentParser, required: bool = True) -> None:
+    """Which pictures."""
+    words = "files, and folders of which all pictures count"
+    parser.add_argument("pictures", nargs="+" if required else "*", type=str, help=words)

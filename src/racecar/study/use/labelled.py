@@ -1,0 +1,117 @@
+"""Labelled images for a network that is trained already: decoded as it was trained, labels by its classes' names."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from racecar.study.core.errors import StudyError
+from racecar.study.core.folder import read_description
+from racecar.study.images.find import find_known
+from racecar.study.images.found import Split
+from racecar.study.images.splits import held_out
+from racecar.study.pretrain.source import Source
+from racecar.study.use.network import Network
+from racecar.study.use.pictures import decoded
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images and what they show.
+
+    Attributes:
+        pixels: [N, C, H, W], uint8.
+        labels: [N], int64, by the network's classes.
+        names: of the images.
+        words: which images these are.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    words: str
+
+
+def labelled(network: Network, data: str | os.PathLike[str] | Source | None) -> Labelled:
+    """A data set's validation split; without one, all of it, but of a training's own data what that held out.
+
+    Args:
+        network: that is to see them.
+        data: a folder, a parquet file or a name on the hub; None: what the network was trained on.
+
+    Raises:
+        StudyError: they are not as they must be.
+    """
+    source = own_source(network) if data is None else Source.of(data)
+    split, name = find_known(
+        source.data,
+        network.classes,
+        split=source.validation,
+        labels_file=source.labels_file,
+        image=source.image_column,
+        label=source.label_column,
+    )
+    found = _read(network, split, source.skip_bad, f"split {name}" if name else "all images")
+    known = _trained_on(network)
+    if known is not None and name is None:
+        out = held_out(found.labels, source.data, 0)
+        held = _take(found, out, "held out of the training: a tenth, stratified")
+        if _fingerprint(held) == known:
+            return held
+    if known is not None and _fingerprint(found) == known:
+        return Labelled(found.pixels, found.labels, found.names, f"{found.words}, as in training")
+    if data is None:
+        raise StudyError(
+            f"the images of {source.data} are not those that {network.folder} was measured on: give others by --data"
+        )
+    return found
+
+
+def own_source(network: Network) -> Source:
+    """Where the images of a training came from, as its study.json says.
+
+    Raises:
+        StudyError: it does not say so, or they are gone.
+    """
+    for folder in (network.folder, network.folder.parent):
+        path = folder / "study.json"
+        config = read_description(path)["config"] if path.exists() else {}
+        if isinstance(config.get("data"), str):
+            known = {f.name for f in fields(Source)}
+            return Source(**{k: v for k, v in config.items() if k in known})
+    raise StudyError(f"{network.folder} does not say where its images came from: give --data")
+
+
+def _read(network: Network, split: Split, skip_bad: bool, words: str) -> Labelled:
+    pixels, rows = decoded(network, split.rows, split.name, skip_bad)
+    taken = split if len(rows) == len(split) else split.take(rows)
+    names = tuple(taken.rows.name(i) for i in range(len(taken)))
+    return Labelled(pixels, taken.labels, names, f"{words} of {split.name.rpartition(' (')[0]}")
+
+
+def _take(found: Labelled, mask: Tensor, words: str) -> Labelled:
+    names = tuple(n for n, m in zip(found.names, mask.tolist(), strict=True) if m)
+    return Labelled(found.pixels[mask], found.labels[mask], names, words)
+
+
+def _fingerprint(found: Labelled) -> tuple[int, ...]:
+    parts = (zlib.crc32(t.contiguous().numpy().data) for t in (found.pixels, found.labels))
+    return (len(found.labels), *parts)
+
+
+def _trained_on(network: Network) -> tuple[int, ...] | None:
+    """Number and checksums of the validation images that study.json keeps, see :mod:`racecar.study.pretrain.run`."""
+    path: Path = network.folder / "study.json"
+    if not path.exists():
+        return None
+    content: Mapping[str, Any] = read_description(path)
+    images = content.get("images")
+    if not isinstance(images, list) or len(images) != 6:
+        return None
+    return (images[1], images[4], images[5])

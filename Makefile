@@ -20,6 +20,7 @@ PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --star
 ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 TUNED := --tuned-on runs/transfer-mnist-halves-full
+SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
@@ -128,6 +129,11 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample 
 	$(BIN)/racecar study transfer --preset full --pair fashion-groups --phases A-tuned B $(TUNED) --data $(DATA)
 	$(BIN)/racecar report runs/transfer-mnist-halves-full runs/transfer-mnist-parity-full --results results
 	$(BIN)/racecar report runs/transfer-fashion-groups-full --results results
+	$(BIN)/racecar study transfer --preset full --pair superposed-tuning --phases A --seeds 2 --data $(DATA)
+	for share in $(SHARES); do $(BIN)/racecar study transfer --preset full --pair superposed-$$share --phases A-tuned B \
+		--tuned-on runs/transfer-superposed-tuning-full --data $(DATA) || exit; done
+	$(BIN)/python -m racecar.study.coarse_to_fine.dose_response $(SHARES:%=runs/transfer-superposed-%-full) --results results
+	$(BIN)/racecar report runs/transfer-superposed-tuning-full --results results
 	$(BIN)/racecar study plasticity --preset small --sequence permuted-pixels --tasks 25 --seeds 3 $(FIVE) --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small $(FIVE) A A-first --data $(DATA)

@@ -28,7 +28,7 @@ from racecar.study.report import inference
 from racecar.study.report.figures import png
 from racecar.study.report.markdown import markdown, portable
 from racecar.study.report.models import math_title
-from racecar.study.report.statistics import bounds, spread
+from racecar.study.report.statistics import bounds, p_shown, spread
 
 COMPARED = (("RR1", "Std"), ("RR1", "Dec1"), ("RR1-white", "Std"), ("RR1-white", "RR1"), ("RR1-white", "Dec1-white"))
 OUTCOME = "probe"
@@ -90,7 +90,7 @@ def figure(doses: Doses) -> Figure:
     known = [(share, s.mean) for share, s in scratch if s.n]
     axis.plot(*zip(*known, strict=True), color="#999999", linewidth=1, linestyle=":", label="B from scratch")
     axis.axhline(0.1, color="#cccccc", linewidth=0.8)
-    axis.text(min(doses), 0.105, "chance", fontsize=8, color="#888888")
+    axis.text(max(doses), 0.09, "chance", fontsize=8, color="#888888", ha="right", va="top")
     axis.set_xscale("log")
     axis.set_xlabel("share of the input's variance")
     axis.set_ylabel("linear probe on what was laid over")
@@ -115,14 +115,17 @@ def text(doses: Doses, command: str) -> str:
     differences = []
     for (share, c), p in zip(judged, adjusted, strict=True):
         verdict = c.verdict if p < 0.05 or c.verdict == "equivalent" else "undecided"
-        mean, interval = f"{c.difference.mean:+.4f}", bounds(c.difference, 4, "+")
-        differences.append([f"{c.better} − {c.worse}", f"{share:g}", mean, interval, f"{p:.3f}", verdict])
+        shown = [f"{c.difference.mean:+.4f}", bounds(c.difference, 4, "+").removeprefix("95 % CI "), p_shown(p)]
+        differences.append([f"{c.better} − {c.worse}", f"{share:g}", *shown, verdict])
     source = first.config.tasks.source
     assert isinstance(source, Superposed)
     here = first.metadata["environment"]
     revisions = sorted({r for d in doses.values() for r in d.metadata.get("revisions") or [here["revision"]]})
     seconds = sum(d.metadata["seconds"] for d in doses.values())
-    missing = [f"share {share:g}: {line}" for share, results in doses.items() for line in results.not_run()]
+    said: dict[str, list[str]] = {}  # by what is said: the shares it is said of
+    for share, results in doses.items():
+        for line in results.not_run():
+            said.setdefault(line, []).append(f"{share:g}")
     lines = [
         "# Dose and response: what is kept of a signal that nobody asks for",
         f"`{portable(command)}`, of the studies with `racecar study transfer --preset full --pair superposed-SHARE "
@@ -152,7 +155,7 @@ def text(doses: Doses, command: str) -> str:
         "## Differences in the probe on B",
         "\n".join(markdown(["difference", "share", "mean", "95 % interval", "p (Holm)", "verdict"], differences)),
         "## Not run, or to be known",
-        "\n".join(f"- {line}" for line in missing) or "Nothing.",
+        "\n".join(f"- {line} (share {', '.join(shares)})" for line, shares in said.items()) or "Nothing.",
     ]
     return "\n\n".join(lines) + "\n"
 

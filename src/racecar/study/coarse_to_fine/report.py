@@ -16,7 +16,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.variants import STD, Run, Variant
 from racecar.study.report import Block, Figure, Page, Remarks, Section, Table, Text, Verdicts
 from racecar.study.report.inference import holm
-from racecar.study.report.statistics import Summary, spread
+from racecar.study.report.statistics import Summary, p_shown, spread
 
 SMOKE_TEST = "A smoke test: it shows that everything runs. No conclusions."
 _NOTE = (
@@ -182,7 +182,7 @@ def _table(found: list[Comparison], caption: str, margin: float) -> Table:
                 f"{d.mean:+.4f}",
                 f"[{d.low:+.4f}, {d.high:+.4f}]" if d.n > 1 else "one run has none",
                 d.n,
-                "—" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}",
+                p_shown(p),
                 c.verdict if c.verdict == "equivalent" or p < 0.05 else "undecided",
             ]
         )

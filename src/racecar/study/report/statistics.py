@@ -102,6 +102,11 @@ def bounds(summary: Summary, digits: int = 3, sign: str = "") -> str:
     return f"95 % CI [{summary.low:{sign}.{digits}f}, {summary.high:{sign}.{digits}f}]"
 
 
+def p_shown(p: float) -> str:
+    """A p value for a table; a dash where there is none."""
+    return "—" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def factor(log: float) -> str:
     """The number whose logarithm is given, as a factor: ``×3``."""
     return f"×{math.exp(log):.3g}" if log < 300 else "overflow"

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from racecar import Racecar
 from racecar.study.classification.batches import Data
 from racecar.study.core.callbacks import QUIET
 
@@ -21,19 +22,28 @@ class Point:
         epoch: counted from 1.
         loss: mean cross entropy over the epoch's batches.
         penalty: mean penalty, λ included.
-        train_accuracy: over the epoch, while the weights changed.
+        train_accuracy: over the epoch, while the weights changed; None where labels are not asked for.
         accuracy: on the test images; None where it was not measured.
         seconds: of training, evaluation left out.
         top5: share of test images whose class is among the first five answers, measured with ``accuracy``.
+        error: the penalty on the test images, in evaluation mode, where labels are not asked for.
     """
 
     epoch: int
     loss: float
     penalty: float
-    train_accuracy: float
+    train_accuracy: float | None
     accuracy: float | None
     seconds: float
     top5: float | None = None
+    error: float | None = None
+
+    @property
+    def score(self) -> float:
+        """By which epochs are compared: the accuracy, or the error's negative; more is better."""
+        if self.error is not None:
+            return -self.error
+        return -1.0 if self.accuracy is None else self.accuracy
 
 
 @torch.no_grad()
@@ -67,3 +77,33 @@ def accuracy(
         right = accelerator.reduce(right)
     top1, top5 = (right / data.test_count).tolist()
     return top1, top5
+
+
+@torch.no_grad()
+def regeneration_error(
+    rr: Racecar,
+    data: Data,
+    *,
+    batch: int,
+    precision: torch.dtype | None,
+    accelerator: Accelerator,
+    alive: Callable[[], None] = QUIET.alive,
+) -> float:
+    """The penalty, λ included, on the test images in evaluation mode: of an image, or summed over one's units.
+
+    Each of several processes looks at its share. ``alive`` is called after every batch.
+    """
+    model = rr.model
+    training, device = model.training, accelerator.device
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for images, _ in data.tests(batch, accelerator.process_index, accelerator.num_processes):
+        with torch.autocast(device.type, precision, enabled=precision is not None):
+            _, distances = rr.distances(images)
+        weight = 1 if rr.options.reduction == "sum" else len(images)
+        total += (rr.lambdas * distances).sum().double() * weight
+        alive()
+    model.train(training)
+    if accelerator.num_processes > 1:
+        total = accelerator.reduce(total)
+    return float(total) / data.test_count

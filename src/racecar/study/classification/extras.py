@@ -151,8 +151,8 @@ PLAIN = Extras()
 
 
 def best_of(history: Sequence[Point]) -> Point:
-    """The epoch with the best accuracy, the first of equal ones."""
-    return max(history, key=lambda p: -1.0 if p.accuracy is None else p.accuracy)
+    """The epoch with the best accuracy, or the smallest error where that is measured, the first of equal ones."""
+    return max(history, key=lambda p: p.score)
 
 
 def blocks(model: nn.Module) -> dict[str, list[nn.Parameter]]:

@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from racecar.study.classification.averaging import Average
 from racecar.study.classification.batches import Data
-from racecar.study.classification.evaluation import Point, accuracy
+from racecar.study.classification.evaluation import Point, accuracy, regeneration_error
 from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
@@ -50,6 +50,7 @@ class Trainer:
         shard: divide weights, gradients and the optimiser's moments among the processes (FSDP2, at the root).
         extras: what a user adds to the recipe.
         class_weights: [classes], of the cross entropy; None: all 1.
+        labelled: whether labels are asked for; if not, racecar's penalty is all that is minimised.
 
     Raises:
         StudyError: more processes than images, or extras with weights divided among processes.
@@ -71,6 +72,7 @@ class Trainer:
         shard: bool = False,
         extras: Extras = PLAIN,
         class_weights: Sequence[float] | None = None,
+        labelled: bool = True,
     ) -> None:
         self.objective, self.recipe, self.data, self.extras = objective, recipe, data, extras
         self.accelerator, self.seed, self.eval_modules = accelerator, seed, eval_modules
@@ -110,7 +112,7 @@ class Trainer:
         self.evaluated = {e for e in range(1, self.epochs + 1) if e % every == 0} | {self.epochs}
         self.average = Average(objective.model, extras.ema) if extras.ema else None
         self.best: dict[str, Tensor] = {}  # weights of the best epoch so far
-        self.class_weights = None
+        self.labelled, self.class_weights = labelled, None
         if class_weights is not None:
             self.class_weights = torch.tensor(class_weights, device=accelerator.device)
 
@@ -289,7 +291,9 @@ class Trainer:
         with torch.autocast(batch.device.type, self.precision, enabled=self.precision is not None):
             output, penalty = objective(batch)
             smoothing, weights = self.recipe.label_smoothing, self.class_weights
-            if weights is None:
+            if not self.labelled:
+                loss = 0 * output.float().sum()  # the last layer has a gradient, for processes that wait for one
+            elif weights is None:
                 loss = F.cross_entropy(output, labels, label_smoothing=smoothing)
             else:  # torch's own mean is over the weights of the batch at hand, which no share of it knows
                 each = F.cross_entropy(output, labels, weights, label_smoothing=smoothing, reduction="none")
@@ -320,26 +324,53 @@ class Trainer:
                 f"the loss is not finite in epoch {epoch} (learning rate "
                 f"{self.recipe.rate(self.step - 1, len(self.batches)):g}): lower the learning rate"
             )
-        top1, top5 = self.accuracy(alive) if epoch in self.evaluated else (None, None)
-        self.history.append(Point(epoch, loss / count, penalty / count, right / count, top1, self.seconds, top5))
+        measured = self._measured(alive) if epoch in self.evaluated else {}
+        rate = right / count if self.labelled else None
+        self.history.append(
+            Point(epoch, loss / count, penalty / count, rate, seconds=self.seconds, **{"accuracy": None, **measured})
+        )
         if self.extras.keep == "best" and self.kept is self.history[-1]:
             self.best = {}
             self.best = self.weights()
 
+    def _measured(self, alive: Callable[[], None]) -> dict[str, float]:
+        """Of a :class:`Point`."""
+        if self.labelled:
+            top1, top5 = self.accuracy(alive)
+            return {"accuracy": top1, "top5": top5}
+        rr = self.objective.rr
+        assert rr is not None
+        with self._as_kept():
+            error = regeneration_error(
+                rr, self.data, batch=self._test_batch, precision=self.precision, accelerator=self.accelerator,
+                alive=alive,
+            )  # fmt: skip
+        return {"error": error}
+
     def accuracy(self, alive: Callable[[], None] = QUIET.alive) -> tuple[float, float]:
         """Top-1 and top-5 on the test images, now, of the averaged weights if there are; ``alive``: after a batch."""
-        with self.unsharded() as model, self.average.put_in(model) if self.average is not None else nullcontext():
-            if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
-                for buffer in model.buffers():
-                    torch.distributed.broadcast(buffer, 0)
+        with self._as_kept() as model:
             return accuracy(
                 model,
                 self.data,
-                batch=min(1000, 4 * self.recipe.batch_size),  # fits where a training step fits
+                batch=self._test_batch,
                 precision=self.precision,
                 accelerator=self.accelerator,
                 alive=alive,
             )
+
+    @property
+    def _test_batch(self) -> int:
+        return min(1000, 4 * self.recipe.batch_size)  # fits where a training step fits
+
+    @contextmanager
+    def _as_kept(self) -> Iterator[nn.Module]:
+        """The model with the weights that would be kept now."""
+        with self.unsharded() as model, self.average.put_in(model) if self.average is not None else nullcontext():
+            if self.accelerator.num_processes > 1:  # running statistics are the main process's, as in a checkpoint
+                for buffer in model.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+            yield model
 
     # --- saved states -------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,13 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         help="with --racecar auto: length of the penalty's gradient over the cross entropy's. 0.3 where all weights "
         "will be fine-tuned, 1 to 3 where features stay frozen; more than 3 counts as 3 (docs/training.md)",
     )
+    made.add_argument(
+        "--task",
+        type=Literal["classify", "reconstruct"],
+        default="classify",
+        help="reconstruct: labels are not asked for, the penalty is all that is minimised, of the input (--layers 1) "
+        "if not said otherwise",
+    )
     made.add_argument("--layers", type=str, default=None, help="conv, all, an integer s (RR^s) or names with commas")
     made.add_argument("--start", type=str, default=None, help="module at whose output the reverse pass starts")
     made.add_argument(
@@ -82,6 +89,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             extras=extras_of(options),
             pretrained=options.pretrained,
             freeze=options.freeze,
+            task=options.task,
             trackers=trackers_of(options),
             size=options.size,
             channels=options.channels,
@@ -103,7 +111,10 @@ def _show(trained: Trained) -> None:
     if trained.before:
         print(f"{trained.folder} is finished: nothing to do. To train again, choose another --out.")
     table = Table("", "", show_header=False)
-    table.add_row("validation accuracy", f"{trained.accuracy:.4f}")
+    if trained.task == "reconstruct":
+        table.add_row("penalty on validation images", f"{trained.error:.4g}")
+    else:
+        table.add_row("validation accuracy", f"{trained.accuracy:.4f}")
     table.add_row("seconds per epoch", f"{trained.seconds_per_epoch:.2f}")
     if (racecar := trained.about.get("racecar") or {}).get("ratio"):
         table.add_row("λ, from gradients", f"{racecar['weight']:.3g}")

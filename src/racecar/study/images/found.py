@@ -116,7 +116,9 @@ class Found:
         parts = [f"train {len(self.train)}{trained} / validation {len(self.validation)} ({tested})"]
         both = [a + b for a, b in zip(self.counts(self.train), self.counts(self.validation), strict=True)]
         each = list(zip(map(printable, self.classes), both, strict=True))
-        if len(each) <= LISTED:
+        if len(each) == 1:
+            parts.append("without labels")
+        elif len(each) <= LISTED:
             parts.append(f"{len(each)} classes: " + ", ".join(f"{n} {c}" for n, c in each))
         else:
             order = sorted(each, key=lambda pair: pair[1])

@@ -20,6 +20,7 @@ from racecar.study.images.found import Found
 from racecar.study.images.pixels import Decoding, NotDecodableError
 from racecar.study.images.rows import Content, Rows, printable, some_of
 from racecar.study.images.survey import Survey, mapped
+from racecar.study.images.unlabelled import find_unlabelled
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def load(
     size: int | None = None,
     channels: int | None = None,
     skip_bad: bool = False,
+    labelled: bool = True,
     seed: int = 0,
     tell: Callable[[str], None] = to_stderr,
 ) -> Loaded:
@@ -66,11 +68,17 @@ def load(
             one size.
         channels: 1 (grey) or 3; None: grey if all images are.
         skip_bad: leave out images that do not decode, instead of an error.
+        labelled: whether labels are wanted; without them ``validation``, ``labels_file`` and ``label`` are not used.
 
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    found = find(source, validation=validation, labels_file=labels_file, image=image, label=label, seed=seed, tell=tell)
+    if labelled:
+        found = find(
+            source, validation=validation, labels_file=labels_file, image=image, label=label, seed=seed, tell=tell
+        )
+    else:
+        found = find_unlabelled(source, image=image, seed=seed, tell=tell)
     splits = (found.train, found.validation)
     seen = [Survey.of(split.rows) for split in splits]
     survey = seen[0] + seen[1]

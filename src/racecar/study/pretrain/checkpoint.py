@@ -57,6 +57,14 @@ def build(name: str, options: dict[str, Any], classes: int, channels: int, seed:
     return make_model(name, **options), options
 
 
+def outputs_of(model: nn.Module, name: str, batch: Tensor) -> int:
+    """How many outputs a model gives for an image, see :func:`check`."""
+    output = _tried(model, name, batch)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        raise StudyError(f"{name} does not return one row of outputs for an image: switch extra outputs off")
+    return output.shape[1]
+
+
 def check(model: nn.Module, name: str, batch: Tensor, classes: int) -> None:
     """Try a model on a batch, in training mode; it stays as it is.
 
@@ -69,10 +77,21 @@ def check(model: nn.Module, name: str, batch: Tensor, classes: int) -> None:
     Raises:
         StudyError: it does not take the images, or does not return [N, classes].
     """
+    output = _tried(model, name, batch)
+    if not isinstance(output, Tensor) or output.shape != (len(batch), classes):
+        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise StudyError(
+            f"{name} returns {what} for {len(batch)} images of {classes} classes, not {(len(batch), classes)}: set "
+            "its number of classes, or switch extra outputs off, with --model-options"
+        )
+
+
+def _tried(model: nn.Module, name: str, batch: Tensor) -> Any:
+    """What a copy returns in training mode."""
     shape = " × ".join(map(str, batch.shape[1:]))
     try:
         with torch.no_grad():
-            output = copy.deepcopy(model).train()(batch)
+            return copy.deepcopy(model).train()(batch)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # anything can go wrong in a user's forward
@@ -80,12 +99,6 @@ def check(model: nn.Module, name: str, batch: Tensor, classes: int) -> None:
             f"{name} does not take images of {shape} (channels × height × width): {_line(error)}. Choose another "
             "--size or --channels"
         ) from error
-    if not isinstance(output, Tensor) or output.shape != (len(batch), classes):
-        what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise StudyError(
-            f"{name} returns {what} for {len(batch)} images of {classes} classes, not {(len(batch), classes)}: set "
-            "its number of classes, or switch extra outputs off, with --model-options"
-        )
 
 
 def write(folder: Path, model: nn.Module, metadata: Metadata) -> None:

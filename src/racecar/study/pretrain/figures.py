@@ -19,7 +19,8 @@ def curves(history: Sequence[Point]) -> Figure:
     if any(p.penalty for p in history):
         left.plot(epochs, [p.penalty for p in history], color="#2ca02c", label="penalty, λ included")
     left.set_ylim(bottom=0)
-    right.plot(epochs, [p.train_accuracy for p in history], color="#aaaaaa", label="training, as weights change")
+    trained = [(p.epoch, p.train_accuracy) for p in history if p.train_accuracy is not None]
+    right.plot([e for e, _ in trained], [a for _, a in trained], color="#aaaaaa", label="training, as weights change")
     measured = [(p.epoch, p.accuracy) for p in history if p.accuracy is not None]
     right.plot([e for e, _ in measured], [a for _, a in measured], color="#d62728", marker=".", label="validation")
     right.set_ylim(0, 1)

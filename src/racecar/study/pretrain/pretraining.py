@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +19,14 @@ from racecar.study.core.errors import Stopped
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint, longer, published, run
-from racecar.study.pretrain.heads import freeze_named
+from racecar.study.pretrain.heads import freeze_named, replace_head
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, teller
 from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
+
+Task = Literal["classify", "reconstruct"]
 
 
 def train(
@@ -40,6 +42,7 @@ def train(
     model_options: Mapping[str, Any] | None = None,
     pretrained: str | None = None,
     freeze: Sequence[str] = (),
+    task: Task = "classify",
     seed: int = 0,
     trackers: Sequence[str] = ("tensorboard",),
     save_every: float = 60.0,
@@ -64,6 +67,8 @@ def train(
         pretrained: begin with weights of before: ``"library"``: those that timm or torchvision give, whose images'
             normalisation is used too; or the path of a safetensors file; None: from scratch.
         freeze: names of modules that stay as they are, statistics included; ``*`` and ``?`` stand for more than one.
+        task: ``"reconstruct"``: labels are not asked for, racecar's penalty is all that is minimised, by default that
+            of the input alone (RR^1); :func:`racecar.study.transfer` goes on from there.
         seed: of weights, order, augmentation and dropout.
         trackers: what is told of every epoch: ``"tensorboard"``, ``"csv"``, ``"wandb"``, ``"mlflow"``.
         save_every: seconds between saved states.
@@ -79,6 +84,8 @@ def train(
     """
     source, recipe = Source.of(data), recipe or Recipe()
     mirror = racecar if isinstance(racecar, Mirror) else Mirror(racecar)
+    if task == "reconstruct":
+        mirror = _alone(mirror, source, extras)
     if size is not None and size < 1:
         raise ValueError(f"--size must be at least 1, not {size}")
     folder = Path(out or f"runs/train-{model.partition(':')[2].replace('/', '-')}")
@@ -87,7 +94,8 @@ def train(
     config = source.config() | {"model": model, "model_options": options, "size": size, "seed": seed}
     config |= {"channels": channels, "racecar": mirror.stored(), "recipe": asdict(recipe)}
     config |= extras.stored() | ({"pretrained": pretrained} if pretrained else {})
-    config |= {"freeze": list(freeze)} if freeze else {}  # folders of before know neither
+    config |= {"freeze": list(freeze)} if freeze else {}  # folders of before know none of these
+    config |= {"task": task} if task != "classify" else {}
 
     accelerator = accelerator or make_accelerator()
     if mirror.balanced and mirror.ratio > mirror.safe_ratio:
@@ -101,7 +109,8 @@ def train(
         longer.raise_epochs(folder, "train", run.same_as_known(folder, config), recipe)
     if look(accelerator, folder, "train", config):
         return Trained(folder, before=True)
-    loaded = source.read(size, channels, teller(accelerator))
+    labelled = task == "classify"
+    loaded = source.read(size, channels, teller(accelerator), labelled=labelled)
     found, test = loaded.train, loaded.validation
     device, classes = accelerator.device, len(found.classes)
     normalisation = published.normalisation_of(model, pretrained, found.shape[0]) or Normalisation.of(found)
@@ -113,7 +122,12 @@ def train(
     frozen = freeze_named(network, freeze)
     with no_memory(accelerator, recipe.batch_size):
         network = network.to(device)
-        checkpoint.check(network, model, images.normalisation(images.train.pixels[:2]), classes)
+        example = images.normalisation(images.train.pixels[:2])
+        outputs = classes if labelled else checkpoint.outputs_of(network, model, example)
+        if outputs != classes:
+            replace_head(network, outputs, classes)
+            network.to(device)
+        checkpoint.check(network, model, example, classes)
     study = open_folder(accelerator, folder, "train", config, images)
     with Stopper() as stop:
         done = run.train(
@@ -122,7 +136,8 @@ def train(
             {
                 "model": model,
                 "options": made,
-                "outputs": classes,
+                "outputs": outputs,
+                "task": task,
                 "pretrained": pretrained,
                 "frozen": list(freeze),
                 "data": loaded.about(),
@@ -136,9 +151,30 @@ def train(
             extras=extras,
             trackers=trackers,
             may_go_on=True,
+            labelled=labelled,
             callbacks=Callbacks(stop=stop, save_every=save_every),
             label=model,
         )
     if not done:
         raise Stopped(STOPPED)
     return Trained(folder)
+
+
+def _alone(mirror: Mirror, source: Source, extras: Extras) -> Mirror:
+    """The penalty where it is all that is minimised: of the input, with λ = 1, where nothing else is said.
+
+    All layers together have a way out: what is 0 everywhere is regenerated without error.
+
+    Raises:
+        ValueError: something that needs labels.
+    """
+    needs = {
+        "--racecar auto": mirror.balanced,
+        "--validation": source.validation,
+        "--class-weights": extras.class_weights,
+        "--mixup": extras.mixup,
+        "--cutmix": extras.cutmix,
+    }
+    if asked := [option for option, given in needs.items() if given]:
+        raise ValueError(f"--task reconstruct has no labels: {' and '.join(asked)} cannot be used with it")
+    return replace(mirror, weight=mirror.weight or 1.0, layers=1 if mirror.layers is None else mirror.layers)

@@ -76,7 +76,7 @@ def same_as_known(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
         return config
     known = read_description(folder / "study.json")["config"]
     same = {"from"} if "weights" in config else set()
-    for name in ("data",):
+    for name in ("data", "labels_file"):
         given, there = config.get(name), known.get(name)
         if isinstance(given, str) and isinstance(there, str) and os.path.realpath(given) == os.path.realpath(there):
             same.add(name)
@@ -142,6 +142,7 @@ def train(
     extras: Extras = PLAIN,
     trackers: Sequence[str] = ("tensorboard",),
     may_go_on: bool = False,
+    labelled: bool = True,
     callbacks: Callbacks = QUIET,
     label: str = "training",
 ) -> bool:
@@ -161,6 +162,7 @@ def train(
         extras: what the user adds to the recipe.
         trackers: what is told of every epoch, see :mod:`.tracking`.
         may_go_on: keep what more epochs need, see :mod:`.longer`.
+        labelled: whether labels are asked for; if not, the penalty is all that is minimised.
         callbacks: ``stop`` and ``save_every`` count; the others are the progress bar, the folder and the log.
         label: beside the progress bar.
 
@@ -188,6 +190,7 @@ def train(
             eval_modules=frozen,
             extras=extras,
             class_weights=weights,
+            labelled=labelled,
         )
         if (progress := study.read_progress(SLOT) or read_end(study)) is not None:
             trainer.restore(progress)
@@ -233,6 +236,7 @@ def train(
             "seed": seed,
             "accuracy": kept.accuracy,
             "top5": kept.top5,
+            "error": kept.error,
             "epoch": kept.epoch,
             "seconds_per_epoch": seconds[len(seconds) // 2],
             "train_images": len(data.train),
@@ -253,6 +257,8 @@ def train(
 def epoch_line(point: Point, epochs: int) -> str:
     """An epoch's numbers for a log file."""
     parts = {"loss": point.loss, "penalty": point.penalty, "train": point.train_accuracy, "validation": point.accuracy}
+    if point.error is not None:
+        parts = {"error": point.penalty, "validation": point.error}
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in parts.items() if value is not None)
     return f"epoch {point.epoch}/{epochs}: {numbers}, {point.seconds:.1f} s"
 

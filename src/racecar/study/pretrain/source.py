@@ -42,7 +42,12 @@ class Source:
         return {k: v for k, v in asdict(self).items() if k != "labels_file" or v is not None}
 
     def read(
-        self, size: int | None = None, channels: int | None = None, tell: Callable[[str], None] = to_stderr
+        self,
+        size: int | None = None,
+        channels: int | None = None,
+        tell: Callable[[str], None] = to_stderr,
+        *,
+        labelled: bool = True,
     ) -> Loaded:
         """The images, decoded, and what was found.
 
@@ -50,6 +55,7 @@ class Source:
             size: pixels of the square images; None: as they are, which must be one size.
             channels: 1 (grey) or 3; None: as the images are.
             tell: called with what was found, before it is decoded, and with what is left out.
+            labelled: whether labels are wanted.
 
         Raises:
             StudyError: whatever is wrong with the data, in one line.
@@ -63,5 +69,6 @@ class Source:
             size=size,
             channels=channels,
             skip_bad=self.skip_bad,
+            labelled=labelled,
             tell=tell,
         )

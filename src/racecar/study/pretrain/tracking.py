@@ -35,6 +35,7 @@ _COLUMNS = {  # names in the log, by a point's field
     "train_accuracy": "accuracy/train",
     "accuracy": "accuracy/validation",
     "top5": "accuracy/validation-top5",
+    "error": "loss/penalty-validation",
     "seconds": "seconds-per-epoch",
 }
 

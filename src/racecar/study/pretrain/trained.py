@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from racecar.study.classification.evaluation import Point
+from racecar.study.core.errors import StudyError
 from racecar.study.pretrain import checkpoint
 
 if TYPE_CHECKING:
@@ -43,8 +44,24 @@ class Trained:
 
     @property
     def accuracy(self) -> float:
-        """Share of validation images that the kept weights answer right."""
+        """Share of validation images that the kept weights answer right.
+
+        Raises:
+            StudyError: it was trained without labels.
+        """
+        if self.task == "reconstruct":
+            raise StudyError(f"{self.folder} was trained to reconstruct, without labels: it has no accuracy")
         return float(self.about["accuracy"])
+
+    @property
+    def task(self) -> str:
+        """``"classify"``, or ``"reconstruct"``: without labels."""
+        return str(self.about.get("task") or "classify")
+
+    @property
+    def error(self) -> float | None:
+        """The penalty on the validation images, of what was trained to reconstruct."""
+        return self.about.get("error")
 
     @property
     def classes(self) -> tuple[str, ...]:

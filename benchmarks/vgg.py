@@ -22,10 +22,11 @@ import racecar
 from racecar.study.commands.study import preset
 from racecar.study.core.environment import environment
 from racecar.study.core.files import read_json, write_text
+from racecar.study.images.crops import Crops
 from racecar.study.images.load import train_and_validation
 from racecar.study.vgg.experiment import IMAGENET
 from racecar.study.vgg.network import DEPTH, VGG19, initialise
-from racecar.study.vgg.photographs import Crops, Photographs, load
+from racecar.study.vgg.photographs import Photographs, load
 
 TRAIN = 1_281_167  # images of ImageNet-1k
 PAPER = {"Std": 0.308, "RR": 0.636}  # seconds per batch of 24
@@ -112,7 +113,7 @@ def pipeline_table(photographs: Photographs, batch: int, seconds: float, compile
     found["loader alone"] = rate(lambda: next(stream))
     found["step alone (Std)"] = rate(step)
     found["both"] = rate(lambda: step.on(*next(stream)[:2]))
-    lines = [f"| images/s, {photographs.workers} decoding processes | |", "|---|---|"]
+    lines = [f"| images/s, {photographs.train.decoders.processes} decoding processes | |", "|---|---|"]
     lines += [f"| {name} | {value:.2f} |" for name, value in found.items()]
     print("\n".join(lines), flush=True)
     return lines

@@ -12,7 +12,8 @@ from PIL import Image
 
 from racecar.study.classification.batches import Normalisation
 from racecar.study.core.errors import StudyError
-from racecar.study.vgg.photographs import Crops, Photographs, load
+from racecar.study.images.crops import Crops
+from racecar.study.vgg.photographs import Photographs, load
 
 UNIT = Normalisation.unit(3)
 CROPS = Crops(32, (0.3, 1.0))
@@ -73,13 +74,6 @@ def test_two_processes_see_together_what_one_sees(photographs, size, weights) ->
         assert (a[2], b[2]) == pytest.approx(weights[number])
     shares = [torch.cat([x for x, _ in photographs.tests(2, r, 2)]) for r in range(2)]
     assert sum(map(len, shares)) == 6
-
-
-def test_decoding_processes_give_the_same_batches(folder) -> None:
-    epochs = [list(load(str(folder), CROPS, UNIT, workers=w).batches(8, 0, "none", 0, 1).epoch(0)) for w in (0, 1)]
-    for (a, y, _), (b, z, _) in zip(*epochs, strict=True):
-        assert torch.equal(a, b)
-        assert torch.equal(y, z)
 
 
 def test_a_crop_is_a_box_of_the_photograph_and_half_are_mirrored() -> None:

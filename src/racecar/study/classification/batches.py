@@ -1,6 +1,7 @@
-"""What a classifier is trained and measured on, and the way small sets do it.
+"""What a classifier is trained and measured on: shuffled, augmented batches.
 
-Shuffled, augmented batches of images that live on the device as uint8: no data-loader workers in the hot loop.
+Small sets live on the device as uint8, without other processes in the hot loop; large ones are decoded by some on the
+way. Both give the same batches.
 
 Order and augmentation of an epoch are functions of (seed, epoch) alone, and belong to an image's place in the epoch:
 a run goes on where it stopped, and several processes see together exactly what one would.
@@ -10,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol
+from functools import cache, partial
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from racecar.study.classification.augmentation import Augmentation, by_torchvision, moved, transformed
 from racecar.study.images.decoded import Images
+from racecar.study.images.labelled import Labelled
 
 Batch = tuple[Tensor, Tensor, float]
+Kind = TypeVar("Kind", bound=Labelled, covariant=True)
 
 
 class Epochs(Protocol):
@@ -95,7 +98,7 @@ class Normalisation:
         return cls((0.0,) * channels, (1.0,) * channels)
 
     @classmethod
-    def of(cls, images: Images) -> Normalisation:
+    def of(cls, images: Labelled) -> Normalisation:
         """Mean 0 and deviation 1 over a data set."""
         return cls(*images.statistics())
 
@@ -119,7 +122,7 @@ class Batches:
     """One data set, cut into batches epoch by epoch.
 
     Attributes:
-        images: on the device.
+        images: what is drawn from.
         size: images per batch over all processes; the last batch of an epoch may be smaller.
         seed: of order and augmentation.
         normalisation: see there.
@@ -129,7 +132,7 @@ class Batches:
         rank, world: this process and how many share every batch.
     """
 
-    images: Images
+    images: Labelled
     size: int
     seed: int
     normalisation: Normalisation
@@ -149,22 +152,25 @@ class Batches:
         pad = max(1, self.images.shape[1] // 8)
         shifts = torch.randint(2 * pad + 1, (count, 2), generator=generator).to(device)
         mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
-        seeds = torch.randint(2**32, (count,), generator=generator) if by_torchvision(self.augmentation) else None
-        for mine, weight in shares(count, self.size, self.rank, self.world, first):
-            chosen = order[mine]
-            pixels = self.images.pixels[chosen]
-            if seeds is not None:
-                pixels = transformed(pixels, self.augmentation, seeds[mine])
-            elif self.augmentation != "none":
-                mirror = mirrored[mine] if self.augmentation == "flip-crop" else None
-                pixels = moved(pixels, shifts[mine], pad, mirror)
+        parts = list(shares(count, self.size, self.rank, self.world, first))
+        chosen = [order[mine] for mine, _ in parts]
+        if by_torchvision(self.augmentation):
+            seeds = torch.randint(2**32, (count,), generator=generator)
+            change = partial(transformed, augmentation=self.augmentation)
+            decoded = self.images.batches(chosen, change, [seeds[mine] for mine, _ in parts])
+        else:
+            decoded = self.images.batches(chosen)
+        for pixels, rows, (mine, weight) in zip(decoded, chosen, parts, strict=True):
+            if self.augmentation in ("crop", "flip-crop"):
+                mirror = mirrored[mine].to(pixels.device) if self.augmentation == "flip-crop" else None
+                pixels = moved(pixels, shifts[mine].to(pixels.device), pad, mirror)
             batch = self.normalisation(pixels, channels_last=self.channels_last)
-            yield batch, self.images.labels[chosen], weight
+            yield batch, self.images.labels[rows].to(pixels.device), weight
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """Images on the device as :class:`Data`.
+class Sets(Generic[Kind]):
+    """Training and test images as :class:`Data`.
 
     Attributes:
         train, test: of equal shape and classes.
@@ -172,8 +178,8 @@ class InMemory:
         channels_last: memory format of the batches.
     """
 
-    train: Images
-    test: Images
+    train: Kind
+    test: Kind
     normalisation: Normalisation
     channels_last: bool = False
 
@@ -197,19 +203,21 @@ class InMemory:
         """Test images."""
         return len(self.test)
 
-    def batches(self, size: int, seed: int, augmentation: Augmentation, rank: int, world: int) -> Batches:
+    def batches(self, size: int, seed: int, augmentation: Augmentation, rank: int, world: int) -> Epochs:
         """See :class:`Data`."""
         return Batches(self.train, size, seed, self.normalisation, augmentation, self.channels_last, rank, world)
 
     def tests(self, size: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
         """See :class:`Data`."""
-        for first in range(rank * size, len(self.test), world * size):
-            part = slice(first, first + size)
-            yield self._normalised(self.test.pixels[part]), self.test.labels[part]
+        for pixels, labels in self.test.in_order(size, rank, world):
+            yield self._normalised(pixels), labels
 
     def some_tests(self, count: int) -> Tensor:
         """See :class:`Data`."""
-        return self._normalised(self.test.pixels[:count])
+        return self._normalised(self.test.first(count))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return self.normalisation(pixels, channels_last=self.channels_last)
+
+
+InMemory: TypeAlias = Sets[Images]

@@ -30,6 +30,7 @@ from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, below, pack, unpack, whole
 from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.core.randomness import seed_device
+from racecar.study.images.streamed import processes_gone
 
 
 class Trainer:
@@ -131,6 +132,7 @@ class Trainer:
         """Whether all steps are done, or the last epochs have brought nothing better."""
         return self.step >= self.total or self.extras.exhausted(self.history)
 
+    @processes_gone()
     def run(self, callbacks: Callbacks = QUIET) -> bool:
         """Train to the end.
 
@@ -142,7 +144,7 @@ class Trainer:
 
         Raises:
             DivergedError: the loss is infinite or NaN, or the penalty is (racecar's NonFiniteError).
-            StudyError: out of memory.
+            StudyError: out of memory; an image that is decoded on the way is damaged.
         """
         device = self.accelerator.device
         timer = Timer(callbacks.save_every)

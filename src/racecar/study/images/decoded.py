@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors, write_tensors
-from racecar.study.images.splits import balanced_order
+from racecar.study.images.labelled import Change, Labelled
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Labelled):
     """Labelled images of one size.
 
     Attributes:
@@ -27,9 +28,6 @@ class Images:
     pixels: Tensor
     labels: Tensor
     classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,35 +45,21 @@ class Images:
         except torch.OutOfMemoryError as error:
             size = self.pixels.numel() / 2**30
             raise StudyError(
-                f"{len(self)} images take {size:.1f} GiB, more than is free on {device}: use a smaller --size or "
-                "fewer images"
+                f"{len(self)} images take {size:.1f} GiB, more than is free on {device}: have them decoded on the way "
+                "with --stream, or use a smaller --size"
             ) from error
 
     def take(self, indices: Tensor) -> Images:
         """Some of the images."""
         return replace(self, pixels=self.pixels[indices], labels=self.labels[indices])
 
-    def stratified(self, count: int, seed: int) -> tuple[Images, Images]:
-        """(``count`` images with as equal a share of every class as there is, the other images), drawn by a seed.
-
-        Raises:
-            StudyError: fewer images than that, or than classes.
-        """
-        if not len(self.classes) <= count <= len(self):
-            raise StudyError(
-                f"cannot draw {count} of {len(self)} images with {len(self.classes)} classes: ask for at least one "
-                "image per class and at most all"
-            )
-        order = balanced_order(self.labels, seed)
-        return self.take(order[:count].sort().values), self.take(order[count:].sort().values)
-
-    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel, of pixels between 0 and 1."""
-        sums = [(p.double().sum(), p.double().square().sum()) for p in self.pixels.unbind(1)]
-        count = self.pixels[:, 0].numel()
-        mean = [float(s) / count / 255 for s, _ in sums]
-        spread = [max(float(q) / count / 255**2 - m * m, 1e-8) ** 0.5 for (_, q), m in zip(sums, mean, strict=True)]
-        return tuple(mean), tuple(spread)
+    def batches(
+        self, chosen: Sequence[Tensor], change: Change | None = None, seeds: Sequence[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """See :class:`racecar.study.images.labelled.Labelled`."""
+        for number, rows in enumerate(chosen):
+            pixels = self.pixels[rows]
+            yield pixels if change is None or seeds is None else change(pixels, seeds=seeds[number])
 
     def write(self, path: Path) -> None:
         """Keep the decoded images, as safetensors."""

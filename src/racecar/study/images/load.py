@@ -5,6 +5,7 @@ The one way in for whoever holds images in memory; :mod:`.find` alone is for tho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
 from racecar.study.images.find import Pictures, find, pictures, to_stderr
 from racecar.study.images.found import Found
-from racecar.study.images.pixels import Decoding, NotDecodableError
+from racecar.study.images.pixels import Decoding, NotDecodableError, OneSize
 from racecar.study.images.rows import Content, Rows, printable, some_of
 from racecar.study.images.survey import Survey, mapped
 from racecar.study.images.unlabelled import find_unlabelled
@@ -154,21 +155,21 @@ def decode(rows: Rows, decoding: Decoding, side: tuple[int, int]) -> Decoded:
         StudyError: out of memory.
     """
 
+    reader = OneSize(decoding, side)
+
     def one(content: Content) -> np.ndarray | str:
         try:
-            array = decoding(content)
+            return reader(content)
         except NotDecodableError as error:
             return str(error)
-        height, width = array.shape[:2]
-        return array if (width, height) == side else f"{height} × {width} pixels"
 
-    width, height = side
     try:
-        pixels = torch.empty((len(rows), decoding.channels, height, width), dtype=torch.uint8)
+        pixels = torch.empty((len(rows), *reader.shape), dtype=torch.uint8)
     except RuntimeError as error:
-        size = len(rows) * decoding.channels * height * width / 2**30
+        size = len(rows) * math.prod(reader.shape) / 2**30
         raise StudyError(
-            f"{len(rows)} images take {size:.1f} GiB, more than is free: use a smaller --size or fewer images"
+            f"{len(rows)} images take {size:.1f} GiB, more than is free: decode them on the way, --stream, or "
+            "use a smaller --size"
         ) from error
     good, bad = [], []
     for row, decoded in enumerate(mapped(rows, one)):

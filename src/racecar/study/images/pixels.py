@@ -7,7 +7,8 @@ transparent laid on a background.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -49,20 +50,11 @@ class Decoding:
             NotDecodableError: it is no image, or damaged.
             StudyError: out of memory.
         """
-        try:
-            with opened(content) as file:
-                picture = self.flat(upright(file))
-                if self.size is not None and picture.size != (self.size, self.size):
-                    picture = ImageOps.fit(picture, (self.size, self.size))
-                pixels = np.array(picture)
-        except NotDecodableError:
-            raise
-        except MemoryError as error:
-            raise StudyError(
-                "out of memory while images are decoded: close other programs, use a smaller --size or fewer images"
-            ) from error
-        except Exception as error:  # Pillow raises whatever the format's reader stumbles over
-            raise NotDecodableError(what_is_wrong(error, content)) from error
+        with reading(content) as file:
+            picture = self.flat(upright(file))
+            if self.size is not None and picture.size != (self.size, self.size):
+                picture = ImageOps.fit(picture, (self.size, self.size))
+            pixels = np.array(picture)
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
     def flat(self, picture: Image.Image) -> Image.Image:
@@ -81,6 +73,58 @@ class Decoding:
     def about(self) -> dict[str, Any]:
         """For a file."""
         return asdict(self) | {"ranges": {k: list(v) for k, v in self.ranges.items()}, "background": BACKGROUND}
+
+
+@dataclass(frozen=True)
+class OneSize:
+    """Images that all have one size; a :class:`racecar.study.images.streamed.Reader`.
+
+    Attributes:
+        decoding: how they become pixels.
+        side: (width, height) that each must have.
+    """
+
+    decoding: Decoding
+    side: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.decoding.channels, self.side[1], self.side[0]
+
+    def __call__(self, content: Content, seed: int = -1) -> np.ndarray:
+        """[H, W, C] in uint8; nothing is drawn.
+
+        Raises:
+            NotDecodableError: it is no image, damaged, or of another size.
+            StudyError: out of memory.
+        """
+        pixels = self.decoding(content)
+        height, width = pixels.shape[:2]
+        if (width, height) != self.side:
+            raise NotDecodableError(f"{height} × {width} pixels")
+        return pixels
+
+
+@contextmanager
+def reading(content: Content) -> Iterator[Image.Image]:
+    """An image whose pixels are not read yet; whatever goes wrong until it is closed is the image's fault.
+
+    Raises:
+        NotDecodableError: it is no image, or damaged.
+        StudyError: out of memory.
+    """
+    try:
+        with opened(content) as file:
+            yield file
+    except NotDecodableError:
+        raise
+    except MemoryError as error:
+        raise StudyError(
+            "out of memory while images are decoded: close other programs, use a smaller --size or fewer images"
+        ) from error
+    except Exception as error:  # Pillow raises whatever the format's reader stumbles over
+        raise NotDecodableError(what_is_wrong(error, content)) from error
 
 
 def opened(content: Content) -> Image.Image:

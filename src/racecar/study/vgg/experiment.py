@@ -15,10 +15,11 @@ from racecar.study.classification.recipe import Recipe
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import START, Run
+from racecar.study.images.crops import Crops
 from racecar.study.images.decoded import Images
 from racecar.study.images.load import train_and_validation
 from racecar.study.vgg import network, photographs
-from racecar.study.vgg.photographs import Crops, Photographs
+from racecar.study.vgg.photographs import Photographs
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # also where other images are learnt
 HUB, CIFAR10 = "ILSVRC/imagenet-1k", "uoft-cs/cifar10"

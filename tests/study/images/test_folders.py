@@ -13,8 +13,8 @@ from PIL import Image
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images.find import find
-from racecar.study.images.folders import openable
 from racecar.study.images.found import Found, Split
+from racecar.study.images.tree import openable
 
 from .conftest import draw, plain
 

@@ -210,7 +210,7 @@ def test_no_memory_is_no_bad_image(monkeypatch) -> None:
 def test_heic_where_pillow_opens_it(tmp_path) -> None:
     heif = pytest.importorskip("pillow_heif")
     heif.register_heif_opener()
-    from racecar.study.images.folders import openable
+    from racecar.study.images.tree import openable
 
     assert ".heic" in openable()
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "a.heic")
@@ -220,7 +220,7 @@ def test_heic_where_pillow_opens_it(tmp_path) -> None:
 def test_avif_is_opened_or_counted(tmp_path) -> None:
     from PIL import features
 
-    from racecar.study.images.folders import openable
+    from racecar.study.images.tree import openable
 
     assert (".avif" in openable()) == bool(features.check("avif"))
 

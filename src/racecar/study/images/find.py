@@ -14,6 +14,7 @@ from racecar.study.images import folders, hub, labels, splits
 from racecar.study.images import labels_file as files
 from racecar.study.images.found import Found, Opened, Split
 from racecar.study.images.rows import Files, Rows, counted, printable, some_of
+from racecar.study.images.tree import Folder, scan
 
 _KINDS = "give a folder of images by class, a .parquet file, a folder with such files, or a name on the hub"
 
@@ -193,7 +194,7 @@ def _labels_path(file: str, source: str) -> str:
     return inside if not os.path.exists(file) and os.path.isfile(inside) else file
 
 
-def _layout(source: str) -> tuple[str, folders.Folder | None]:
+def _layout(source: str) -> tuple[str, Folder | None]:
     """A word for what ``datasets`` reads, else what lies in the folder.
 
     Raises:
@@ -206,7 +207,7 @@ def _layout(source: str) -> tuple[str, folders.Folder | None]:
     if os.path.isdir(source):
         if hub.is_saved(source):
             return "saved by datasets", None
-        root = folders.scan(source)
+        root = scan(source)
         parquet = root.left_out()[".parquet"]
         if parquet and root.count():
             raise StudyError(

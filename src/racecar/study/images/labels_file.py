@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 from racecar.study.core.errors import StudyError
-from racecar.study.images.folders import Folder
 from racecar.study.images.found import Opened, Part
 from racecar.study.images.rows import Files, counted, printable, some_of
 from racecar.study.images.splits import ROLES, role
+from racecar.study.images.tree import Folder
 
 METADATA = ("metadata.csv", "metadata.jsonl")  # as datasets' ImageFolder calls them
 PATHS = ("path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path", "img", "id", "name")

@@ -98,6 +98,13 @@ def test_labels_may_be_there_and_transfer_puts_on_a_last_layer(data, tmp_path, c
     assert "--restart keep needs as many classes" in err
 
 
+def test_it_answers_nothing(loose, command) -> None:
+    assert command(*TRAIN)[0] == 0
+    code, out, err = command("predict", "--from", "a", "--model", "small_nets:plain", "data/0.png")
+    assert (code, out) == (2, "")
+    assert "was trained to reconstruct and knows no classes" in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

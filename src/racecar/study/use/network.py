@@ -84,8 +84,13 @@ class Network:
         """Answers [N, classes] in float32 on the CPU, to pixels [N, C, H, W] in uint8.
 
         Raises:
-            StudyError: they hold NaN or infinity, or memory does not suffice.
+            StudyError: they hold NaN or infinity, memory does not suffice, or the network was trained without labels.
         """
+        if self.about.get("task") == "reconstruct":
+            raise StudyError(
+                f"{self.folder} was trained to reconstruct and knows no classes: put a last layer on by racecar "
+                "transfer, or use its features by racecar embed"
+            )
         try:
             found = [self.model(self.seen(part)).float().cpu() for part in pixels.split(batch)]
         except torch.OutOfMemoryError as error:

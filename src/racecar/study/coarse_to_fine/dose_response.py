@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from racecar.errors import RacecarError
 from racecar.study.coarse_to_fine.config import TransferConfig
-from racecar.study.coarse_to_fine.figures import finish, marker
+from racecar.study.coarse_to_fine.figures import curve, finish
 from racecar.study.coarse_to_fine.results import Comparison, TransferResults
 from racecar.study.coarse_to_fine.sources import Superposed
 from racecar.study.core.errors import StudyError
@@ -27,7 +27,6 @@ from racecar.study.core.variants import Variant
 from racecar.study.report import inference
 from racecar.study.report.figures import png
 from racecar.study.report.markdown import markdown, portable
-from racecar.study.report.models import math_title
 from racecar.study.report.statistics import bounds, p_shown, spread
 
 COMPARED = (("RR1", "Std"), ("RR1", "Dec1"), ("RR1-white", "Std"), ("RR1-white", "RR1"), ("RR1-white", "Dec1-white"))
@@ -73,19 +72,7 @@ def figure(doses: Doses) -> Figure:
     made, axis = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
     for variant in variants(doses):
         points = [(s, r.summary(r.tuned(variant), OUTCOME)) for s, r in doses.items() if r.tuned(variant)]
-        method = variant.method
-        axis.errorbar(
-            [share for share, _ in points],
-            [s.mean for _, s in points],
-            [0.0 if s.n < 2 else s.high - s.mean for _, s in points],
-            linestyle=method.line,
-            color=method.color,
-            marker=marker(next(iter(doses.values())), variant),
-            markersize=5,
-            linewidth=1.2,
-            capsize=2,
-            label=math_title(variant.label),
-        )
+        curve(axis, next(iter(doses.values())), variant, points)
     scratch = [(share, r.summary(r.scratch, "accuracy")) for share, r in doses.items()]
     known = [(share, s.mean) for share, s in scratch if s.n]
     axis.plot(*zip(*known, strict=True), color="#999999", linewidth=1, linestyle=":", label="B from scratch")

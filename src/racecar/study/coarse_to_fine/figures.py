@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import matplotlib.pyplot as plt
@@ -13,12 +14,12 @@ from racecar.study.coarse_to_fine.outcomes import FEW
 from racecar.study.coarse_to_fine.results import NAMES, TransferResults
 from racecar.study.core.variants import Variant
 from racecar.study.report.models import math_title
+from racecar.study.report.statistics import Summary
 
 _MARKERS = "osD^vP*X<>hdp"
 
 
-def marker(results: TransferResults, variant: Variant) -> str:
-    """The same for a variant in every figure of a study."""
+def _marker(results: TransferResults, variant: Variant) -> str:
     return _MARKERS[results.variants.index(variant) % len(_MARKERS)]
 
 
@@ -26,6 +27,22 @@ def finish(axis: Axes, lines: Literal["both", "x"] = "both") -> None:
     """A light grid, and no frame above and at the right."""
     axis.grid(axis=lines, color="#e4e4e4", linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def curve(axis: Axes, results: TransferResults, variant: Variant, points: Sequence[tuple[float, Summary]]) -> None:
+    """A method's means over the x axis with their 95 % intervals."""
+    axis.errorbar(
+        [x for x, _ in points],
+        [s.mean for _, s in points],
+        [0.0 if s.n < 2 else s.high - s.mean for _, s in points],
+        linestyle=variant.method.line,
+        color=variant.method.color,
+        marker=_marker(results, variant),
+        markersize=5,
+        linewidth=1.2,
+        capsize=2,
+        label=math_title(variant.label),
+    )
 
 
 REACH = 0.06  # below the best accuracy on A: what is farther down is no use to anybody, and would squeeze the rest
@@ -38,7 +55,7 @@ def frontier(results: TransferResults) -> Figure:
     for variant, points in found.items():
         method = variant.method
         x, y = [a.mean for _, a, _ in points], [p.mean for _, _, p in points]
-        look = {"color": method.color, "marker": marker(results, variant), "markersize": 6, "linewidth": 1.1}
+        look = {"color": method.color, "marker": _marker(results, variant), "markersize": 6, "linewidth": 1.1}
         axis.plot(x, y, method.line, markerfacecolor="white", label=math_title(variant.label), **look)  # type: ignore[arg-type]
         chosen = results.config.tuned.get(variant.name) if method.strengths else 0.0
         for value, a, p in points:
@@ -66,20 +83,7 @@ def few_labels(results: TransferResults) -> Figure:
     for variant in results.judged:
         runs = results.tuned(variant)
         found = [results.summary(runs, f"probe{n}") for n in FEW] + [results.summary(runs, "probe")]
-        shown = [(p, s) for p, s in zip(places, found, strict=True) if s.n]
-        method = variant.method
-        axis.errorbar(
-            [p for p, _ in shown],
-            [s.mean for _, s in shown],
-            [0.0 if s.n < 2 else s.high - s.mean for _, s in shown],
-            linestyle=method.line,
-            color=method.color,
-            marker=marker(results, variant),
-            markersize=5,
-            linewidth=1.2,
-            capsize=2,
-            label=math_title(variant.label),
-        )
+        curve(axis, results, variant, [(p, s) for p, s in zip(places, found, strict=True) if s.n])
     axis.set_xticks(places, [*map(str, FEW), "all"])
     axis.set_xlabel("labels per class of B")
     axis.set_ylabel("accuracy of a linear probe on B")

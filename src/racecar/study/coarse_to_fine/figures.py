@@ -83,7 +83,7 @@ def few_labels(results: TransferResults) -> Figure:
     for variant in results.judged:
         runs = results.tuned(variant)
         found = [results.summary(runs, f"probe{n}") for n in FEW] + [results.summary(runs, "probe")]
-        curve(axis, results, variant, [(p, s) for p, s in zip(places, found, strict=True) if s.n])
+        curve(axis, results, variant, [(float(p), s) for p, s in zip(places, found, strict=True) if s.n])
     axis.set_xticks(places, [*map(str, FEW), "all"])
     axis.set_xlabel("labels per class of B")
     axis.set_ylabel("accuracy of a linear probe on B")

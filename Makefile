@@ -112,6 +112,7 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample 
 	$(BIN)/python -m racecar.study.mutual_information.ablation --table results/mutual-information-ablation.md
 	$(BIN)/python benchmarks/ensemble.py --table results/ensemble.md
 	$(BIN)/python benchmarks/balance.py --data $(DATA) --seeds 5 3 --ratios 0.1 0.9 --table results/balance.md
+	$(BIN)/python benchmarks/reconstruct.py $(addprefix --data ,$(call unpacked,mnist)) --table results/reconstruct.md
 	$(BIN)/racecar study digits --preset small --variants Std Ort RR3 --seeds 5 --data $(DATA)
 	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 3 --data $(DATA)

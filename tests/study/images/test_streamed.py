@@ -14,10 +14,11 @@ from racecar.study.classification.batches import Batches, Normalisation, Sets
 from racecar.study.core.errors import StudyError
 from racecar.study.images import labelled, streamed
 from racecar.study.images.decoded import Images
+from racecar.study.images.decoders import processes_gone
 from racecar.study.images.find import find
 from racecar.study.images.load import load
 from racecar.study.images.pixels import Decoding, OneSize
-from racecar.study.images.streamed import Streamed, processes_gone
+from racecar.study.images.streamed import Streamed
 
 READER = OneSize(Decoding(3, 16), (16, 16))
 

@@ -12,17 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from racecar.study.classification.augmentation import Augmentation, by_torchvision, moved, transformed
 from racecar.study.images.decoded import Images
-from racecar.study.images.labelled import Labelled
+from racecar.study.images.labelled import Kind, Labelled
 
 Batch = tuple[Tensor, Tensor, float]
-Kind = TypeVar("Kind", bound=Labelled, covariant=True)
 
 
 class Epochs(Protocol):

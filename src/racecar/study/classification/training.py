@@ -30,7 +30,7 @@ from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress, below, pack, unpack, whole
 from racecar.study.core.errors import DivergedError, StudyError
 from racecar.study.core.randomness import seed_device
-from racecar.study.images.streamed import processes_gone
+from racecar.study.images.decoders import processes_gone
 
 
 class Trainer:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.pretrain.options import add_source, source_of
+from racecar.study.pretrain.options import add_source, add_streaming, source_of
 from racecar.study.use.embedding import embed
 from racecar.study.use.options import add_pictures, add_run
 
@@ -27,6 +27,7 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         help="also read the classes off the vectors: a linear probe and nearest neighbours, trained on the training "
         "images, measured on the validation images",
     )
+    add_streaming(made)
     return made
 
 

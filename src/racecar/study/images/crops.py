@@ -17,7 +17,7 @@ _COLOUR = Decoding(3)
 
 @dataclass(frozen=True)
 class Crops:
-    """How a photograph becomes a square; a :class:`racecar.study.images.streamed.Reader`.
+    """How a photograph becomes a square; a :class:`racecar.study.images.decoders.Reader`.
 
     Attributes:
         size: pixels of a side.

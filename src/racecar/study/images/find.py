@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from racecar.study.core.errors import StudyError
-from racecar.study.images import folders, hub, labels, splits
+from racecar.study.images import folders, hub, labels, shards, splits
 from racecar.study.images import labels_file as files
 from racecar.study.images.found import Found, Opened, Split
 from racecar.study.images.rows import Files, Rows, counted, printable, some_of
 from racecar.study.images.tree import Folder, scan
 
-_KINDS = "give a folder of images by class, a .parquet file, a folder with such files, or a name on the hub"
+SHARDS = "archives"
+_KINDS = "give a folder of images by class, a .parquet or .tar file, a folder with such files, or a name on the hub"
 
 
 def to_stderr(text: str) -> None:
@@ -37,8 +38,9 @@ def find(
     """Find the images to train on and those to measure on.
 
     Args:
-        source: a folder with one folder of images per class, directly or below splits; a parquet file or a folder with
-            such files; one that ``save_to_disk`` of :mod:`datasets` wrote; or a name on the hub.
+        source: a folder with one folder of images per class, directly or below splits; a parquet file, an archive of
+            WebDataset's, or a folder with such files; one that ``save_to_disk`` of :mod:`datasets` wrote; or a name on
+            the hub.
         validation: the split to measure on (default: validation, else test, else a tenth is held out).
         labels_file: names the images of a folder and their labels (path, label).
         image, label: columns, if not the only ones.
@@ -160,6 +162,8 @@ def pictures(source: str, image: str | None = None, tell: Callable[[str], None] 
         StudyError: nothing there, or not readable.
     """
     layout, root = _layout(source)
+    if layout == SHARDS:
+        raise StudyError(f"{source} holds archives: their images are read with their labels alone, or unpacked")
     if root is not None and not layout:
         names = list(root.files())
         if not names:
@@ -178,6 +182,8 @@ def _open(
         if root is None:
             raise StudyError(f"--labels names the images of a folder, and {source} is none")
         return files.read(source, _labels_path(labels_file, source), root, image, label)
+    if layout == SHARDS:
+        return shards.read(source, shards.below(source) if os.path.isdir(source) else [source], label)
     if root is None or layout:
         return hub.read(source, layout, image, label, tell)
     if (opened := files.read_metadata(source, root, image, label)) is not None:
@@ -201,6 +207,8 @@ def _layout(source: str) -> tuple[str, Folder | None]:
         StudyError: it is nothing that could be read.
     """
     if os.path.isfile(source):
+        if shards.is_shard(source):
+            return SHARDS, None
         if not source.endswith(".parquet"):
             raise StudyError(f"{source} is not a data set: {_of_file(source)}")
         return "parquet file", None
@@ -209,6 +217,8 @@ def _layout(source: str) -> tuple[str, Folder | None]:
             return "saved by datasets", None
         root = scan(source)
         parquet = root.left_out()[".parquet"]
+        if not root.count() and not parquet and shards.below(source):
+            return SHARDS, root
         if parquet and root.count():
             raise StudyError(
                 f"{source} holds {parquet} parquet and {root.count()} image files: give the folder of either alone"
@@ -221,7 +231,7 @@ def _layout(source: str) -> tuple[str, Folder | None]:
 
 def _of_file(source: str) -> str:
     """What to do with a file that is no data set."""
-    if source.lower().endswith((".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")):
+    if source.lower().endswith((".zip", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar")):
         return "unpack it, and give its folder"
     if source.lower().endswith((".csv", ".tsv", ".jsonl")):
         return f"give the folder of the images, and --labels {source}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def checksum(self) -> int:
+        """Changes with the images' names, sizes in bytes and labels; none is read."""
+        return zlib.crc32(self.labels.numpy().data, self.rows.checksum())
+
     def take(self, rows: Tensor) -> Split:
         """Some of them."""
         return replace(self, rows=self.rows.take(rows), labels=self.labels[rows])
@@ -98,6 +103,11 @@ class Found:
     validation_split: str | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[Split, Split]:
+        """Both."""
+        return self.train, self.validation
 
     def with_remarks(self, *more: str) -> Found:
         """With more to say."""

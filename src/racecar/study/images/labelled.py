@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -114,3 +114,6 @@ class Labelled(ABC):
         mean = [s / count / 255 for s in sums[0].tolist()]
         squares = zip(sums[1].tolist(), mean, strict=True)
         return tuple(mean), tuple(max(q / count / 255**2 - m * m, 1e-8) ** 0.5 for q, m in squares)
+
+
+Kind = TypeVar("Kind", bound=Labelled, covariant=True)

@@ -1,14 +1,11 @@
-"""A data set's images, found, looked at and decoded once to uint8; what is wrong with one of them is said.
-
-The one way in for whoever holds images in memory; :mod:`.find` alone is for those that decode them on the way.
-"""
+"""A data set's images, found, looked at and decoded, once into memory or on the way; what is wrong with one is said."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -16,30 +13,42 @@ from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images.decoded import Images
-from racecar.study.images.find import Pictures, find, pictures, to_stderr
+from racecar.study.images.find import Pictures, pictures, to_stderr
 from racecar.study.images.found import Found
+from racecar.study.images.labelled import Kind
 from racecar.study.images.pixels import Decoding, NotDecodableError, OneSize
 from racecar.study.images.rows import Content, Rows, printable, some_of
+from racecar.study.images.seen import Seen, look
+from racecar.study.images.streamed import Streamed, streamed
 from racecar.study.images.survey import Survey, mapped
-from racecar.study.images.unlabelled import find_unlabelled
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Images in memory, and what is known of them.
+class Loaded(Generic[Kind]):
+    """Images of which those that do not decode are known, and what else is known of them.
 
     Attributes:
         train, validation: of one shape and the same classes.
-        found: where they are from, without those that did not decode.
-        decoding: how they became pixels.
-        bad: names of images that did not decode, and why.
+        seen: where they are from, and how they become pixels.
+        found: the same without images that did not decode.
+        bad: names of these, and why.
     """
 
-    train: Images
-    validation: Images
+    train: Kind
+    validation: Kind
+    seen: Seen
     found: Found
-    decoding: Decoding
     bad: tuple[str, ...] = ()
+
+    @property
+    def decoding(self) -> Decoding:
+        """How they become pixels."""
+        return self.seen.reader.decoding
+
+    def listed(self) -> tuple[int, int]:
+        """Numbers that change with the names, sizes in bytes and labels of training and validation images."""
+        train, validation = self.seen.found.splits
+        return train.checksum(), validation.checksum()
 
     def about(self) -> dict[str, Any]:
         """What was found and done, for a file."""
@@ -47,61 +56,63 @@ class Loaded:
 
 
 def load(
-    source: str,
-    *,
-    validation: str | None = None,
-    labels_file: str | None = None,
-    image: str | None = None,
-    label: str | None = None,
-    size: int | None = None,
-    channels: int | None = None,
-    skip_bad: bool = False,
-    labelled: bool = True,
-    seed: int = 0,
-    tell: Callable[[str], None] = to_stderr,
-) -> Loaded:
-    """Training and validation images of a data set.
+    source: str, *, skip_bad: bool = False, tell: Callable[[str], None] = to_stderr, **options: Any
+) -> Loaded[Images]:
+    """Training and validation images of a data set, in memory.
 
     Args:
-        source, validation, labels_file, image, label, seed, tell: see :func:`racecar.study.images.find.find`; ``tell``
-            is also called with what was found.
-        size: of the square in pixels, scaled and the rest cut off around the centre; None: as they are, which must be
-            one size.
-        channels: 1 (grey) or 3; None: grey if all images are.
+        source, tell, options: see :func:`racecar.study.images.seen.look`.
         skip_bad: leave out images that do not decode, instead of an error.
-        labelled: whether labels are wanted; without them ``validation``, ``labels_file`` and ``label`` are not used.
 
     Raises:
         StudyError: whatever is wrong with the data, in one line.
     """
-    if labelled:
-        found = find(
-            source, validation=validation, labels_file=labels_file, image=image, label=label, seed=seed, tell=tell
-        )
-    else:
-        found = find_unlabelled(source, image=image, seed=seed, tell=tell)
-    splits = (found.train, found.validation)
-    seen = [Survey.of(split.rows) for split in splits]
-    survey = seen[0] + seen[1]
-    decoding = survey.decoding(channels, size)
-    found = found.with_remarks(*survey.remarks(decoding))
-    tell(f"{printable(source)}: {found.sentence()}")
-    side = _one_size(found, seen, decoding)
-    decoded = [decode(split.rows, decoding, side) for split in splits]
-    bad = _bad(found, decoded, skip_bad)
-    if bad:
-        found = replace(found, train=splits[0].take(decoded[0].rows), validation=splits[1].take(decoded[1].rows))
-        found = found.with_remarks(f"left out: {len(bad)} that do not decode")
-        tell(f"{printable(source)}: left out {len(bad)} images that do not decode: {some_of(bad)}")
+    return held(look(source, tell=tell, **options), skip_bad, tell)
+
+
+def held(seen: Seen, skip_bad: bool, tell: Callable[[str], None]) -> Loaded[Images]:
+    """Images decoded once.
+
+    Args:
+        seen: which, and how.
+        skip_bad, tell: see :func:`load`.
+
+    Raises:
+        StudyError: some do not decode.
+    """
+    found = seen.found
+    decoded = [decode(split.rows, seen.reader) for split in (found.train, found.validation)]
+    found, bad = _without(found, decoded, skip_bad, tell)
     train, test = (
         Images(part.pixels, split.labels, found.classes)
         for part, split in zip(decoded, (found.train, found.validation), strict=True)
     )
-    return Loaded(train, test, found, decoding, bad)
+    return Loaded(train, test, seen, found, bad)
+
+
+def on_the_way(seen: Seen, processes: int, skip_bad: bool, tell: Callable[[str], None]) -> Loaded[Streamed]:
+    """Images that are decoded whenever they are asked for; once before, if those that do not decode are left out.
+
+    Args:
+        seen: which, and how.
+        processes: how many decode; 0: this one.
+        skip_bad, tell: see :func:`load`.
+
+    Raises:
+        StudyError: some do not decode, and nothing is left without them.
+    """
+    train, test = parts = streamed(seen.found, seen.reader, seen.reader.shape, processes)
+    if not skip_bad:
+        return Loaded(train, test, seen, seen.found)
+    tell("all images are decoded once, to leave out those that do not decode")
+    kept = [_kept(images.wrong(), split.rows) for images, split in zip(parts, seen.found.splits, strict=True)]
+    found, bad = _without(seen.found, kept, skip_bad, tell)
+    train, test = (images.take(part.rows) for images, part in zip(parts, kept, strict=True))
+    return Loaded(train, test, seen, found, bad)
 
 
 def train_and_validation(source: str, **options: Any) -> tuple[Images, Images]:
-    """The images alone; arguments as :func:`load` has them."""
+    """The images alone, in memory; arguments as :func:`load` has them."""
     loaded = load(source, **options)
     return loaded.train, loaded.validation
 
@@ -122,40 +133,46 @@ def load_pictures(source: str, *, image: str | None = None, channels: int | None
     found = pictures(source, image)
     survey = Survey.of(found.rows)
     decoding = survey.decoding(channels, None)
-    decoded = decode(found.rows, decoding, survey.one_size(source))
+    decoded = decode(found.rows, OneSize(decoding, survey.one_size(source)))
     if decoded.bad:
         raise _do_not_decode(decoded.bad, len(found.rows), source, "Mend or remove them")
     return decoded.pixels, found
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """Images that did decode.
+class Kept:
+    """Images that do decode.
 
     Attributes:
-        pixels: [n, C, H, W], uint8.
         rows: [n], which they are.
         bad: names of the others, and why.
     """
 
-    pixels: Tensor
     rows: Tensor
     bad: tuple[str, ...]
 
 
-def decode(rows: Rows, decoding: Decoding, side: tuple[int, int]) -> Decoded:
+@dataclass(frozen=True)
+class Decoded(Kept):
+    """The same with their pixels.
+
+    Attributes:
+        pixels: [n, C, H, W], uint8.
+    """
+
+    pixels: Tensor
+
+
+def decode(rows: Rows, reader: OneSize) -> Decoded:
     """Decode images into one block of memory.
 
     Args:
         rows: images.
-        decoding: how.
-        side: (width, height) that each must have.
+        reader: how.
 
     Raises:
         StudyError: out of memory.
     """
-
-    reader = OneSize(decoding, side)
 
     def one(content: Content) -> np.ndarray | str:
         try:
@@ -171,40 +188,40 @@ def decode(rows: Rows, decoding: Decoding, side: tuple[int, int]) -> Decoded:
             f"{len(rows)} images take {size:.1f} GiB, more than is free: decode them on the way, --stream, or "
             "use a smaller --size"
         ) from error
-    good, bad = [], []
+    bad = {}
     for row, decoded in enumerate(mapped(rows, one)):
         if isinstance(decoded, str):
-            bad.append(f"{rows.name(row)} ({printable(decoded)})")
+            bad[row] = printable(decoded)
         else:
             pixels[row] = torch.from_numpy(decoded).permute(2, 0, 1)
-            good.append(row)
-    chosen = torch.tensor(good, dtype=torch.long)
-    return Decoded(pixels[chosen] if bad else pixels, chosen, tuple(bad))
+    kept = _kept(bad, rows)
+    return Decoded(kept.rows, kept.bad, pixels[kept.rows] if bad else pixels)
 
 
-def _one_size(found: Found, seen: list[Survey], decoding: Decoding) -> tuple[int, int]:
-    """(width, height) of all images."""
-    if decoding.size is not None:
-        return decoding.size, decoding.size
-    if found.validation_split is None:
-        return (seen[0] + seen[1]).one_size(found.source)
-    train, test = (s.one_size(part.name) for s, part in zip(seen, (found.train, found.validation), strict=True))
-    if train != test and test != (0, 0) != train:
-        shapes = (f"{decoding.channels} × {height} × {width}" for width, height in (train, test))
-        raise StudyError(
-            f"training images of {found.source} are {next(shapes)}, validation images {next(shapes)} (channels × "
-            "height × width): choose one size with --size"
-        )
-    return train
+def _kept(bad: Mapping[int, str], rows: Rows) -> Kept:
+    good = torch.ones(len(rows), dtype=torch.bool)
+    good[list(bad)] = False
+    return Kept(good.nonzero()[:, 0], tuple(f"{rows.name(row)} ({why})" for row, why in bad.items()))
 
 
-def _bad(found: Found, decoded: list[Decoded], skip_bad: bool) -> tuple[str, ...]:
+def _without(
+    found: Found, kept: Sequence[Kept], skip_bad: bool, tell: Callable[[str], None]
+) -> tuple[Found, tuple[str, ...]]:
+    """What was found without the images that do not decode, and the names of these."""
+    if bad := _bad(found, kept, skip_bad):
+        found = replace(found, train=found.train.take(kept[0].rows), validation=found.validation.take(kept[1].rows))
+        found = found.with_remarks(f"left out: {len(bad)} that do not decode")
+        tell(f"{printable(found.source)}: left out {len(bad)} images that do not decode: {some_of(bad)}")
+    return found, bad
+
+
+def _bad(found: Found, kept: Sequence[Kept], skip_bad: bool) -> tuple[str, ...]:
     """The images that do not decode, if one may go on without them.
 
     Raises:
         StudyError: one may not, or a class or the validation has no image without them.
     """
-    groups = [decoded] if found.validation_split is None else [[part] for part in decoded]
+    groups = [kept] if found.validation_split is None else [[part] for part in kept]
     names = [found.source] if found.validation_split is None else [found.train.name, found.validation.name]
     for group, name in zip(groups, names, strict=True):
         bad, good = [b for part in group for b in part.bad], sum(len(part.rows) for part in group)
@@ -213,7 +230,7 @@ def _bad(found: Found, decoded: list[Decoded], skip_bad: bool) -> tuple[str, ...
         if bad and not skip_bad:
             remedy = "Mend or remove them, or go on without them with --skip-bad"
             raise _do_not_decode(bad, len(bad) + good, name, remedy)
-    left = [found.train.labels[decoded[0].rows], found.validation.labels[decoded[1].rows]]
+    left = [found.train.labels[kept[0].rows], found.validation.labels[kept[1].rows]]
     lost = (found.train.labels.bincount(minlength=len(found.classes)) > 0) & (
         left[0].bincount(minlength=len(found.classes)) == 0
     )
@@ -222,7 +239,7 @@ def _bad(found: Found, decoded: list[Decoded], skip_bad: bool) -> tuple[str, ...
         raise StudyError(f"{found.source}: no image of {some_of(names)} decodes: mend some, or remove the class")
     if not len(left[1]):
         raise StudyError(f"{found.source}: no image to measure on decodes: mend them, or choose another --validation")
-    return decoded[0].bad + decoded[1].bad
+    return kept[0].bad + kept[1].bad
 
 
 def _do_not_decode(bad: Sequence[str], count: int, name: str, remedy: str) -> StudyError:

@@ -77,7 +77,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class OneSize:
-    """Images that all have one size; a :class:`racecar.study.images.streamed.Reader`.
+    """Images that all have one size; a :class:`racecar.study.images.decoders.Reader`.
 
     Attributes:
         decoding: how they become pixels.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ class Rows(Protocol):
 
     def take(self, rows: Tensor) -> Rows:
         """Some of them."""
+
+    def checksum(self) -> int:
+        """Of their names and sizes in bytes; none is read."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,10 @@ class Files:
         """See :class:`Rows`."""
         return Files.of(self.root, [self.relative(row) for row in rows.tolist()])
 
+    def checksum(self) -> int:
+        """See :class:`Rows`; names are those below the root."""
+        return checksum((os.path.getsize(str(self[row])) for row in range(len(self))), self.names)
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -104,6 +113,20 @@ class Encoded:
     def take(self, rows: Tensor) -> Encoded:
         """See :class:`Rows`."""
         return replace(self, table=self.table.select(rows.tolist()))
+
+    def checksum(self) -> int:
+        """See :class:`Rows`; of all rows of the files, whichever are chosen."""
+        import pyarrow.compute as pc
+
+        column = self.table.data.column(self.column)
+        sizes = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
+        names = zlib.crc32("\0".join(name or "" for name in pc.struct_field(column, "path").to_pylist()).encode())
+        return checksum((int(size) for chunk in sizes.chunks for size in chunk.to_numpy()), names.to_bytes(4, "big"))
+
+
+def checksum(sizes: Iterable[int], names: bytes) -> int:
+    """Of images' sizes in bytes and their names."""
+    return zlib.crc32(np.fromiter(sizes, np.int64).data, zlib.crc32(names))
 
 
 def _content(cell: dict[str, Any] | None) -> Content:

@@ -25,7 +25,7 @@ from racecar.study.images.pixels import (
 )
 from racecar.study.images.rows import Content, Rows, counted
 
-CHUNK = 1024
+CHUNK = 128  # images in memory at a time
 WORDS = {"uint16": "of 16 bits", "int32": "of more than 16 bits", "float32": "in floating point"}
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
@@ -17,6 +18,7 @@ def add_common(parser: ArgumentParser, save_every: float = 60.0, own_labels: boo
     """Where the images come from, the recipe, how often to save."""
     parser.add_argument("--config", action="config", help="YAML file with any of the options, - in names as _")
     add_source(parser, own_labels)
+    add_streaming(parser)
     parser.add_argument("--out", type=str, default=None, help="folder (default: below runs/)")
     add_both(parser, "save_every", type=float, default=save_every, help="seconds between saved states")
     add_fields(
@@ -74,9 +76,17 @@ def add_source(parser: ArgumentParser, own_labels: bool = True, required: bool =
     add_both(parser, "skip_bad", action="store_true", help="go on without images that do not decode")
 
 
+def add_streaming(parser: ArgumentParser) -> None:
+    """Whether images are held in memory."""
+    parser.add_argument(
+        "--stream", action="store_true", help="decode images on the way even if they fit into memory; the same batches"
+    )
+    parser.add_argument("--decoders", type=int, default=None, help="processes that decode then (default: cores − 1)")
+
+
 def source_of(options: Namespace) -> Source:
-    """The images chosen."""
-    return Source(**chosen(options, Source))
+    """The images chosen; a command that holds them in memory has no options for the way."""
+    return Source(**{f.name: getattr(options, f.name) for f in fields(Source) if f.name in options})
 
 
 def recipe_of(options: Namespace) -> Recipe:

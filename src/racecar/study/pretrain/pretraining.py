@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from accelerate import Accelerator
 
-from racecar.study.classification.batches import Normalisation
 from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator
@@ -19,9 +18,10 @@ from racecar.study.core.errors import Stopped
 from racecar.study.core.processes import Stopper
 from racecar.study.core.terminal import STOPPED
 from racecar.study.pretrain import checkpoint, longer, published, run
+from racecar.study.pretrain.data import Data, normalisation_of, read, teller
 from racecar.study.pretrain.heads import freeze_named, replace_head
 from racecar.study.pretrain.mirror import Mirror
-from racecar.study.pretrain.run import Data, look, no_memory, open_folder, say, teller
+from racecar.study.pretrain.run import look, no_memory, open_folder, say
 from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
@@ -110,25 +110,28 @@ def train(
     if look(accelerator, folder, "train", config):
         return Trained(folder, before=True)
     labelled = task == "classify"
-    loaded = source.read(size, channels, teller(accelerator), labelled=labelled)
-    found, test = loaded.train, loaded.validation
-    device, classes = accelerator.device, len(found.classes)
-    normalisation = published.normalisation_of(model, pretrained, found.shape[0]) or Normalisation.of(found)
-    images = Data(found.to(device), test.to(device), normalisation)
-    network, made = checkpoint.build(model, options or {}, classes, found.shape[0], seed)
+    device, tell = accelerator.device, teller(accelerator)
+    loaded = read(source, size, channels, folder=folder, accelerator=accelerator, labelled=labelled)
+    normalisation = published.normalisation_of(model, pretrained, loaded.train.shape[0])
+    normalisation = normalisation or normalisation_of(accelerator, folder, loaded.train, tell)
+    images = Data(loaded.train, loaded.validation, normalisation, listed=loaded.listed())
+    classes = len(images.classes)
+    network, made = checkpoint.build(model, options or {}, classes, images.shape[0], seed)
     if pretrained:
         new = published.begin_with(network, pretrained, model, made)
         say(accelerator, f"racecar: begins with trained weights, but for {', '.join(new) or 'none'}")
     frozen = freeze_named(network, freeze)
     with no_memory(accelerator, recipe.batch_size):
         network = network.to(device)
-        example = images.normalisation(images.train.pixels[:2])
+        example = images.normalisation(images.train.first(2))
         outputs = classes if labelled else checkpoint.outputs_of(network, model, example)
         if outputs != classes:
             replace_head(network, outputs, classes)
             network.to(device)
         checkpoint.check(network, model, example, classes)
     study = open_folder(accelerator, folder, "train", config, images)
+    if accelerator.is_main_process:
+        study.note(normalisation=asdict(normalisation))
     with Stopper() as stop:
         done = run.train(
             study,

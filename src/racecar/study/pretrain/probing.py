@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from racecar.analysis import few_labels, fit_probe
 from racecar.study.core.errors import StudyError
-from racecar.study.images.decoded import Images
+from racecar.study.images.decoders import processes_gone
+from racecar.study.images.labelled import Labelled
 
 FEW = 10  # labels per class
 _LEAVE_OUT = "leave the probe out with --no-probe"
@@ -30,10 +31,11 @@ class Probed:
     few: float | None
 
 
+@processes_gone()
 def head_inputs(
     model: nn.Module,
     heads: list[str],
-    images: Images,
+    images: Labelled,
     normalisation: Callable[[Tensor], Tensor],
     batch: int,
     stop: Callable[[], bool] = lambda: False,
@@ -63,7 +65,7 @@ def head_inputs(
     model.eval()
     try:
         with torch.no_grad():
-            for pixels in images.pixels.split(batch):
+            for pixels, _ in images.in_order(batch):
                 if stop():
                     return None
                 model(normalisation(pixels))

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from accelerate import Accelerator
 from torch import nn
 
 from racecar.study.classification.balancing import balance, penalty_trains
-from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.evaluation import Point
 from racecar.study.classification.extras import PLAIN, Extras
 from racecar.study.classification.recipe import Recipe
@@ -36,33 +34,13 @@ from racecar.study.core.files import is_empty
 from racecar.study.core.folder import Study, read_description
 from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import log_line, progress_bar
-from racecar.study.images.decoded import Images
-from racecar.study.images.find import to_stderr
 from racecar.study.pretrain import checkpoint
+from racecar.study.pretrain.data import Data, check_images
 from racecar.study.pretrain.longer import keep_end, read_end
 from racecar.study.pretrain.mirror import Mirror
 from racecar.study.pretrain.tracking import tracked
 
 SLOT = "run"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Images on the device.
-
-    Attributes:
-        train, test: of equal shape and classes.
-        normalisation: of both.
-    """
-
-    train: Images
-    test: Images
-    normalisation: Normalisation
-
-    def fingerprint(self) -> list[int]:
-        """Changes when the images or labels do."""
-        parts = (self.train.pixels, self.train.labels, self.test.pixels, self.test.labels)
-        return [len(self.train), len(self.test), *(zlib.crc32(p.cpu().contiguous().numpy().data) for p in parts)]
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -108,13 +86,8 @@ def open_folder(accelerator: Accelerator, folder: Path, name: str, config: Mappi
     study = None
     if accelerator.is_main_process:
         study = Study(folder, name, same_as_known(folder, config))
-        now, known = data.fingerprint(), study.metadata().get("images")
-        if known not in (None, now):
-            raise StudyError(
-                f"the images are not those that {folder} began with ({known[0]} + {known[1]} then, {now[0]} + {now[1]} "
-                "now, or other content): bring them back, or choose another --out"
-            )
-        study.note(images=now)
+        check_images(folder, study.metadata(), data.fingerprints())
+        study.note(**data.fingerprints())
     accelerator.wait_for_everyone()
     return study or Study(folder, name, same_as_known(folder, config))
 
@@ -176,13 +149,13 @@ def train(
     weights = extras.weights(data.train.classes, data.train.labels)
     last = accelerator.device.type == "cuda"  # channels
     model.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
-    example = data.normalisation(data.train.pixels[: min(8, recipe.batch_size)], channels_last=last)
+    example = data.normalisation(data.train.first(min(8, recipe.batch_size)), channels_last=last)
     main = accelerator.is_main_process
     with sole_use(study.folder) if main else nullcontext(), no_memory(accelerator, recipe.batch_size):
         trainer = Trainer(
             mirror.objective(model, example),
             recipe,
-            InMemory(data.train, data.test, data.normalisation, last),
+            replace(data, channels_last=last),
             seed=seed,
             phase=phase,
             accelerator=accelerator,
@@ -279,8 +252,3 @@ def say(accelerator: Accelerator, text: str, *, error: bool = False) -> None:
     """A line from the main process."""
     if accelerator.is_main_process:
         print(text, file=sys.stderr if error else sys.stdout, flush=True)
-
-
-def teller(accelerator: Accelerator) -> Callable[[str], None]:
-    """What tells the user of the data, from the main process."""
-    return to_stderr if accelerator.is_main_process else lambda text: None

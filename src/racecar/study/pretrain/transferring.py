@@ -28,12 +28,13 @@ from racecar.study.core.files import is_number, read_object, write_json
 from racecar.study.core.processes import Stopper
 from racecar.study.core.restart import FRESH, restart
 from racecar.study.core.terminal import STOPPED
-from racecar.study.images.decoded import Images
+from racecar.study.images.labelled import Labelled
 from racecar.study.images.load import Loaded
 from racecar.study.pretrain import checkpoint, run
+from racecar.study.pretrain.data import Data, read
 from racecar.study.pretrain.heads import freeze_named, replace_head, train_only
 from racecar.study.pretrain.probing import FEW, Probed, head_inputs, probe
-from racecar.study.pretrain.run import Data, look, no_memory, open_folder, teller
+from racecar.study.pretrain.run import look, no_memory, open_folder
 from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
@@ -164,9 +165,9 @@ class _Transfer:
         pending = [(s, k) for s in self.seeds for k in self.kinds if not self._ready(s, k)]
         unprobed = [s for s in self.seeds if self.probe and not self._probe_file(s).exists()]
         if pending or unprobed:
-            loaded, device = self._images(), self.accelerator.device
-            images = loaded.train.to(device), loaded.validation.to(device)
-            whole = Data(*images, checkpoint.normalisation(self.about))
+            loaded = self._images()
+            normalisation = checkpoint.normalisation(self.about)
+            whole = Data(loaded.train, loaded.validation, normalisation, listed=loaded.listed())
             known, count = len(self.about["classes"]), len(whole.train.classes)
             if self.restart == "keep" and known != count:
                 raise StudyError(
@@ -185,10 +186,11 @@ class _Transfer:
     def _ready(self, seed: int, kind: str) -> bool:
         return look(self.accelerator, self.folder / f"{kind}-{seed}", "transfer-run", {"seed": seed, "from": kind})
 
-    def _images(self) -> Loaded:
+    def _images(self) -> Loaded[Labelled]:
         """The new data set, in the size of the checkpoint's."""
         shape = tuple(self.about["input"][k] for k in ("channels", "height", "width"))
-        loaded = self.source.read(shape[1] if shape[1] == shape[2] else None, shape[0], teller(self.accelerator))
+        size = shape[1] if shape[1] == shape[2] else None
+        loaded = read(self.source, size, shape[0], folder=self.folder, accelerator=self.accelerator)
         if loaded.train.shape != shape:
             raise StudyError(
                 f"images of {self.source.data} are {' × '.join(map(str, loaded.train.shape))}, the checkpoint's were "
@@ -196,7 +198,7 @@ class _Transfer:
             )
         return loaded
 
-    def _share(self, images: Images, seed: int) -> Images:
+    def _share(self, images: Labelled, seed: int) -> Labelled:
         """The share of the training images whose labels count, drawn by a seed."""
         if self.labels == 1:
             return images
@@ -266,7 +268,7 @@ class _Transfer:
         model = checkpoint.load(self.run, self.about)
         classes, size, train = len(whole.train.classes), self.recipe.batch_size, None
         heads = replace_head(model, len(self.about["classes"]), classes)  # its outputs do not matter
-        model.to(whole.train.pixels.device)
+        model.to(self.accelerator.device)
         test = head_inputs(model, heads, whole.test, whole.normalisation, size, stop)
         for seed in seeds:
             share = self._share(whole.train, seed)

@@ -17,7 +17,7 @@ from racecar.study.core.files import write_bytes, write_tensors
 from racecar.study.pretrain.source import Source
 from racecar.study.use.features import features
 from racecar.study.use.labelled import own_source
-from racecar.study.use.network import Network
+from racecar.study.use.network import BATCH, Network
 from racecar.study.use.pictures import read_pictures
 
 NEIGHBOURS = 20
@@ -143,7 +143,7 @@ def embed(
     if loaded.train.shape != network.shape:
         raise StudyError(f"images of {source.data} are not {height} × {width} pixels, as the network sees them")
     parts = (loaded.train, loaded.validation)
-    vectors = torch.cat([features(network, part.pixels, layer) for part in parts])
+    vectors = torch.cat([features(network, pixels, layer) for part in parts for pixels, _ in part.in_order(BATCH)])
     rows = (loaded.found.train.rows, loaded.found.validation.rows)
     names = tuple(r.name(i) for r in rows for i in range(len(r)))
     validation = torch.arange(len(vectors)) >= len(loaded.train)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from racecar.study.images.splits import held_out
 from racecar.study.pretrain.source import Source
 from racecar.study.use.network import Network
 from racecar.study.use.pictures import decoded
+
+HELD_OUT = "held out of the training: a tenth, stratified"
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,23 @@ def labelled(network: Network, data: str | os.PathLike[str] | Source | None) -> 
         image=source.image_column,
         label=source.label_column,
     )
-    found = _read(network, split, source.skip_bad, f"split {name}" if name else "all images")
     known = _trained_on(network)
+    listed = _listed(network) if known is None else None
+    if listed is not None and name is None:
+        drawn = split.take(held_out(split.labels, source.data, 0).nonzero()[:, 0])
+        if (len(drawn), drawn.checksum()) == listed:  # the others need not be decoded
+            return _read(network, drawn, source.skip_bad, HELD_OUT)
+    words = f"{f'split {name}' if name else 'all images'} of {split.name.rpartition(' (')[0]}"
+    found = _read(network, split, source.skip_bad, words)
+    if listed is not None and (len(split), split.checksum()) == listed:
+        return replace(found, words=f"{found.words}, as in training")
     if known is not None and name is None:
         out = held_out(found.labels, source.data, 0)
-        held = _take(found, out, "held out of the training: a tenth, stratified")
+        held = _take(found, out, HELD_OUT)
         if _fingerprint(held) == known:
             return held
     if known is not None and _fingerprint(found) == known:
-        return Labelled(found.pixels, found.labels, found.names, f"{found.words}, as in training")
+        return replace(found, words=f"{found.words}, as in training")
     if data is None:
         raise StudyError(
             f"the images of {source.data} are not those that {network.folder} was measured on: give others by --data"
@@ -92,7 +102,7 @@ def _read(network: Network, split: Split, skip_bad: bool, words: str) -> Labelle
     pixels, rows = decoded(network, split.rows, split.name, skip_bad)
     taken = split if len(rows) == len(split) else split.take(rows)
     names = tuple(taken.rows.name(i) for i in range(len(taken)))
-    return Labelled(pixels, taken.labels, names, f"{words} of {split.name.rpartition(' (')[0]}")
+    return Labelled(pixels, taken.labels, names, words)
 
 
 def _take(found: Labelled, mask: Tensor, words: str) -> Labelled:
@@ -103,6 +113,13 @@ def _take(found: Labelled, mask: Tensor, words: str) -> Labelled:
 def _fingerprint(found: Labelled) -> tuple[int, ...]:
     parts = (zlib.crc32(t.contiguous().numpy().data) for t in (found.pixels, found.labels))
     return (len(found.labels), *parts)
+
+
+def _listed(network: Network) -> tuple[int, int] | None:
+    """Number of the validation images and checksum of their files, as study.json keeps them; less than their pixels."""
+    path: Path = network.folder / "study.json"
+    listed = read_description(path).get("listed") if path.exists() else None
+    return (listed[1], listed[3]) if isinstance(listed, list) and len(listed) == 5 else None
 
 
 def _trained_on(network: Network) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from racecar.study.core.errors import StudyError
 from racecar.study.images.find import pictures, to_stderr
 from racecar.study.images.load import decode
-from racecar.study.images.pixels import Decoding
+from racecar.study.images.pixels import Decoding, OneSize
 from racecar.study.images.rows import Files, Rows, some_of
 from racecar.study.use.network import Network
 
@@ -53,7 +53,7 @@ def decoded(network: Network, rows: Rows, name: str, skip_bad: bool) -> tuple[Te
         StudyError: some do not decode, or none does.
     """
     _, height, width = network.shape
-    found = decode(rows, decoding(network), (width, height))
+    found = decode(rows, OneSize(decoding(network), (width, height)))
     if found.bad and (not skip_bad or not len(found.rows)):
         raise StudyError(
             f"{len(found.bad)} of {len(rows)} images in {name} do not decode: {some_of(found.bad)}. Mend or remove "

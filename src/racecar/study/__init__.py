@@ -1,7 +1,8 @@
 """The paper's experiments, and training on one's own images: ``import racecar.study`` gives
 
     train, transfer                  the commands' work as functions, whose results are objects with numbers and paths
-    evaluate, predict, embed, export what one does with what was trained; likewise
+    evaluate, predict, embed,        what one does with what was trained; likewise
+    regenerate, export
     Source, Mirror, Recipe, Extras   what they take: where images come from, how racecar is used, how one trains
 
 Needs the ``[study]`` extra; imports ``racecar``, never the other way round.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from racecar.study.use.evaluating import Evaluation, evaluate
     from racecar.study.use.exporting import Exported, export
     from racecar.study.use.predicting import Predictions, predict
+    from racecar.study.use.regenerating import Regenerated, regenerate
 
 # Loaded when asked for: a command pays for what it uses.
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "Mirror": "pretrain.mirror",
     "Predictions": "use.predicting",
     "Recipe": "classification.recipe",
+    "Regenerated": "use.regenerating",
     "Source": "pretrain.source",
     "Stopped": "core.errors",
     "StudyError": "core.errors",
@@ -44,6 +47,7 @@ _HOMES = {
     "evaluate": "use.evaluating",
     "export": "use.exporting",
     "predict": "use.predicting",
+    "regenerate": "use.regenerating",
     "train": "pretrain.pretraining",
     "transfer": "pretrain.transferring",
 }
@@ -56,6 +60,7 @@ __all__ = [
     "Mirror",
     "Predictions",
     "Recipe",
+    "Regenerated",
     "Source",
     "Stopped",
     "StudyError",
@@ -65,6 +70,7 @@ __all__ = [
     "evaluate",
     "export",
     "predict",
+    "regenerate",
     "train",
     "transfer",
 ]

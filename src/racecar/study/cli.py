@@ -40,6 +40,7 @@ def commands() -> dict[tuple[str, ...], _Command]:
         ("evaluate",): _Command("evaluate", "how good what was trained is, class by class"),
         ("predict",): _Command("predict", "what a trained classifier takes pictures for, as CSV"),
         ("embed",): _Command("embed", "images as vectors of a trained network"),
+        ("regenerate",): _Command("regenerate", "what the reverse pass makes of pictures"),
         ("export",): _Command("export", "what was trained as ONNX, TorchScript, or for timm"),
     }
 

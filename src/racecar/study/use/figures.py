@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from racecar.analysis import Calibration
 
 if TYPE_CHECKING:
     from racecar.study.use.evaluating import Evaluation
+    from racecar.study.use.regenerating import Regenerated
 
 _NAMED = 25  # classes beyond which the matrix has no names
 _NUMBERED = 12
+_ROWS = 16  # pictures
+_LAYERS = 4
 
 
 def evaluation(found: Evaluation) -> Figure:
@@ -61,3 +66,45 @@ def _short(name: str, most: int = 20) -> str:
     # A dollar would begin mathematics.
     line = " ".join(name.split()).replace("$", r"\$")
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def regenerated(found: Regenerated) -> Figure:
+    """A row per picture: itself, its regeneration, then L_m and L'_m of at most four more layers.
+
+    Maps of many channels are shown by their first three principal components, found on L_m of all pictures and the same
+    for L'_m, as red, green and blue.
+    """
+    count = min(len(found.names), _ROWS)
+    layers = [name for name in found.layers[1:] if found.pairs[name][0].ndim == 4]
+    chosen = [layers[i] for i in np.linspace(0, len(layers) - 1, min(len(layers), _LAYERS)).round().astype(int)]
+    figure = Figure(figsize=(1.5 * (2 + 2 * len(chosen)), 1.5 * count + 0.5), layout="constrained")
+    axes = figure.subplots(count, 2 + 2 * len(chosen), squeeze=False)
+    columns = [("picture", found.pictures()[0]), ("regenerated", found.pictures()[1])]
+    for name in chosen:
+        forward, back = _colours(*found.pairs[name])
+        columns += [(f"L, {_short(name, 16)}", forward), ("L′", back)]
+    for place, (title, maps) in enumerate(columns):
+        axes[0, place].set_title(title, fontsize=7)
+        for row in range(count):
+            axis, shown = axes[row, place], maps[row].clamp(0, 1).nan_to_num(0.5).permute(1, 2, 0).numpy()
+            axis.imshow(shown.repeat(3, axis=2) if shown.shape[2] == 1 else shown, interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if place == 1:
+                axis.set_xlabel(f"error {float(found.errors[row, 0]):.3g}", fontsize=7)
+    return figure
+
+
+def _colours(forward: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps [N, C, H, W] as [N, 3, H, W] between 0 and 1."""
+    rows = forward.permute(0, 2, 3, 1).reshape(-1, forward.shape[1]).double().nan_to_num()
+    mean = rows.mean(0)
+    axes = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:3].T
+    axes = torch.nn.functional.pad(axes, (0, 3 - axes.shape[1]))
+    spread = ((rows - mean) @ axes).std(0).clamp(min=1e-12)
+
+    def shown(maps: Tensor) -> Tensor:
+        turned = (maps.permute(0, 2, 3, 1).double() - mean) @ axes / spread
+        return (0.5 + turned / 5).permute(0, 3, 1, 2).float()
+
+    return shown(forward), shown(back)

@@ -1,4 +1,4 @@
-"""``racecar report``: report.html of studies on disk, and their numbers for a repository."""
+"""``racecar report``: report.html of studies, trainings and transfers, and their numbers for a repository."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from racecar.study.studies import page_of
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
     """The command's options."""
-    made = ArgumentParser(description="write report.html from the finished runs of studies")
-    made.add_argument("runs", nargs="+", type=str, help="study folders, or a folder that holds some")
+    made = ArgumentParser(description="write report.html from finished runs")
+    made.add_argument(
+        "runs", nargs="+", type=str, help="folders of studies, trainings or transfers, or one that holds some"
+    )
+    made.add_argument(
+        "--model", type=str, default=None, help="a training's module:NAME, to say that this code may be run"
+    )
+    made.add_argument(
+        "--push", type=str, default=None, help="owner/name: put a training's weights and card on the Hugging Face hub"
+    )
     made.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (PNG)")
     return made
 
@@ -22,14 +30,22 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Write them."""
     from racecar.study.report import write, write_results
+    from racecar.study.use.card import push
+    from racecar.study.use.network import Network
+    from racecar.study.use.report import is_run, page_of_run
 
     for name in options.runs:
         for folder in _studies(Path(name)):
-            page = page_of(folder)
+            page = page_of_run(folder, options.model) if is_run(folder) else page_of(folder)
             print(f"report: {write(page, folder / 'report.html')}")
             if options.results is not None:
                 for path in write_results(page, Path(options.results)):
                     print(f"results: {path}")
+    if options.push is not None:
+        if len(options.runs) != 1:
+            raise ValueError("--push is for one training alone")
+        name = push(Network.open(options.runs[0], options.model), options.push)
+        print(f"pushed: https://huggingface.co/{name}")
     return 0
 
 
@@ -41,10 +57,12 @@ def write_report(folder: Path) -> Path:
 
 
 def _studies(folder: Path) -> list[Path]:
-    """The folder itself, or the studies directly inside it."""
+    """The folder itself if it is a study, else those directly inside it."""
     if not folder.is_dir():
         raise StudyError(f"{folder} is not a folder: give the --out of a study")
-    found = [p.parent for p in sorted([folder / "study.json", *folder.glob("*/study.json")]) if p.exists()]
+    if (folder / "study.json").exists():
+        return [folder]
+    found = [p.parent for p in sorted(folder.glob("*/study.json"))]
     if not found:
         raise StudyError(f"{folder} holds no study (no study.json there or one level below)")
     return found

@@ -94,6 +94,10 @@ def own_source(network: Network) -> Source:
         config = read_description(path)["config"] if path.exists() else {}
         if isinstance(config.get("data"), str):
             known = {f.name for f in fields(Source)}
+            kept = network.about.get("data")
+            layout = kept.get("layout") if isinstance(kept, dict) else None
+            if layout not in (None, "the hub") and not Path(config["data"]).exists():
+                raise StudyError(f"{config['data']}, which {network.folder} was trained on, is not there: give --data")
             return Source(**{k: v for k, v in config.items() if k in known})
     raise StudyError(f"{network.folder} does not say where its images came from: give --data")
 

@@ -116,6 +116,26 @@ def regenerate(
     elif len(pixels) == 1:
         # A palindrome is derived for any number of images from two on.
         company = pixels
+    among = f"{len(company)} images of {Source.of(beside).data}" if beside is not None else "one another"
+    return of_pixels(network, pixels, names, company, among, beside is not None)
+
+
+def of_pixels(
+    network: Network, pixels: Tensor, names: tuple[str, ...], company: Tensor, among: str, compare: bool = True
+) -> Regenerated:
+    """The same of pictures that are decoded.
+
+    Args:
+        network: see there.
+        pixels: [N, C, H, W], uint8.
+        names: of the pictures.
+        company: [M, C, H, W], uint8, seen with them.
+        among: words for the company.
+        compare: whether its errors are of interest.
+
+    Raises:
+        StudyError: errors that are no numbers; RacecarError: the network has no palindrome.
+    """
     rr, trained = network.racecar(torch.cat([pixels, company])[:2])
     found: list[dict[str, tuple[Tensor, Tensor]]] = []
     usual = None
@@ -124,13 +144,12 @@ def regenerate(
             pairs = rr.reconstruct(network.seen(torch.cat([part, company])))
         both = {k: (a.float().cpu(), b.float().cpu()) for k, (a, b) in pairs.items()}
         found.append({k: (a[: len(part)], b[: len(part)]) for k, (a, b) in both.items()})
-        if beside is not None and usual is None:
+        if compare and usual is None:
             usual = _errors({k: (a[len(part) :], b[len(part) :]) for k, (a, b) in both.items()})
     whole = {k: (torch.cat([f[k][0] for f in found]), torch.cat([f[k][1] for f in found])) for k in found[0]}
     errors = _errors(whole)
     if errors.isnan().any():
         raise StudyError(f"{network.folder}: its reverse pass gives no number: its training has diverged")
-    among = f"{len(company)} images of {Source.of(beside).data}" if beside is not None else "one another"
     normalisation = network.normalisation
     mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
     return Regenerated(names, f"{trained}; seen among {among}", whole, errors, usual, mean, std)

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,20 @@ def test_what_does_not_decode_is_named(folder, tmp_path) -> None:
         list(train.batches([torch.tensor([0, 2])]))
     with pytest.raises(StudyError, match=r"x\.png of .*\(validation\) does not decode"):
         test.first(9)
+
+
+def test_processes_end_with_a_training_that_is_left_in_its_middle(folder, tmp_path) -> None:
+    """They ignore SIGTERM, which others are ended by."""
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import itertools
+from racecar.study.images.fitting import load_fitting
+if __name__ == "__main__":
+    kept = load_fitting({str(folder)!r}, size=16, stream=True, decoders=1).train.in_order(4)
+    print(len(list(itertools.islice(kept, 2))))
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
 
 
 def test_a_decoding_process_that_is_killed_is_one_line(images, held, monkeypatch) -> None:

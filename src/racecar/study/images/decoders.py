@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -65,6 +67,12 @@ def _collated(items: list[Tensor | Wrong]) -> Tensor | list[Wrong]:
     return wrong or torch.stack([i for i in items if isinstance(i, Tensor)])
 
 
+def _end(pieces: Callable[[], Iterator[Any] | None]) -> None:
+    """End the processes behind an iterator, if there are any."""
+    if (found := pieces()) is not None and hasattr(found, "_shutdown_workers"):
+        found._shutdown_workers()
+
+
 def _undisturbed(worker: int) -> None:
     """A signal to the whole group is for the training process, which saves its state; its end is the decoders' too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -109,15 +117,18 @@ class Decoders:
         self._asked.keys = keys
         if self._loader is None:
             self._loader = self._started()
-        pieces = iter(self._loader)
+            pieces = iter(self._loader)
+            # They ignore SIGTERM, for which others would wait at the end of this process without one.
+            atexit.register(_end, weakref.ref(pieces))
+        else:
+            pieces = iter(self._loader)
         while True:
             try:
                 with processes_gone():
                     piece = next(pieces, None)
             except (StudyError, OSError, EOFError) as error:  # the last two where what it was handing over is cut off
                 self._loader = None
-                if self.processes:  # else torch raises it again when other processes end, wherever this one is then
-                    pieces._shutdown_workers()  # type: ignore[attr-defined]
+                _end(weakref.ref(pieces))  # else torch raises it again when others end, wherever this process is then
                 raise error if isinstance(error, StudyError) else _gone(error) from error
             if piece is None:
                 return

@@ -176,6 +176,23 @@ def test_a_size_scales_the_shorter_side_and_cuts_the_rest() -> None:
     assert (found == 200).all()
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_far_too_large_is_decoded_small_and_looks_the_same(mode: str, monkeypatch) -> None:
+    y, x = np.mgrid[0:900, 0:1200]
+    waves = 127 + 120 * np.sin(x / 60) * np.cos(y / 45)
+    drawn = Image.fromarray(np.stack([waves, x * 255 / 1200, y * 255 / 900], -1).astype(np.uint8))
+    content = encoded(drawn.convert(mode), "JPEG", quality=95)
+    sizes: list[tuple[int, int]] = []
+    real = pixels.upright
+    monkeypatch.setattr(pixels, "upright", lambda picture: (sizes.append(picture.size), real(picture))[1])
+    found = Decoding(3, 64)(content)
+    monkeypatch.setattr(Image.Image, "draft", lambda *given: None)  # as PNG does
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda *given: None)
+    expected = Decoding(3, 64)(content)
+    assert sizes == [(300, 225), (1200, 900)]
+    assert abs(found.astype(int) - expected).mean() < 1.5
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

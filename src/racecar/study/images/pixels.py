@@ -51,6 +51,8 @@ class Decoding:
             StudyError: out of memory.
         """
         with reading(content) as file:
+            if self.size is not None:  # a JPEG six times as large is decoded at half its size, a larger one smaller
+                file.draft(file.mode, (3 * self.size, 3 * self.size))
             picture = self.flat(upright(file))
             if self.size is not None and picture.size != (self.size, self.size):
                 picture = ImageOps.fit(picture, (self.size, self.size))

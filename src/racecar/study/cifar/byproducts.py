@@ -184,6 +184,8 @@ def _measured(folder: Path, count: int, argv: Sequence[str] | None) -> str:
                 seed=run.seed,
             )
             advance(1)
+    missing = [f"{r.variant.label}, seed {r.seed}" for r in config.runs() if r.phase == "A" and r not in runs]
+    said += f" Not finished, and left out: {'; '.join(missing)}." if missing else ""
     here = environment()
     given = sys.argv[1:] if argv is None else argv
     command = portable(pasted(["python", "-m", "racecar.study.cifar.byproducts", *given]))

@@ -141,6 +141,8 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample 
 	$(BIN)/racecar report runs/plasticity-permuted-pixels-small runs/plasticity-random-labels-small --results results
 	$(BIN)/racecar study vgg --data $(IMAGENET) $(PHOTOGRAPHS) --out runs/vgg-photographs
 	$(BIN)/python benchmarks/vgg.py $(VGG) --trained runs/vgg-photographs --table results/vgg-speed.md
+	$(if $(UNPACK),$(BIN)/python benchmarks/images.py --work .data/links --seconds 5 --rounds 4 --table results/images.md \
+		--photographs ../shared/data/imagenet_sample/imagenet_sample_1000.npz)
 	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/racecar study digits --preset small --seeds 5 --phases A B AB --out runs/variants-digits --data $(DATA) \
 		--variants Std RR3 RR3-every2 RR3-every4 RR3-every8 RR3-fraction0.25 RR3-fraction0.125 RR3-layerwise \

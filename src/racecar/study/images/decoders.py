@@ -67,10 +67,11 @@ def _collated(items: list[Tensor | Wrong]) -> Tensor | list[Wrong]:
     return wrong or torch.stack([i for i in items if isinstance(i, Tensor)])
 
 
-def _end(pieces: Callable[[], Iterator[Any] | None]) -> None:
-    """End the processes behind an iterator, if there are any."""
-    if (found := pieces()) is not None and hasattr(found, "_shutdown_workers"):
-        found._shutdown_workers()
+def _end(pieces: Any) -> None:
+    """End the processes behind a loader's iterator."""
+    pieces._shutdown_workers()
+    for process in pieces._workers:
+        process.kill()
 
 
 def _undisturbed(worker: int) -> None:
@@ -89,6 +90,10 @@ class _Asked:
         return iter(self.keys)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Decoders:
     """Processes that decode the images of some splits; started when first asked, they live on.
 
@@ -103,32 +108,32 @@ class Decoders:
         self._decoding = _Decoding(splits, reader)
         self._asked = _Asked()
         self._loader: DataLoader | None = None
+        self._end: Callable[[], object] = _nothing
         self._pass = 0
 
     def __call__(self, keys: Iterable[list[Key]]) -> Iterator[Tensor | list[Wrong]]:
         """Decoded pieces in order, [n, C, H, W] in uint8, or what is wrong with some of their images.
 
-        One pass at a time: a new one ends the one before.
+        One pass at a time: a new one ends the one before. ``keys`` must not hold these decoders, which would not end.
 
         Raises:
             StudyError: a process is gone.
         """
         self._pass = mine = self._pass + 1
         self._asked.keys = keys
-        if self._loader is None:
+        if fresh := self._loader is None:
             self._loader = self._started()
-            pieces = iter(self._loader)
-            # They ignore SIGTERM, for which others would wait at the end of this process without one.
-            atexit.register(_end, weakref.ref(pieces))
-        else:
-            pieces = iter(self._loader)
+        pieces = iter(self._loader)
+        if fresh and self.processes:  # they ignore SIGTERM, so that Python would wait for them at its end without one
+            self._end = weakref.finalize(self, _end, pieces)
+            atexit.register(self._end)
         while True:
             try:
                 with processes_gone():
                     piece = next(pieces, None)
             except (StudyError, OSError, EOFError) as error:  # the last two where what it was handing over is cut off
                 self._loader = None
-                _end(weakref.ref(pieces))  # else torch raises it again when others end, wherever this process is then
+                self._end()  # else torch raises it again when others end, wherever this process is then
                 raise error if isinstance(error, StudyError) else _gone(error) from error
             if piece is None:
                 return

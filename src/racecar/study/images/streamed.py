@@ -70,11 +70,13 @@ class Streamed(Labelled):
         length = self._length
         parts = [(b, slice(i, i + length)) for b, rows in enumerate(chosen) for i in range(0, len(rows), length)]
 
+        split, every = self.split, self.rows  # not self, see Decoders
+
         def keys() -> Iterator[list[Key]]:
             for batch, part in parts:
-                rows = self.rows[chosen[batch][part]].tolist()
+                rows = every[chosen[batch][part]].tolist()
                 drawn = [NO_SEED] * len(rows) if seeds is None else seeds[batch][part].tolist()
-                yield [(self.split, row, seed, change) for row, seed in zip(rows, drawn, strict=True)]
+                yield [(split, row, seed, change) for row, seed in zip(rows, drawn, strict=True)]
 
         pieces = self.decoders(keys())
         for rows in chosen:
@@ -98,8 +100,9 @@ class Streamed(Labelled):
 
     def wrong(self) -> dict[int, str]:
         """The images that do not decode, by number, and why; all are decoded for it."""
-        keys: Iterator[Key] = ((self.split, row, NO_SEED, None) for row in self.rows.tolist())
-        pieces = self.decoders(iter(lambda: list(islice(keys, self._length)), []))
+        split, length = self.split, self._length
+        keys: Iterator[Key] = ((split, row, NO_SEED, None) for row in self.rows.tolist())
+        pieces = self.decoders(iter(lambda: list(islice(keys, length)), []))
         by_row = {wrong.row: wrong for piece in pieces if not isinstance(piece, Tensor) for wrong in piece}
         for wrong in by_row.values():
             if not wrong.image:

@@ -9,15 +9,17 @@ import pytest
 import torch
 
 import racecar
+from racecar.study.classification.balancing import balance
 from racecar.study.classification.keeping import keep
 from racecar.study.classification.recipe import Recipe
+from racecar.study.classification.training import Trainer
 from racecar.study.cli import main
 from racecar.study.coarse_to_fine import experiment, tuning
-from racecar.study.coarse_to_fine.config import TransferConfig
+from racecar.study.coarse_to_fine.config import TransferConfig, strength_of
 from racecar.study.coarse_to_fine.outcomes import DRAWS
 from racecar.study.coarse_to_fine.spec import SPEC
 from racecar.study.commands.study import preset
-from racecar.study.core.accelerator import reset_accelerator
+from racecar.study.core.accelerator import make_accelerator, reset_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors
@@ -95,7 +97,8 @@ def test_the_penalty_pulls_by_the_ratio_that_was_asked_for(tmp_path) -> None:
     run = Run(Variant("RR3"), "A-t4", 0)
     model = experiment.network(CONFIG, data, 0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    objective = experiment._objective(CONFIG, run, model, data)
+    objective = experiment.objective_of(CONFIG, run, model, data)
+    balance(Trainer(objective, CONFIG.recipe(run), data, seed=0, accelerator=make_accelerator()), strength_of(run))
     ratios = []
     for images, labels, _ in data.batches(20, 0, "none", 0, 1).epoch(0):
         output, penalty = objective(images)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
 import racecar
+from racecar.study.classification.balancing import balance
 from racecar.study.classification.batches import InMemory, Normalisation
 from racecar.study.classification.keeping import kept
 from racecar.study.classification.objective import Objective
@@ -34,7 +33,6 @@ from racecar.study.core.variants import Run
 from racecar.study.images.decoded import Images
 
 NAME = "transfer"
-BALANCED_ON = 8  # batches, before training
 ANSWERS = "answers"
 
 
@@ -180,11 +178,7 @@ def _train(
             example = task.some_tests(recipe.batch_size)
             if not pretrain(model, batches, long, recipe, config.shape, example, callbacks):
                 return False
-        try:
-            objective = _objective(config, run, model, task)
-        except racecar.NonFiniteError as error:  # before the first step
-            study.finish(run, model.state_dict(), {"diverged": str(error), "strength": strength, "history": []})
-            return True
+        objective = objective_of(config, run, model, task)
         epochs = round(recipe.epochs * method.stop(strength))
     trainer = Trainer(
         objective,
@@ -196,6 +190,12 @@ def _train(
         evaluations=config.evaluations,
         epochs=epochs,
     )
+    if objective.rr is not None:
+        try:
+            balance(trainer, strength)
+        except racecar.NonFiniteError as error:  # before the first step
+            study.finish(run, model.state_dict(), {"diverged": str(error), "strength": strength, "history": []})
+            return True
     if method.until() < 1 and run.phase != "B":
         objective.last = round(method.until() * trainer.total)
     if state is not None:
@@ -244,34 +244,23 @@ def _counts(answers: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: (v.double() * outcomes.DRAWS).round().to(torch.uint8) for k, v in answers.items()}
 
 
-def _objective(config: TransferConfig, run: Run, model: Classifier, task: InMemory) -> Objective:
-    """What phase I minimises, the racecar penalty balanced against the task's loss on the first batches."""
-    method, strength, recipe = run.variant.method, strength_of(run), config.recipe(run)
+def objective_of(config: TransferConfig, run: Run, model: Classifier, task: InMemory) -> Objective:
+    """What phase I minimises, the racecar penalty not balanced against the task's loss yet."""
+    method = run.variant.method
     if not method.arguments:
-        return Objective(model, regulariser=method.regulariser(model, Strength(strength)))
+        return Objective(model, regulariser=method.regulariser(model, Strength(strength_of(run))))
     decoder = network(config, task, 10_000 + seed_of(config, run)) if method.untied else None
     shape = config.shape
     rr = racecar.Racecar(
         model,
-        task.some_tests(recipe.batch_size),
+        task.some_tests(config.recipe(run).batch_size),
         start=shape.pooled if method.after_pooling else shape.start,
         weight=list(method.fading(method.depth)),
         decoder=decoder,
         **method.arguments,
     )
     metric = whitening(task.normalisation(task.train.pixels)) if method.whitened else None
-    objective = Objective(model, rr, metric=metric)
-    before = {k: v.clone() for k, v in model.state_dict().items()}  # batch norm counts what it sees
-    half = recipe.half
-    batches = task.batches(recipe.batch_size, seed_of(config, run), recipe.augmentation, 0, 1)
-    for number, (images, labels, _) in enumerate(islice(batches.epoch(0), BALANCED_ON)):
-        with torch.autocast(images.device.type, half, enabled=half is not None):
-            output, penalty = objective(images)
-            loss = F.cross_entropy(output, labels, label_smoothing=recipe.label_smoothing)
-        racecar.balance(rr, loss, penalty, ratio=strength, smoothing=number / (number + 1))
-    model.load_state_dict(before)
-    rr.calls = 0
-    return objective
+    return Objective(model, rr, metric=metric)
 
 
 def work(study: Study, config: TransferConfig, runs: Sequence[Run]) -> dict[Run, float]:
@@ -284,7 +273,7 @@ def work(study: Study, config: TransferConfig, runs: Sequence[Run]) -> dict[Run,
     found = {}
     for run in runs:
         model = network(config, task, seed_of(config, run), run.variant.method.projector(strength_of(run)))
-        objective = _objective(config, run, model, task)
+        objective = objective_of(config, run, model, task)
         found[run] = step_flops(objective, task.shape, config.recipe(run).batch_size)
     return found
 

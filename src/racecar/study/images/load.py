@@ -135,7 +135,7 @@ def load_pictures(source: str, *, image: str | None = None, channels: int | None
     decoding = survey.decoding(channels, None)
     decoded = decode(found.rows, OneSize(decoding, survey.one_size(source)))
     if decoded.bad:
-        raise _do_not_decode(decoded.bad, len(found.rows), source, "Mend or remove them")
+        raise do_not_decode(decoded.bad, len(found.rows), source, may_skip=False)
     return decoded.pixels, found
 
 
@@ -228,8 +228,7 @@ def _bad(found: Found, kept: Sequence[Kept], skip_bad: bool) -> tuple[str, ...]:
         if not good:
             raise StudyError(f"no image in {name} decodes: {some_of(bad)}")
         if bad and not skip_bad:
-            remedy = "Mend or remove them, or go on without them with --skip-bad"
-            raise _do_not_decode(bad, len(bad) + good, name, remedy)
+            raise do_not_decode(bad, len(bad) + good, name)
     left = [found.train.labels[kept[0].rows], found.validation.labels[kept[1].rows]]
     lost = (found.train.labels.bincount(minlength=len(found.classes)) > 0) & (
         left[0].bincount(minlength=len(found.classes)) == 0
@@ -242,5 +241,14 @@ def _bad(found: Found, kept: Sequence[Kept], skip_bad: bool) -> tuple[str, ...]:
     return kept[0].bad + kept[1].bad
 
 
-def _do_not_decode(bad: Sequence[str], count: int, name: str, remedy: str) -> StudyError:
+def do_not_decode(bad: Sequence[str], count: int, name: str, *, may_skip: bool = True) -> StudyError:
+    """The error that names images that do not decode.
+
+    Args:
+        bad: their names, and why.
+        count: images there are.
+        name: of what holds them.
+        may_skip: whether one may go on without them.
+    """
+    remedy = "Mend or remove them" + (", or go on without them with --skip-bad" if may_skip else "")
     return StudyError(f"{len(bad)} of {count} images in {name} do not decode: {some_of(bad)}. {remedy}")

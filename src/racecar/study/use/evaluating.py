@@ -12,7 +12,7 @@ from torch import Tensor
 
 from racecar.analysis import Calibration, calibration
 from racecar.study.pretrain.source import Source
-from racecar.study.use.labelled import labelled
+from racecar.study.use.labelled import Shown, labelled
 from racecar.study.use.network import Network
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class Evaluation:
     logits: Tensor
     labels: Tensor
     names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, network: Network, images: Shown) -> Evaluation:
+        """Of a network that answers."""
+        return cls(images.words, network.classes, network.logits(images.pixels), images.labels, images.names)
 
     def top(self, k: int) -> float:
         """Share of images whose class is among the first ``k`` answers."""
@@ -144,8 +149,7 @@ def evaluate(
         StudyError: run or data are not as they must be.
     """
     network = Network.open(run, model)
-    images = labelled(network, data)
-    return Evaluation(images.words, network.classes, network.logits(images.pixels), images.labels, images.names)
+    return Evaluation.of(network, labelled(network, data))
 
 
 def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -24,7 +24,7 @@ HELD_OUT = "held out of the training: a tenth, stratified"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Shown:
     """Images and what they show.
 
     Attributes:
@@ -40,7 +40,7 @@ class Labelled:
     words: str
 
 
-def labelled(network: Network, data: str | os.PathLike[str] | Source | None) -> Labelled:
+def labelled(network: Network, data: str | os.PathLike[str] | Source | None) -> Shown:
     """A data set's validation split; without one, all of it, but of a training's own data what that held out.
 
     Args:
@@ -59,8 +59,8 @@ def labelled(network: Network, data: str | os.PathLike[str] | Source | None) -> 
         image=source.image_column,
         label=source.label_column,
     )
-    known = _trained_on(network)
-    listed = _listed(network) if known is None else None
+    path = network.folder / "study.json"
+    known, listed = _measured_on(read_description(path) if path.exists() else {})
     if listed is not None and name is None:
         drawn = split.take(held_out(split.labels, source.data, 0).nonzero()[:, 0])
         if (len(drawn), drawn.checksum()) == listed:  # the others need not be decoded
@@ -102,37 +102,31 @@ def own_source(network: Network) -> Source:
     raise StudyError(f"{network.folder} does not say where its images came from: give --data")
 
 
-def _read(network: Network, split: Split, skip_bad: bool, words: str) -> Labelled:
+def _read(network: Network, split: Split, skip_bad: bool, words: str) -> Shown:
     pixels, rows = decoded(network, split.rows, split.name, skip_bad)
     taken = split if len(rows) == len(split) else split.take(rows)
     names = tuple(taken.rows.name(i) for i in range(len(taken)))
-    return Labelled(pixels, taken.labels, names, words)
+    return Shown(pixels, taken.labels, names, words)
 
 
-def _take(found: Labelled, mask: Tensor, words: str) -> Labelled:
+def _take(found: Shown, mask: Tensor, words: str) -> Shown:
     names = tuple(n for n, m in zip(found.names, mask.tolist(), strict=True) if m)
-    return Labelled(found.pixels[mask], found.labels[mask], names, words)
+    return Shown(found.pixels[mask], found.labels[mask], names, words)
 
 
-def _fingerprint(found: Labelled) -> tuple[int, ...]:
+def _fingerprint(found: Shown) -> tuple[int, ...]:
     parts = (zlib.crc32(t.contiguous().numpy().data) for t in (found.pixels, found.labels))
     return (len(found.labels), *parts)
 
 
-def _listed(network: Network) -> tuple[int, int] | None:
-    """Number of the validation images and checksum of their files, as study.json keeps them; less than their pixels."""
-    path: Path = network.folder / "study.json"
-    listed = read_description(path).get("listed") if path.exists() else None
-    return (listed[1], listed[3]) if isinstance(listed, list) and len(listed) == 5 else None
+def _measured_on(content: Mapping[str, Any]) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """What a study.json keeps of the validation images, see :meth:`racecar.study.pretrain.data.Data.fingerprints`.
 
-
-def _trained_on(network: Network) -> tuple[int, ...] | None:
-    """Number and checksums of the validation images that study.json keeps, see :mod:`racecar.study.pretrain.run`."""
-    path: Path = network.folder / "study.json"
-    if not path.exists():
-        return None
-    content: Mapping[str, Any] = read_description(path)
-    images = content.get("images")
-    if not isinstance(images, list) or len(images) != 6:
-        return None
-    return (images[1], images[4], images[5])
+    Returns:
+        Their number and the checksums of pixels and labels; where those are not kept, number and checksum of their
+        files. None for what is not there.
+    """
+    images, listed = content.get("images"), content.get("listed")
+    if isinstance(images, list) and len(images) == 6:
+        return (images[1], images[4], images[5]), None
+    return None, (listed[1], listed[3]) if isinstance(listed, list) and len(listed) == 5 else None

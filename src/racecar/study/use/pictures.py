@@ -10,7 +10,7 @@ from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.images.find import pictures, to_stderr
-from racecar.study.images.load import decode
+from racecar.study.images.load import decode, do_not_decode
 from racecar.study.images.pixels import Decoding, OneSize
 from racecar.study.images.rows import Files, Rows, some_of
 from racecar.study.use.network import Network
@@ -55,10 +55,7 @@ def decoded(network: Network, rows: Rows, name: str, skip_bad: bool) -> tuple[Te
     _, height, width = network.shape
     found = decode(rows, OneSize(decoding(network), (width, height)))
     if found.bad and (not skip_bad or not len(found.rows)):
-        raise StudyError(
-            f"{len(found.bad)} of {len(rows)} images in {name} do not decode: {some_of(found.bad)}. Mend or remove "
-            "them, or go on without them with --skip-bad"
-        )
+        raise do_not_decode(found.bad, len(rows), name)
     if found.bad:
         to_stderr(f"left out {len(found.bad)} images that do not decode: {some_of(found.bad)}")
     return found.pixels, found.rows

@@ -19,7 +19,7 @@ from racecar.study.pretrain.trained import Trained
 from racecar.study.report import Block, Column, Command, Figure, KeyValues, Only, Page, Provenance, Section, Table, Text
 from racecar.study.use.card import card_of
 from racecar.study.use.evaluating import Evaluation
-from racecar.study.use.labelled import Labelled, labelled
+from racecar.study.use.labelled import Shown, labelled
 from racecar.study.use.network import Network
 from racecar.study.use.regenerating import BESIDE, of_pixels
 
@@ -84,7 +84,7 @@ def _training(run: Trained, model: str | None) -> tuple[list[Block], list[Sectio
     except (StudyError, ValueError) as error:
         left_out = Text(f"Classes, regenerated images and the card are left out: {error}")
         return [Text(f"Validation accuracy {run.accuracy:.4f}.")], [*sections, Section("Left out", [left_out])]
-    found = Evaluation(images.words, network.classes, network.logits(images.pixels), images.labels, images.names)
+    found = Evaluation.of(network, images)
     low, high = found.interval
     summary = Text(
         f"Validation accuracy **{found.top(1):.4f}**, 95 % interval {low:.4f} to {high:.4f} (Wilson's; of other "
@@ -133,7 +133,7 @@ def _classes(found: Evaluation) -> Section:
     return Section("Classes", [Table(columns, rows, "Validation images by class"), drawn])
 
 
-def _regenerated(network: Network, images: Labelled) -> list[Block]:
+def _regenerated(network: Network, images: Shown) -> list[Block]:
     labels = images.labels.tolist()
     shown = [labels.index(c) for c in sorted(set(labels))][:_SHOWN]
     rest = torch.tensor([i for i in range(len(labels)) if i not in shown][:BESIDE], dtype=torch.long)

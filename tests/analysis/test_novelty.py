@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import racecar
-from racecar.analysis import Mahalanobis, auroc, energy, layer_errors
+from racecar.analysis import Mahalanobis, auroc, energy, layer_errors, pair_errors
 
 
 def test_errors_of_a_linear_layer_by_hand() -> None:
@@ -37,6 +37,14 @@ def test_a_sample_stands_alone_without_batch_norm() -> None:
     x = torch.randn(6, 1, 8, 8)
     whole = layer_errors(rr, x)
     assert torch.allclose(whole[:3], layer_errors(rr, x[:3]), rtol=1e-4)
+
+
+def test_what_is_not_known_takes_no_part() -> None:
+    nan = float("nan")
+    pairs = {"a": (torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, nan], [3.0, 2.0]]))}
+    assert pair_errors(pairs).tolist() == [[0.5], [1.0]]
+    with pytest.raises(ValueError, match="not one per sample"):
+        pair_errors(pairs | {"b": (torch.zeros(3, 2), torch.zeros(3, 2))})
 
 
 def test_energy_of_equal_logits() -> None:

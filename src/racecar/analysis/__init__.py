@@ -9,7 +9,7 @@ from racecar.analysis.mutual_information import (
     mutual_information,
     pattern_ids,
 )
-from racecar.analysis.novelty import Mahalanobis, auroc, energy, layer_errors
+from racecar.analysis.novelty import Mahalanobis, auroc, energy, layer_errors, pair_errors
 from racecar.analysis.probe import (
     LinearProbe,
     choose_l2,
@@ -40,6 +40,7 @@ __all__ = [
     "knn_predict",
     "layer_errors",
     "mutual_information",
+    "pair_errors",
     "pattern_ids",
     "principal_angles",
     "principal_directions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +15,24 @@ from racecar.module import Racecar
 
 @torch.no_grad()
 def layer_errors(rr: Racecar, *args: Any, **kwargs: Any) -> Tensor:
-    """Return ½(L_m − L'_m)², averaged over the units of a sample: [N, n] for n compared layers, in float32.
+    """Return ½(L_m − L'_m)², averaged over a sample's units: [N, n] for n compared layers, in float32.
+
+    Units that are not known (NaN in L'_m) take no part, as in the penalty.
 
     Batch norm in the reverse pass takes the statistics of the batch, in evaluation mode too: there an error is that of
     a sample among the others, so compare errors of batches that are mixed alike. Without batch norm each stands alone.
 
     Raises ValueError where a compared value has another first dimension than the others.
     """
-    pairs = rr.reconstruct(*args, **kwargs)
-    errors = [0.5 * (x.float() - y.float()).square().flatten(1).mean(1) for x, y in pairs.values()]
+    return pair_errors(rr.reconstruct(*args, **kwargs))
+
+
+def pair_errors(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the same of what :meth:`racecar.Racecar.reconstruct` has found.
+
+    Raises ValueError where a compared value has another first dimension than the others.
+    """
+    errors = [0.5 * (x.float() - y.float()).square().flatten(1).nanmean(1) for x, y in pairs.values()]
     if len({len(e) for e in errors}) > 1:
         raise ValueError(f"the compared values have first dimensions {[len(e) for e in errors]}, not one per sample")
     return torch.stack(errors, 1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from racecar.analysis import pair_errors
 from racecar.study.core.errors import StudyError
 from racecar.study.pretrain.source import Source
 from racecar.study.use.labelled import labelled
@@ -145,16 +146,11 @@ def of_pixels(
         both = {k: (a.float().cpu(), b.float().cpu()) for k, (a, b) in pairs.items()}
         found.append({k: (a[: len(part)], b[: len(part)]) for k, (a, b) in both.items()})
         if compare and usual is None:
-            usual = _errors({k: (a[len(part) :], b[len(part) :]) for k, (a, b) in both.items()})
+            usual = pair_errors({k: (a[len(part) :], b[len(part) :]) for k, (a, b) in both.items()})
     whole = {k: (torch.cat([f[k][0] for f in found]), torch.cat([f[k][1] for f in found])) for k in found[0]}
-    errors = _errors(whole)
+    errors = pair_errors(whole)
     if errors.isnan().any():
         raise StudyError(f"{network.folder}: its reverse pass gives no number: its training has diverged")
     normalisation = network.normalisation
     mean, std = torch.tensor(normalisation.mean), torch.tensor(normalisation.std)
     return Regenerated(names, f"{trained}; seen among {among}", whole, errors, usual, mean, std)
-
-
-def _errors(pairs: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-    """[N, layers]."""
-    return torch.stack([0.5 * (a - b).square().flatten(1).nanmean(1) for a, b in pairs.values()], 1)

@@ -260,3 +260,33 @@ def test_one_that_the_graph_cannot_call_is_refused(name: str) -> None:
     with pytest.raises(racecar.ExportError, match=rf"autograd.Function of its own.*{name}"):
         racecar.Racecar(Net(REFUSED[name]), X)
     assert "__getattribute__" not in vars(FunctionMeta)
+
+
+def test_an_operation_may_give_a_parameter_no_gradient() -> None:
+    """As one does whose parameter acts in the reverse pass alone."""
+
+    @torch.library.custom_op("racecar_tests::beside", mutates_args=())
+    def beside(x: Tensor, weight: Tensor) -> Tensor:
+        return x.clone()
+
+    beside.register_fake(lambda x, weight: torch.empty_like(x))
+    beside.register_autograd(lambda _, gradient: (gradient, None))
+    racecar.register_reverse(
+        torch.ops.racecar_tests.beside.default, lambda estimate, x, weight: (estimate * weight, None), range="through"
+    )
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((4,), 2.0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ops.racecar_tests.beside(x, self.weight)
+
+    model = nn.Sequential(nn.Linear(6, 4), Beside())
+    layer, weight = model[0], model[1].weight
+    _, penalty = racecar.Racecar(model, X, start="1")(X)
+    expected = (X - (layer(X) * weight - layer.bias) @ layer.weight).square().mean() / 2
+    torch.testing.assert_close(penalty, expected)
+    found, wanted = (torch.autograd.grad(p, weight)[0] for p in (penalty, expected))
+    torch.testing.assert_close(found, wanted)

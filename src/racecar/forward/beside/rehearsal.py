@@ -179,7 +179,9 @@ def sketched_gradients(leaves: list[Any], parameters: Mapping[str, Tensor]) -> d
 
     failed: list[Exception] = []
 
-    def take(name: str, gradient: Tensor) -> Tensor:
+    def take(name: str, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:  # a function of the user's that gives none
+            return None
         try:
             before, came = found[name], sketch(gradient)
             found[name] = came if before is None else before + came

@@ -18,7 +18,7 @@ from racecar.study.classification.objective import Objective
 from racecar.study.classification.training import Trainer
 from racecar.study.classification.whitening import whitening
 from racecar.study.classification.work import step_flops
-from racecar.study.coarse_to_fine import outcomes
+from racecar.study.coarse_to_fine import outcomes, remedies
 from racecar.study.coarse_to_fine.config import TransferConfig, strength_of
 from racecar.study.coarse_to_fine.networks import Classifier
 from racecar.study.coarse_to_fine.pretraining import pretrain
@@ -204,6 +204,7 @@ def _train(
     if failure is None:
         return False
     accelerator.free_memory()
+    remedies.remove(model)
     accuracy = trainer.accuracy(callbacks.alive)[0]
     metrics: dict[str, Any] = {
         "accuracy": accuracy,
@@ -251,10 +252,15 @@ def objective_of(config: TransferConfig, run: Run, model: Classifier, task: InMe
         return Objective(model, regulariser=method.regulariser(model, Strength(strength_of(run))))
     decoder = network(config, task, 10_000 + seed_of(config, run)) if method.untied else None
     shape = config.shape
+    start = shape.pooled if method.after_pooling and shape.pooled else shape.start
+    if method.gained:
+        remedies.add_gains(model.body)
+    if method.noise:
+        remedies.add_noise(model.get_submodule(start), method.noise)
     rr = racecar.Racecar(
         model,
         task.some_tests(config.recipe(run).batch_size),
-        start=shape.pooled if method.after_pooling else shape.start,
+        start=start,
         weight=list(method.fading(method.depth)),
         decoder=decoder,
         **method.arguments,

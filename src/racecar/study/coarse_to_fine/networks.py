@@ -21,20 +21,20 @@ class Shape:
 
     Attributes:
         depth: layers that can be compared.
-        start: where the reverse pass begins, see :class:`racecar.Racecar`; None: before the last pooling.
+        start: where the reverse pass begins, see :class:`racecar.Racecar`: before the last pooling.
         pooled: where it begins behind the last pooling; None: there is none.
         before: the last module before the last pooling, whose output is probed too; None: there is none.
     """
 
     depth: int
-    start: str | None
+    start: str
     pooled: str | None
     before: str | None
 
 
 SHAPES: dict[Network, Shape] = {
     "mlp": Shape(3, "body.relu3", None, None),
-    "conv": Shape(7, None, "body.pool", "act7"),
+    "conv": Shape(7, "body.act7", "body.pool", "act7"),
 }
 
 

@@ -38,7 +38,7 @@ class Need(Enum):
     SHORTER = "a phase I that is stopped early"
     PROJECTOR = "layers between features and head that phase II throws away"
     PRETRAINING = "layers trained one by one before phase I"
-    SCHEDULE = "a penalty that ends early, falls with depth, begins after pooling or is whitened"
+    REMEDY = "a penalty that ends early, falls with depth or is whitened, or a reverse pass that is changed"
     BETWEEN = "weights changed between tasks that follow one another"
 
 
@@ -194,6 +194,16 @@ class Method:
         return False
 
     @property
+    def gained(self) -> bool:
+        """Whether the reverse pass multiplies every unit by a factor that is trained, before its weights."""
+        return False
+
+    @property
+    def noise(self) -> float:
+        """Of the I_r that the reverse pass begins with, in standard deviations of I_r."""
+        return 0.0
+
+    @property
     def whitened(self) -> bool:
         """Whether the input and the regenerated input are compared in directions of equal variance."""
         return False
@@ -216,7 +226,12 @@ class Method:
             Need.SHORTER: type(self).stop is not Method.stop,
             Need.PROJECTOR: type(self).projector is not Method.projector,
             Need.PRETRAINING: type(self).pretraining is not Method.pretraining,
-            Need.SCHEDULE: self.until() != 1.0 or len(set(self.fading(2))) > 1 or self.after_pooling or self.whitened,
+            Need.REMEDY: self.until() != 1.0
+            or len(set(self.fading(2))) > 1
+            or self.after_pooling
+            or self.whitened
+            or self.gained
+            or self.noise > 0,
             Need.BETWEEN: type(self).between is not Method.between,
         }
         return frozenset(need for need, is_asked in asked.items() if is_asked)

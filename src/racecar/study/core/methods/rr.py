@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 
 from racecar.study.core.methods.base import Method, register
 
-_REMEDIES = ("end", "fade", "pooled", "white")
-_CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*|end|fade|pooled|white)"
+_REMEDIES = ("denoise", "end", "fade", "gain", "pooled", "white")
+_CHEAPER = rf"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d*|{'|'.join(_REMEDIES)})"
 
 
 @register
@@ -17,9 +17,10 @@ _CHEAPER = r"(?:every[1-9]\d*|fraction(?:0?\.\d*[1-9]|1)|layerwise|subset[1-9]\d
 class RR(Method):
     """``RR<s>``; ``RR<s>s``, the reverse pass's batch norm statistics shared; ``RR<s>-every<k>`` and the like.
 
-    Four ways are no cheaper: they are tried as remedies where RR^s does not help. ``-end``: the penalty acts in the
+    Six ways are no cheaper: they are tried as remedies where RR^s does not help. ``-end``: the penalty acts in the
     first two thirds of phase I; ``-fade``: λ_m halves from layer to layer; ``-pooled``: the reverse pass begins behind
-    the last pooling; ``-white``, of RR^1 alone: I and I' are compared in directions of equal variance.
+    the last pooling; ``-gain``: weights are tied up to a factor per unit; ``-denoise``: the reverse pass begins at I_r
+    with noise added; ``-white``, of RR^1 alone: I and I' are compared in directions of equal variance.
 
     Attributes:
         shared: whether the reverse pass's batch norm shares the forward pass's running statistics.
@@ -32,8 +33,8 @@ class RR(Method):
     family, color, shade, place = "RR", "#3a9a4a", "rr", 5  # the paper's green
     layered, has_weight = True, True
     usage: ClassVar[str] = (
-        "may be followed by -every<k>, -fraction<f>, -layerwise, -subset<k>, -end, -fade, -pooled and -white, e.g. "
-        "RR6-every4"
+        "may be followed by -every<k>, -fraction<f>, -layerwise, -subset<k>, -denoise, -end, -fade, -gain, -pooled and "
+        "-white, e.g. RR6-every4"
     )
     strengths: ClassVar[tuple[float, ...]] = (0.1, 0.3, 1.0, 3.0, 10.0)
     unit: ClassVar[str] = "ratio"
@@ -92,6 +93,16 @@ class RR(Method):
     def after_pooling(self) -> bool:
         """With ``-pooled``."""
         return "pooled" in self.ways
+
+    @property
+    def gained(self) -> bool:
+        """With ``-gain``."""
+        return "gain" in self.ways
+
+    @property
+    def noise(self) -> float:
+        """½ with ``-denoise``."""
+        return 0.5 if "denoise" in self.ways else 0.0
 
     @property
     def whitened(self) -> bool:

@@ -259,13 +259,18 @@ CONSTRUCTION: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ArgumentError,
         r"example input is on meta | weights are on cpu | example.to\('cpu'\)",
     ),
-    "weights without values": (
+    "weights and example without values": (
         lambda: Racecar(cnn().to("meta"), images().to("meta")),
+        ArgumentError,
+        "example input is on the meta device | where the model will run",
+    ),
+    "called without values": (
+        lambda: Racecar(cnn().to("meta"), images())(images()),
         ArgumentError,
         r"'conv0' | weight on the meta device | to_empty\(device=",
     ),
     "a buffer without values": (
-        lambda: Racecar(mlp().append(nn.BatchNorm1d(3, affine=False, device="meta")), vectors()),
+        lambda: Racecar(mlp().append(nn.BatchNorm1d(3, affine=False, device="meta")), vectors())(vectors()),
         ArgumentError,
         "'3' | running_mean on the meta device",
     ),

@@ -16,6 +16,7 @@ from racecar.configuration import Configuration
 from racecar.errors import ArgumentError, NonFiniteError
 from racecar.every import ring
 from racecar.explanation import Explanation
+from racecar.forward.beside.values import check_loaded, device_of, first_missing
 from racecar.options import (
     Example,
     InputRange,
@@ -152,7 +153,8 @@ class Racecar(nn.Module):
         self.check_finite = True
         self.draws = 0
         palindrome = self._program(args, kwargs, training=True).palindrome
-        self.register_buffer("lambdas", self._options.lambdas(len(palindrome.layers), model), persistent=False)
+        lambdas = self._options.lambdas(len(palindrome.layers), model, device_of((args, kwargs)))
+        self.register_buffer("lambdas", lambdas, persistent=False)
         self.training = model.training  # train() would change the modes of submodules that the user has set
 
     @property
@@ -212,7 +214,7 @@ class Racecar(nn.Module):
                 f"{len(self.lambdas)} λ: make a new Racecar"
             )
         draw = self._draw(program.subset)
-        output, distances = program.train(self.model, self.decoder, args, kwargs, draw)
+        output, distances = program.train(self, args, kwargs, draw)
         terms = self.lambdas * distances
         if draw is not None:
             terms = terms * terms.new_tensor(draw.weights)
@@ -229,7 +231,7 @@ class Racecar(nn.Module):
         """
         args, kwargs = self._positional(args, kwargs)
         program = self._program(args, kwargs, training=self.model.training)
-        return program.train(self.model, self.decoder, args, kwargs)
+        return program.train(self, args, kwargs)
 
     def reconstruct(self, *args: Any, **kwargs: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Regenerate: layer name → (L_m, L'_m), the layer's input in the forward pass and in the reverse pass.
@@ -242,7 +244,7 @@ class Racecar(nn.Module):
         device = self.lambdas.device
         accelerated = [] if device.type == "cpu" else [device]
         with torch.random.fork_rng(accelerated, device_type=device.type if accelerated else "cuda"):
-            pairs = program.pairs(self.model, self.decoder, args, kwargs)
+            pairs = program.pairs(self, args, kwargs)
         return dict(zip(program.palindrome.layers, pairs, strict=True))
 
     def explain(self) -> Explanation:
@@ -279,7 +281,7 @@ class Racecar(nn.Module):
         other = Racecar.__new__(Racecar)
         vars(other).update(vars(self))
         other._options = dataclasses.replace(self._options, weight=weight)
-        other._buffers = {"lambdas": other._options.lambdas(len(self.layers), self.model)}
+        other._buffers = {"lambdas": other._options.lambdas(len(self.layers), self.model, self.lambdas.device)}
         return other
 
     def _draw(self, subset: Subset | None) -> Draw | None:
@@ -304,7 +306,10 @@ class Racecar(nn.Module):
         programs = known[0].programs if place is not None else []
         for program in programs:
             if program.fits(args, kwargs):
-                return program
+                if program.proved or self._lacks_values():
+                    return program
+                programs.clear()  # derived before there were weights: again, with its proof
+                break
         # Most models see one size: it is only when another comes that the graph must hold for any. Another batch is
         # none: where the batch cannot vary, a program for every one of them costs far less.
         another = any(not program.fits_but_for_the_batch(args, kwargs) for program in programs)
@@ -325,6 +330,12 @@ class Racecar(nn.Module):
         del programs[1:-_SIZES]  # the first is the example's
         return program
 
+    def _lacks_values(self) -> bool:
+        """Whether weights are sharded; those on the meta device are refused."""
+        missing = first_missing(self.model)
+        check_loaded(missing)
+        return missing is not None
+
     def _positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The same call in one spelling: as many positional arguments as possible, the rest sorted."""
         if not kwargs:
@@ -339,8 +350,10 @@ class Racecar(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Racecar:
         lambdas = self.lambdas
         super()._apply(fn, recurse)
-        if self.lambdas.dtype in (torch.float16, torch.bfloat16):  # λ may be as small as 1e-9
-            self.lambdas = lambdas.to(self.lambdas.device)
+        # to_empty() leaves no values; in half precision there is no λ as small as 1e-9.
+        dtype = lambdas.dtype if self.lambdas.dtype in (torch.float16, torch.bfloat16) else self.lambdas.dtype
+        if not self.lambdas.is_meta:
+            self.lambdas = lambdas.to(self.lambdas.device, dtype)
         return self
 
     def _replicate_for_data_parallel(self) -> Racecar:

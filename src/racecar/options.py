@@ -90,8 +90,8 @@ class Options:
         usual = Options().as_dict()
         return {k: v for k, v in self.as_dict().items() if k not in apart_from and v != usual[k]}
 
-    def lambdas(self, count: int, model: nn.Module) -> Tensor:
-        """λ as one number per compared layer, [count], in at least single precision on the model's device.
+    def lambdas(self, count: int, model: nn.Module, device: torch.device) -> Tensor:
+        """λ as one number per compared layer, [count], in at least single precision.
 
         Raises:
             ArgumentError: the wrong number of them, negative or not finite.
@@ -99,7 +99,7 @@ class Options:
         like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
         dtype, weight = torch.promote_types(like.dtype, torch.float32), self.weight
         try:
-            values = torch.as_tensor(weight, dtype=dtype).detach().to(like.device)
+            values = torch.as_tensor(weight, dtype=dtype).detach().to(device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ArgumentError(f"weight must be a number or one number per compared layer, not {weight!r}") from error
         if values.ndim == 0:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.utils._pytree as pytree
@@ -16,17 +16,23 @@ from racecar.collection import collection_paused
 from racecar.errors import ArgumentError, ExportError
 from racecar.forward.beside.checkpoints import checkpoints_inlined
 from racecar.forward.beside.numbers import as_tensors, numbers_in
-from racecar.forward.beside.readable import check_gathered, check_readable
+from racecar.forward.beside.readable import check_readable
 from racecar.forward.beside.rehearsal import Rehearsal, rehearse, run
+from racecar.forward.beside.values import first_missing
 from racecar.forward.export import as_configured, at_least_two, check_devices, export_forward, without_hooks
 from racecar.forward.graph import ForwardGraph
 from racecar.forward.hooks import hooked_modules
 from racecar.options import Options
 from racecar.passes.fraction import reverse_on_fraction
+from racecar.passes.gathered import gather_where_read
 from racecar.passes.segments import Draw, Subset, divide
 from racecar.passes.sync_batch_norm import as_plain_norms, synchronise
 from racecar.proof import compare
 from racecar.reverse.palindrome import Palindrome, build
+from racecar.sharded import is_sharded, run_gathered
+
+if TYPE_CHECKING:
+    from racecar.module import Racecar
 
 
 class Program:
@@ -46,6 +52,8 @@ class Program:
         palindrome = replace(palindrome, again=None)
         self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
         self.constants, self.names = forward.constants, forward.weights
+        self.proved = True  # or derived while weights had no values
+        self.gathered: dict[tuple[str, frozenset[int]], nn.Module] = {}  # programs for weights that are sharded
         self.numbers = forward.numbers
         self.fixed, self.derived = _fixed(leaves, self.numbers), _sizes(leaves)
         self.seen = {self.derived}
@@ -61,7 +69,7 @@ class Program:
         other = memo[id(self)] = copy.copy(self)  # tree specs cannot be copied without a warning
         other.palindrome = copy.deepcopy(self.palindrome, memo)
         other.constants = copy.deepcopy(self.constants, memo)
-        other.seen = set(self.seen)
+        other.seen, other.gathered = set(self.seen), {}
         other.source = other.again = None  # they keep the tracer alive, which cannot be copied
         return other
 
@@ -94,6 +102,8 @@ class Program:
         check_readable(model)
         hooked_modules(model)  # refuses those that no graph can run
         leaves, in_spec = pytree.tree_flatten((args, dict(kwargs)))
+        check_devices(model, args, dict(kwargs))
+        missing = first_missing(model)
         doubled = at_least_two(leaves)
         real: Rehearsal | None = None
         for enough in [doubled, leaves] if doubled is not leaves and exported is None else [leaves]:
@@ -102,8 +112,7 @@ class Program:
                 forward = exported
             else:
                 with as_plain_norms(model):
-                    if options.verify:
-                        check_devices(model, *call)
+                    if options.verify and missing is None:
                         with as_configured(model, training), without_hooks(model), checkpoints_inlined():
                             real = rehearse(model, *call)
                     forward = _exported(model, enough, in_spec, training, sizes_vary, real)
@@ -128,7 +137,9 @@ class Program:
                 example = pytree.tree_map_only(Tensor, _only_shape, node.meta.get("example"))
                 node.meta = {"example": example}
         specs = in_spec, forward.out_spec
-        return cls(palindrome, subset, forward, specs, leaves, source if sizes_vary else None)
+        derived = cls(palindrome, subset, forward, specs, leaves, source if sizes_vary else None)
+        derived.proved = missing is None or not options.verify
+        return derived
 
     def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether the model's Python code would do with these inputs what it did with the example."""
@@ -192,40 +203,41 @@ class Program:
         leaves = self._inputs(args, kwargs)
         return as_tensors(leaves, self.numbers) if self.numbers else leaves
 
-    def weights(self, model: nn.Module, decoder: nn.Module | None) -> list[Tensor]:
+    def weights(self, rr: Racecar) -> list[Tensor]:
         """What the program reads, as it is now: the model's parameters and buffers, then a decoder's."""
-        found = [getattr(model.get_submodule(path), name) for path, name in self.owners]
-        if decoder is not None:
-            found += [getattr(decoder.get_submodule(path), name) for path, name in self.decoder_owners]
-        for (path, _), weight in zip([*self.owners, *self.decoder_owners], found, strict=False):
-            check_gathered(path, weight)
+        found = [getattr(rr.model.get_submodule(path), name) for path, name in self.owners]
+        if rr.decoder is not None:
+            found += [getattr(rr.decoder.get_submodule(path), name) for path, name in self.decoder_owners]
         return found
 
     def train(
-        self,
-        model: nn.Module,
-        decoder: nn.Module | None,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        draw: Draw | None = None,
+        self, rr: Racecar, args: tuple[Any, ...], kwargs: Mapping[str, Any], draw: Draw | None = None
     ) -> tuple[Any, Tensor]:
         """(The model's output, the distances [n]); with a draw, only those of the layers that were drawn count."""
         running = () if draw is None else (draw.segments,)
-        with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
-            outputs, distances = self.palindrome.training(
-                *self.weights(model, decoder), *self.constants, *self._operands(args, kwargs), *running
-            )
+        operands = (*self.constants, *self._operands(args, kwargs), *running)
+        outputs, distances = self._run("training", rr, self.weights(rr), operands)
         if self.carried:
-            self.carried.set(model, outputs[self.out_spec.num_leaves :])
+            self.carried.set(rr.model, outputs[self.out_spec.num_leaves :])
         return self.nest(outputs), distances
 
-    def pairs(
-        self, model: nn.Module, decoder: nn.Module | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Any:
+    def pairs(self, rr: Racecar, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The n pairs (L_m, L'_m); buffers stay as they are."""
-        weights = [w if isinstance(w, nn.Parameter) else w.clone() for w in self.weights(model, decoder)]
-        with torch.set_grad_enabled(torch.is_grad_enabled()):
-            return self.palindrome.pairs(*weights, *self.constants, *self._operands(args, kwargs))
+        weights = [w if isinstance(w, nn.Parameter) else w.clone() for w in self.weights(rr)]
+        return self._run("pairs", rr, weights, (*self.constants, *self._operands(args, kwargs)))
+
+    def _run(
+        self, which: Literal["training", "pairs"], rr: Racecar, weights: list[Tensor], operands: Sequence[Any]
+    ) -> Any:
+        """One of the palindrome's programs; with sharded weights the one that gathers them where they are read."""
+        program = getattr(self.palindrome, which)
+        sharded = frozenset(i for i, w in enumerate(weights) if is_sharded(w))
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
+            if not sharded:
+                return program(*weights, *operands)
+            if (which, sharded) not in self.gathered:
+                self.gathered[which, sharded] = gather_where_read(program, {i: i for i in sharded})
+            return run_gathered(self.gathered[which, sharded], rr, weights, operands)
 
 
 def _exported(

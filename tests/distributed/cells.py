@@ -465,7 +465,8 @@ def fsdp_reconstruct() -> dict[str, Tensor]:
 
 @cell
 def fsdp_reconstruct_unregistered() -> dict[str, Tensor]:
-    return refused(lambda: sharded(ready()).reconstruct(data()[0]))
+    rr = sharded(ready())
+    return {f"{name}.{i}": t.detach() for name, pair in rr.reconstruct(data()[0]).items() for i, t in enumerate(pair)}
 
 
 @cell
@@ -475,25 +476,12 @@ def fsdp_evaluation() -> dict[str, Tensor]:
 
 
 @cell
-def fsdp_per_layer() -> dict[str, Tensor]:
-    rr = ready()
-    for layer in (rr.model[0], rr.model[3]):
-        fully_shard(layer)
-    return refused(lambda: step(sharded(rr), *share()))
-
-
-@cell
-def fsdp_of_the_model() -> dict[str, Tensor]:
-    rr = ready()
-    fully_shard(rr.model)
-    return refused(lambda: step(rr, *share()))
-
-
-@cell
 def fsdp_before() -> dict[str, Tensor]:
     model = net()
     fully_shard(model[3])
-    return refused(lambda: mirrored(model))
+    rr = sharded(mirrored(model))
+    step(rr, *share())
+    return gradients(rr)
 
 
 @cell

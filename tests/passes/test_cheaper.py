@@ -286,7 +286,7 @@ def test_a_draw_runs_the_segments_that_its_layers_need_and_changes_no_other_call
         assert draw == subset.draw(number)
         (layer,) = (i for i, weight in enumerate(draw.weights) if weight)
         assert draw.weights[layer] == len(rr.layers)
-        _, distances = rr.program.train(net, None, (x,), {}, draw)
+        _, distances = rr.program.train(rr, (x,), {}, draw)
         torch.testing.assert_close(distances[layer], whole[layer])
         left_out = [i for i, segment in enumerate(subset.segment_of) if segment not in draw.segments]
         assert not distances[left_out].any()

@@ -27,6 +27,7 @@ from racecar.forward.beside.carried import carry
 from racecar.forward.beside.checkpoints import checkpoints_inlined
 from racecar.forward.beside.quiet import export_prints_nothing
 from racecar.forward.beside.rehearsal import Rehearsal, check_constants
+from racecar.forward.beside.values import device_of, stood_in_for
 from racecar.forward.checks import drop_checks
 from racecar.forward.composed import write_out
 from racecar.forward.cumulative import read_counts, with_momentum
@@ -182,7 +183,8 @@ def _export(model: nn.Module, args: Any, kwargs: Any, *, dims: int | None) -> to
         # An RNN puts its own parameters into a list at every call; an attribute may hold an activation.
         warnings.filterwarnings("ignore", r"The tensor attributes self\.\S*_flat_weights", UserWarning)
         warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf", UserWarning)
-        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+        with stood_in_for(model, device_of((args, kwargs))):
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
 
 
 def check_devices(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -194,7 +196,12 @@ def check_devices(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
     leaves = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
     if not leaves:
         raise ArgumentError("example_inputs holds no tensor: give a tensor, a tuple of arguments or a dict of keywords")
-    places = {p.device for p in model.parameters()}
+    places = {p.device for p in model.parameters() if not p.is_meta}
+    if any(leaf.is_meta for leaf in leaves) and not places:
+        raise ArgumentError(
+            "the example input is on the meta device as the model's weights are: give it on the device where the model "
+            "will run, e.g. torch.zeros(shape)"
+        )
     if len(places) == 1:
         (place,) = places
         for leaf in leaves:

@@ -24,6 +24,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _OF_THE_FORWARD = frozenset({"transformers.utils.output_capturing"})
 
 
+_OF_FSDP = "torch.distributed.fsdp."  # they gather the module's weights, as the program does for itself
+
+
 def of_the_forward(hook: Callable[..., Any]) -> bool:
     """Whether a hook is part of its model's forward, and none of the user's."""
     return getattr(hook, "__module__", None) in _OF_THE_FORWARD
@@ -31,7 +34,11 @@ def of_the_forward(hook: Callable[..., Any]) -> bool:
 
 def users_hooks(module: nn.Module, kind: str) -> list[tuple[int, Callable[..., Any]]]:
     """(key, hook) of a user's hooks of one of the :data:`HOOKS` kinds."""
-    return [(key, hook) for key, hook in getattr(module, kind).items() if not of_the_forward(hook)]
+    return [
+        (key, hook)
+        for key, hook in getattr(module, kind).items()
+        if not of_the_forward(hook) and not str(getattr(hook, "__module__", "")).startswith(_OF_FSDP)
+    ]
 
 
 def hooked_modules(model: nn.Module) -> dict[str, nn.Module]:

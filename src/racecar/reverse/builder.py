@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from racecar.errors import ExportError
+from racecar.forward.beside.values import device_of, standing_for, without_values
 from racecar.forward.graph import ForwardGraph, example, function_of, nodes_in, operand, where
 from racecar.reverse.size_only import reads_sizes_alone, size_of
 from racecar.rules.reshapes import FOR_ANY_LAYOUT
@@ -45,6 +46,7 @@ class Builder:
         forward: the forward graph; ``graph`` is its graph, in which the palindrome grows.
         nodes: those of the forward pass in order, then the placeholders that were added since.
         values: tensors of the weight and constant placeholders.
+        device: of the weights; while those are on the meta device, of the example.
     """
 
     def __init__(self, forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any]) -> None:
@@ -63,14 +65,22 @@ class Builder:
         }
         values = [tensors[name] for name in self.forward.weights] + self.forward.constants
         self.values = dict(zip(self.forward.weight_nodes, values, strict=True))
+        given = (v.device for v in values if isinstance(v, Tensor) and not v.is_meta)
+        self.device = device = next(given, device_of(inputs))
         with torch.no_grad():
             for node, value in zip([*self.forward.weight_nodes, *self.forward.inputs], [*values, *inputs], strict=True):
-                node.meta["example"] = self._fake.from_tensor(value.detach()) if isinstance(value, Tensor) else value
+                node.meta["example"] = self._faked(value, device) if isinstance(value, Tensor) else value
             for node in self.nodes:
                 if node.op == "call_function":
                     node.meta["example"] = self._example(node, inputs)
                 elif node.op == "call_module":  # the user's hooks: what they may change keeps its shape
                     node.meta["example"] = example(operand(node, -1))
+
+    def _faked(self, value: Tensor, device: torch.device) -> Tensor:
+        if not without_values(value):
+            return self._fake.from_tensor(value.detach())
+        with self._fake:
+            return standing_for(value, device)
 
     def _example(self, node: fx.Node, inputs: Sequence[Any]) -> Any:
         """What a forward operation gives for the example; where its size depends on values, by computing them."""
@@ -167,8 +177,7 @@ class Builder:
         """A placeholder for a tensor that the programs are given at every call, on the device of the weights."""
         with self.graph.inserting_before(self.forward.inputs[0]):
             node = self.graph.placeholder(name)
-        like = next((v for v in self.values.values() if isinstance(v, Tensor)), value)
-        value = value.to(like.device)
+        value = value.to(self.device)
         node.meta["example"] = self._fake.from_tensor(value)
         self.forward.constants.append(value)
         self.forward.weight_nodes.append(node)

@@ -244,6 +244,11 @@ def find_rule(op: object) -> Rule | None:
     return _RULES.get(op)  # type: ignore[call-overload]
 
 
+def layer_operations() -> set[Callable[..., Any]]:
+    """The operations with weights of their own, and their reverses."""
+    return {f for op, rule in _RULES.items() if rule.layer is not None for f in (op, rule.reverse)}
+
+
 def unchanged(estimate: Tensor, *args: object, **kwargs: object) -> Tensor:
     """The reverse of activations, norms, dropout and identities: nothing on the way back."""
     return estimate

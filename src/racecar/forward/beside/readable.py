@@ -6,7 +6,7 @@ A program reads the model's weights and calls no module: what happens when one i
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from racecar.errors import ArgumentError
 
@@ -39,30 +39,7 @@ def check_readable(model: nn.Module) -> None:
                 "the model before quantisation"
             )
         for name, weight in (*module._parameters.items(), *module._buffers.items()):
-            check_gathered(path, weight)
             if nn.parameter.is_lazy(weight):
                 raise ArgumentError(
                     f"{where} is lazy, its {name} has no shape yet: call the model once before making the Racecar"
                 )
-            if weight is not None and weight.is_meta:
-                raise ArgumentError(
-                    f"{where} has its {name} on the meta device, where there are no values: give the model its weights "
-                    "first (model.to_empty(device=...), then load_state_dict or an initialisation of your own)"
-                )
-
-
-def check_gathered(path: str, weight: Tensor | None) -> None:
-    """Refuse a weight that is sharded among processes.
-
-    Raises:
-        ArgumentError: naming the module.
-    """
-    # A DTensor, asked without an import of torch.distributed.tensor.
-    if type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "device_mesh"):
-        where = f"module {path!r}" if path else "the model"
-        raise ArgumentError(
-            f"the weights of {where} are sharded among processes, but the reverse pass needs them whole, together "
-            "with all others. Make the Racecar first and shard it at its root alone: "
-            "rr = racecar.Racecar(model, ...); fully_shard(rr). For rr.reconstruct: "
-            "torch.distributed.fsdp.register_fsdp_forward_method(rr, 'reconstruct')"
-        )

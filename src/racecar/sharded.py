@@ -1,0 +1,241 @@
+"""Weights that FSDP2 has sharded, layer by layer: whole while an operation reads them, and no longer.
+
+A program calls no module, so that nobody would gather their weights: it does so itself, by :class:`Gathering`. What
+autograd keeps of them is their name, and the backward pass gathers them again. Gradients are averaged over the
+processes and scattered for the forward and for the reverse use of a weight, one after the other: to sum them first,
+every whole gradient would have to be kept from the one to the other.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from racecar.errors import ArgumentError
+
+
+def is_sharded(weight: object) -> bool:
+    """Whether a weight is a DTensor, asked without an import of torch.distributed.tensor."""
+    return isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "device_mesh")
+
+
+class Precision(NamedTuple):
+    """Of FSDP's ``MixedPrecisionPolicy``.
+
+    Attributes:
+        whole: of a gathered weight; None: its own.
+        reduced: in which gradients are summed over processes; None: that of the gathered weight.
+    """
+
+    whole: torch.dtype | None = None
+    reduced: torch.dtype | None = None
+
+
+def sharded_by_fsdp(rr: nn.Module) -> dict[int, Precision]:
+    """By ``id`` of the weight, those that FSDP2 has sharded, and their precision."""
+    found: dict[int, Precision] = {}
+    for module in rr.modules():  # what stands inside comes later, and has the last word
+        if (state := _state(module)) is not None:
+            policy = state._mp_policy
+            for weight in module.parameters():
+                found[id(weight)] = Precision(policy.param_dtype, policy.reduce_dtype)
+    return found
+
+
+def check_sharded(rr: nn.Module, weights: Sequence[Tensor]) -> dict[int, Precision]:
+    """The precision of every sharded weight of a program, by its position.
+
+    Args:
+        rr: the Racecar.
+        weights: all that the program reads.
+
+    Raises:
+        ArgumentError: a weight is divided by something else than FSDP2, or others are whole and nobody averages their
+            gradients.
+    """
+    found, named = sharded_by_fsdp(rr), {id(w): n.partition(".")[2] for n, w in rr.named_parameters()}
+    for weight in filter(is_sharded, weights):
+        places = [type(p).__name__ for p in weight.placements]  # type: ignore[attr-defined]
+        if id(weight) not in found or not {"Shard", "Replicate"}.issuperset(places):
+            raise ArgumentError(
+                f"the weight {named.get(id(weight), '')!r} is divided among processes by something else than FSDP2 "
+                "(tensor parallel?), with which the reverse pass was not made to work: divide the model by fully_shard "
+                "alone, or train this part of it without racecar"
+            )
+    whole = [w for w in weights if isinstance(w, nn.Parameter) and w.requires_grad and not is_sharded(w)]
+    states = [state for state in map(_state, rr.modules()) if state is not None]
+    if whole and states[0]._is_root is None:  # no root has begun a pass around them
+        raise ArgumentError(
+            f"some layers are sharded, but {named.get(id(whole[0]), '')!r} is not, and nobody averages its gradient "
+            "over the processes: after the layers shard the Racecar itself, fully_shard(rr), and call rr"
+        )
+    return {i: found[id(w)] for i, w in enumerate(weights) if is_sharded(w)}
+
+
+def _state(module: nn.Module) -> Any:
+    """FSDP2's own record of a module that was given to ``fully_shard``."""
+    return module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None  # type: ignore[operator]
+
+
+def run_gathered(program: Callable[..., Any], rr: nn.Module, weights: Sequence[Tensor], operands: Sequence[Any]) -> Any:
+    """What a program of :mod:`racecar.passes.gathered` gives.
+
+    Args:
+        program: of (a call's :class:`Gathering`, weights…, operands…).
+        rr: the Racecar.
+        weights: some of them sharded.
+        operands: what else the program takes.
+
+    Raises:
+        ArgumentError: see :func:`check_sharded` and :func:`check_uncompiled`.
+    """
+    check_uncompiled()
+    gathering = Gathering(check_sharded(rr, weights))
+    with gathering.saving():
+        return program(gathering, *weights, *operands)
+
+
+def check_uncompiled() -> None:
+    """Refuse torch.compile, which leaves modules of FSDP2 alone and takes up what they call, piece by piece.
+
+    Raises:
+        ArgumentError: it is running.
+    """
+    if torch.compiler.is_compiling() or (
+        "torch._dynamo" in sys.modules and torch._C._dynamo.eval_frame.get_eval_frame_callback() is not None
+    ):
+        raise ArgumentError(
+            "layers that are sharded each for itself are gathered in Python, which torch.compile cannot take in: shard "
+            "the Racecar at its root alone, or leave torch.compile out"
+        )
+
+
+# --- one call's weights -----------------------------------------------------------------------------------------------
+
+
+class Gathering:
+    """The sharded weights of one call of a program.
+
+    Args:
+        precision: by position among the program's weights, of every sharded one.
+    """
+
+    def __init__(self, precision: dict[int, Precision]) -> None:
+        self._precision = precision
+        self._here: dict[int, _Gathered] = {}  # by the address of its storage, while an operation reads it
+        self._kept: list[_Gathered] = []  # what autograd keeps of the call, in order
+        self._ahead: tuple[int, Tensor] | None = None  # gathered for the backward pass before it asks
+
+    def begin(self, weight: Tensor, position: int, lowered: bool) -> _Gathered:
+        """Begin to gather a weight.
+
+        Args:
+            weight: a DTensor.
+            position: among the program's weights. (Where a segment is computed again, it is another object.)
+            lowered: it is read by an operation that autocast runs in its lower precision, biases apart.
+        """
+        device = weight.device_mesh.device_type  # type: ignore[attr-defined]
+        dtype, reduced = self._precision[position]
+        if (
+            dtype is None
+            and lowered
+            and weight.ndim > 1
+            and torch.is_autocast_enabled(device)
+            and weight.dtype is torch.float32
+        ):
+            dtype = torch.get_autocast_dtype(device)
+        return _Gathered(weight, dtype or weight.dtype, reduced)
+
+    def whole(self, gathered: _Gathered) -> Tensor:
+        """The whole weight, differentiable."""
+        value = _Whole.apply(gathered.weight, gathered)
+        self._here[value.untyped_storage().data_ptr()] = gathered
+        return value
+
+    def free(self, *values: Tensor) -> None:
+        """What has been read is not read again: autograd has kept its name."""
+        for value in values:
+            self._here.pop(value.untyped_storage().data_ptr(), None)
+
+    def saving(self) -> AbstractContextManager[Any]:
+        """Autograd keeps the names of whole weights in place of the weights while it lasts."""
+        return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
+
+    def _pack(self, tensor: Tensor) -> Any:
+        gathered = self._here.get(tensor.untyped_storage().data_ptr()) if self._here else None
+        if gathered is None:
+            return tensor
+        self._kept.append(gathered)
+        return _Kept(len(self._kept) - 1, tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    def _unpack(self, kept: Any) -> Tensor:
+        if not isinstance(kept, _Kept):
+            return kept  # type: ignore[no-any-return]
+        place, ahead = kept.place, self._ahead
+        self._ahead = None
+        value = ahead[1] if ahead is not None and ahead[0] == place else self._kept[place].begun()
+        if place:  # the backward pass reads them from the last one to the first
+            self._ahead = place - 1, self._kept[place - 1].begun()
+        return _arrived(value).as_strided(kept.size, kept.stride, kept.offset)
+
+
+class _Gathered:
+    """A weight and the precisions in which it is whole and its gradient summed; gathered when made, and when asked."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype, reduced: torch.dtype | None) -> None:
+        self.weight, self.dtype, self.reduced = weight, dtype, reduced
+        self._begun: Tensor | None = self.begun()
+
+    @torch.no_grad()
+    def begun(self) -> Tensor:
+        """The whole weight, maybe still on its way."""
+        from torch.distributed.tensor import Replicate
+
+        weight = self.weight.detach().to(self.dtype)
+        everywhere = [Replicate()] * weight.device_mesh.ndim  # type: ignore[attr-defined]
+        return weight.redistribute(placements=everywhere, async_op=True).to_local()  # type: ignore[attr-defined, no-any-return]
+
+    def take(self) -> Tensor:
+        """The one that was begun when this was made."""
+        value, self._begun = self._begun, None
+        assert value is not None
+        return _arrived(value)
+
+
+class _Kept(NamedTuple):
+    """What autograd keeps of a whole weight: its place among those of the call, and which view of it was saved."""
+
+    place: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int | torch.SymInt
+
+
+def _arrived(value: Tensor) -> Tensor:
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
+    return value.wait() if isinstance(value, AsyncCollectiveTensor) else value  # type: ignore[no-any-return]
+
+
+class _Whole(torch.autograd.Function):
+    """A DTensor's whole value; backwards the mean of the processes' gradients, scattered."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, gathered: _Gathered) -> Tensor:
+        ctx.weight, ctx.reduced = weight, gathered.reduced
+        return gathered.take()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        from torch.distributed.tensor import DTensor, Partial
+
+        weight = ctx.weight
+        mesh = weight.device_mesh
+        mean = gradient.to(ctx.reduced or weight.dtype) / mesh.size()
+        partial = DTensor.from_local(mean.contiguous(), mesh, [Partial()] * mesh.ndim, run_check=False)
+        return partial.redistribute(placements=weight.placements).to(weight.dtype), None

@@ -25,6 +25,7 @@ KINDS = {
     "plasticity",
     "coarse_to_fine",
     "singular_vectors",
+    "forecasting",
     "pretrain",
     "use",
 }

@@ -121,6 +121,8 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample 
 	$(BIN)/racecar study smoke --preset small $(SMOKE)
 	$(BIN)/racecar study smoke --preset small --variants Std RR6 StdC Dec6 --phases A B1 B2 AB1 AB2 $(SMOKE)
 	$(BIN)/racecar study smoke --preset small --seeds 5 --phases A B1 AB1 $(SMOKE)
+	$(BIN)/racecar data smoke --size 32 --count 24 --out .data/smoke32
+	$(BIN)/python -m racecar.study.forecasting.experiment --table results/forecasting.md
 	$(BIN)/racecar study vgg --preset small --data $(CIFAR10)
 	$(BIN)/racecar train --model racecar.study.cifar.network:strong --model-options '{"width": 32, "classes": 10}' $(JUDGE)
 	$(BIN)/racecar study stylize --preset small $(STYLE) --judge runs/judge

@@ -36,8 +36,8 @@ class Config:
 
     variants: tuple[str, ...] = ("Std", "StdC", "Ort", "Pre", "Dec1", "Dec5", "RR1", "RR5")
     seeds: int = 5
-    steps_a: int = 600
-    steps_b: int = 200
+    steps_a: int = 480
+    steps_b: int = 160
     lead_a: int = 3
     lead_b: int = 8
     simulations_a: int = 10

@@ -129,7 +129,7 @@ def pretrained(
     method = variant.method
     example = task.train.past[: config.batch]
     if epochs := method.pretraining(value):
-        each = math.ceil(epochs * config.steps_a / SHARE)
+        each = math.ceil(epochs * steps / SHARE)
 
         def seen() -> itertools.islice[Tensor]:
             chosen = batches(len(task.train.past), config.batch, 2000 + seed)

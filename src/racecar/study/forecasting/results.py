@@ -148,7 +148,7 @@ class ForecastingResults:
         said = "lower forecast error than regular and greedy pretraining"
         rows = (
             (f"The reverse pass gives a {said}: B, fine-tuned (primary)", "arXiv 2007.00024", CLAIMED, "AB"),
-            (f"The reverse pass gives a {said}: A itself", "arXiv 2007.00024", CLAIMED, "A"),
+            (f"The reverse pass gives a {said}: A itself", "beside it", CLAIMED, "A"),
             ("B, fine-tuned: it does so by sharing weights", "control", untied, "AB"),
         )
         return [self._verdict(claim, where, names, outcome) for claim, where, names, outcome in rows]

@@ -54,15 +54,16 @@ def test_a_network_for_every_value_and_seed(whole) -> None:
     assert tried[value] == min(tried.values())
 
 
-def test_what_was_stopped_goes_on_to_the_same_numbers_and_what_is_finished_stays(simulations, whole, tmp_path) -> None:
+def test_what_was_stopped_goes_on_to_the_same_numbers_and_what_is_finished_stays(simulations, tmp_path) -> None:
+    config, whole, out = replace(QUICK, variants=("Std", "Ort")), tmp_path / "whole", tmp_path / "stopped"
+    assert experiment.run(simulations, whole, config, 1, lambda: False) is not None
     for last in (2, 7, 20):  # steps: within the first network, within the second, among the decisive ones
         asked = iter(range(10_000))
-        stopped = experiment.run(simulations, tmp_path, CONFIG, 1, lambda a=asked, n=last: next(a) >= n)
-        assert stopped is None
-        kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*seed*.json")}
-    assert 2 < len(kept) < len(numbers(whole[0]))
-    assert experiment.run(simulations, tmp_path, CONFIG, 1, lambda: False) is not None
-    assert numbers(tmp_path) == numbers(whole[0])
+        assert experiment.run(simulations, out, config, 1, lambda a=asked, n=last: next(a) >= n) is None
+    kept = {p: p.stat().st_mtime_ns for p in out.glob("*seed*.json")}
+    assert 2 < len(kept) < len(numbers(whole))
+    assert experiment.run(simulations, out, config, 1, lambda: False) is not None
+    assert numbers(out) == numbers(whole)
     assert all(p.stat().st_mtime_ns == at for p, at in kept.items())
 
 

@@ -46,7 +46,7 @@ def test_the_probe_is_least_squares_on_the_frozen_body(tasks) -> None:
         assert torch.allclose(new(task.train.past).flatten(), reference, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["Std", "StdC", "Ort", "Pre", "RR1", "RR5", "Dec1", "Dec5"])
+@pytest.mark.parametrize("name", ["Std", "StdC", "Ort", "Pre", "RR5", "Dec1"])
 def test_every_method_is_trained_and_again_to_the_same_numbers(tasks, name) -> None:
     variant = Variant(name)
     job = training.Job(variant, QUICK.strengths(variant)[0] if variant.method.strengths else 0.0, 1)

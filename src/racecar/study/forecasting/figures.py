@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -11,14 +12,15 @@ from racecar.study.forecasting.data import Task
 from racecar.study.forecasting.network import Forecaster
 from racecar.study.forecasting.training import forecast
 from racecar.study.smoke.figures import figure_19
-from racecar.study.smoke.frames import spaced
 
-SHOWN = 4  # test pairs, evenly spaced over all test simulations
+SHOWN = 4  # test pairs, spread over the test simulations
 
 
 def examples(model: Forecaster, task: Task) -> dict[str, Tensor]:
     """Some test pairs of a task, [4, 1, size, size] each: ``now``, ``truth``, ``forecast``."""
-    past, change = spaced(task.test.past, SHOWN), spaced(task.test.change, SHOWN)
+    count = len(task.test.past)
+    rows = torch.linspace(count // 9, count - 1, SHOWN).long()  # simulations are of one length: not all at their start
+    past, change = task.test.past[rows], task.test.change[rows]
     now = past[:, 1:] * task.deviation + task.mean
     return {"now": now, "truth": now + change, "forecast": forecast(model, task, past)}
 

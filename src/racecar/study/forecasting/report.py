@@ -44,11 +44,11 @@ def text(results: ForecastingResults, settings: Mapping[str, Any], command: str,
         "which draw weights and order: what other simulations would change is not in them. "
         f"{here['processor']}, torch {here['torch']}, Python {here['python']}, revision {revisions}; "
         f"{seconds / 60:.0f} core-minutes of training.",
-        "\n".join(markdown(["method", "value", "n", *OUTCOMES.values(), "seconds a network"], _rows(results))),
+        "\n".join(markdown(["method", "value", "n", *OUTCOMES.values(), "core-seconds a network"], _rows(results))),
         "Fine-tuned: all weights, on B alone. Body frozen: a new last layer by least squares. From scratch: for as "
         "many steps as fine-tuning takes; longer: for those of A as well. "
-        + " ".join(filter(None, (v.method.note(config.compute_match) for v in results.variants))),
-        *([f"![Truth, now, and forecasts of B after fine-tuning, seed 0, with errors]({picture})"] if picture else []),
+        + " ".join(dict.fromkeys(filter(None, (v.method.note(config.compute_match) for v in results.variants)))),
+        *([f"![Truth, now, forecasts of B after fine-tuning, mean absolute errors]({picture})"] if picture else []),
         "## Verdicts",
         "\n".join(
             markdown(

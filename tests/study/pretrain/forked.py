@@ -34,6 +34,7 @@ from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.cli import main
 from racecar.study.core.accelerator import make_accelerator
+from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.files import read_tensors
 from racecar.study.images.decoded import Images
 from racecar.study.pretrain.mirror import Mirror
@@ -168,6 +169,30 @@ def one_step(count: int, weight: float, reduction: Any) -> dict[str, torch.Tenso
     }
 
 
+def stopped_within_an_epoch(file: str) -> None:
+    """Losses and accuracies of two epochs, whole and stopped after 16 steps of 20."""
+    draw, accelerator = torch.Generator().manual_seed(0), make_accelerator()
+    pixels = torch.randint(256, (40, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    images = Images(pixels, torch.arange(40) % 3, ("x", "y", "z"))
+
+    def trainer() -> Trainer:
+        torch.manual_seed(0)
+        normalisation = Normalisation.of(images)
+        objective = Mirror(0.5, None, None, "mean").objective(small_nets.plain(3), normalisation(images.pixels[:2]))
+        data = InMemory(images, images, normalisation)
+        return Trainer(objective, Recipe(epochs=2, batch_size=2), data, seed=0, accelerator=accelerator)
+
+    whole, stopped, resumed = trainer(), trainer(), trainer()
+    saved: list[Any] = []
+    assert whole.run()
+    assert not stopped.run(Callbacks(stop=lambda: True, save=saved.append))
+    assert stopped.step == 16
+    resumed.restore(saved[-1])
+    assert resumed.run()
+    numbers = [[(p.loss, p.penalty, p.accuracy) for p in t.history] for t in (whole, resumed)]
+    save_file({"history": torch.tensor(numbers, dtype=torch.float64)}, file)
+
+
 def steps(file: str) -> None:
     found = {f"{i}.{k}": v for i, case in enumerate(CASES) for k, v in one_step(*case).items()}
     save_file(found, file)
@@ -180,6 +205,7 @@ def two_processes() -> dict[str, Any]:
 
     def do(rank: int) -> int:
         steps(f"rank{rank}.safetensors")
+        stopped_within_an_epoch(f"stopped{rank}.safetensors")
         return main([*words, "--out", "two"])
 
     codes = together(2, do)
@@ -205,6 +231,7 @@ def two_processes() -> dict[str, Any]:
         "trained": difference("two/model.safetensors", "one/model.safetensors"),
         "lambdas": [json.loads((Path(n) / "model.json").read_text())["racecar"]["weight"] for n in ("one", "two")],
         "processes": [json.loads((Path(n) / "model.json").read_text())["processes"] for n in ("one", "two")],
+        "history": read_tensors(Path("stopped0.safetensors"))["history"].tolist(),
         "lines": Path("rank1.txt").read_text(),
     }
 

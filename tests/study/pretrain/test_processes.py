@@ -85,4 +85,6 @@ def test_two_processes_do_what_one_does(place) -> None:
     assert found["trained"] < 1e-5
     assert found["lambdas"][0] == pytest.approx(found["lambdas"][1], rel=1e-4)
     assert found["processes"] == [1, 2]
+    whole, resumed = found["history"]
+    assert resumed == whole, "the sums of an epoch that was stopped are one process's"
     assert "validation accuracy" not in found["lines"]  # the main process alone speaks

@@ -377,8 +377,11 @@ class Trainer:
     # --- saved states -------------------------------------------------------------------------------------------------
 
     def state(self) -> Progress:
-        """Everything needed to go on from here."""
-        tensors = pack(self.modules, [self.optimiser]) | {"sums": self.sums.clone()}
+        """Everything needed to go on from here; all processes call."""
+        sums = self.sums[None].to(self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.gather(sums)
+        tensors = pack(self.modules, [self.optimiser]) | {"sums": sums.cpu()}
         if self.average is not None:
             tensors |= {f"average.{name}": value.clone() for name, value in self.average.tensors.items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
@@ -392,6 +395,13 @@ class Trainer:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         return Progress(tensors, metadata)
+
+    def _own(self, sums: Tensor) -> Tensor:
+        """This process's of an epoch's sums, [processes, 4]; saved by another number of processes: the first has all."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        if sums.shape == (world, 4):
+            return sums[rank].clone()
+        return sums.reshape(-1, 4).sum(0) if rank == 0 else torch.zeros_like(self.sums)
 
     def restore(self, state: Progress) -> None:
         """Go on from a saved state of the same training.
@@ -408,9 +418,7 @@ class Trainer:
             self.best = below(state.tensors, "best.")
             if self.objective.rr is not None and "lambdas" in state.tensors:  # older states have none
                 self.objective.rr.lambdas = state.tensors["lambdas"].to(self.objective.rr.lambdas)
-            # Only the main process has saved its sums: the others begin the epoch's mean without a past.
-            own = self.accelerator.is_main_process
-            self.sums = state.tensors["sums"] if own else torch.zeros_like(self.sums)
+            self.sums = self._own(state.tensors["sums"])
             self.seconds = float(state.metadata["seconds"])
             self.step = int(state.metadata["step"])
             self.history = [Point(**p) for p in state.metadata["history"]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from racecar.configuration import Configuration
 from racecar.errors import ArgumentError, NonFiniteError
-from racecar.every import ring
+from racecar.every import Turn, ring
 from racecar.explanation import Explanation
 from racecar.forward.beside.values import check_loaded, device_of, first_missing
 from racecar.options import (
@@ -32,6 +32,8 @@ from racecar.options import (
 )
 from racecar.passes.segments import Draw, Subset
 from racecar.program import Program
+from racecar.sharded import is_sharded
+from racecar.together import Together, Wrapping
 
 _EXPLAINED = ("layers", "start", "weight")  # by the table itself
 _CONFIGURATIONS = 8  # of the model whose programs are kept, for when they come back
@@ -149,7 +151,8 @@ class Racecar(nn.Module):
         args, kwargs = self._positional(args, kwargs)
         self._palindromes: dict[bool, list[_Derived]] = {}
         self._example = Example(args, kwargs)
-        self._pending: Tensor | None = None
+        self._pending: tuple[Tensor, Tensor | None] | None = None
+        self._wrapping = Wrapping()
         self.check_finite = True
         self.draws = 0
         palindrome = self._program(args, kwargs, training=True).palindrome
@@ -197,11 +200,14 @@ class Racecar(nn.Module):
             NonFiniteError: the penalty of a layer is infinite or NaN. On an accelerator this is reported at the next
                 call with a reverse pass, so that it need not be waited for; under ``torch.compile`` it is not checked,
                 and neither is whether the model's modes, hooks or sizes ask for another palindrome than at the last
-                uncompiled call. Set ``check_finite`` to False where one of several processes must not stop alone.
+                uncompiled call. Processes under DistributedDataParallel or FSDP2 raise it together; where several call
+                otherwise and one must not stop alone, set ``check_finite`` to False.
+            ArgumentError: such processes do not call alike: see :mod:`racecar.together`.
         """
         if not self.training:
             return self.model(*args, **kwargs)
         turn = self._turn
+        together = None if torch.compiler.is_compiling() else self._together(turn)
         self._turn = turn.following
         if not turn.due:  # the model itself, not its exported forward pass: what is no racecar training stays as it is
             return self.model(*args, **kwargs), self.lambdas.new_zeros(())
@@ -219,7 +225,7 @@ class Racecar(nn.Module):
         if draw is not None:
             terms = terms * terms.new_tensor(draw.weights)
         if self.check_finite and not torch.compiler.is_compiling():
-            self._check_finite(terms.detach(), (args, kwargs), output)
+            self._check_finite(terms.detach(), (args, kwargs), output, together)
         penalty = terms.sum()
         return output, penalty if self.every == 1 else self.every * penalty
 
@@ -268,7 +274,7 @@ class Racecar(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle, ``torch.save`` and processes that are started: without programs, which are derived again."""
-        return vars(self) | {"_palindromes": {}, "_pending": None}
+        return vars(self) | {"_palindromes": {}, "_pending": None, "_wrapping": Wrapping()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Racecar:
         other = memo[id(self)] = Racecar.__new__(Racecar)
@@ -330,6 +336,13 @@ class Racecar(nn.Module):
         del programs[1:-_SIZES]  # the first is the example's
         return program
 
+    def _together(self, turn: Turn) -> Together | None:
+        """The processes that make this call together, after a look that they do it alike."""
+        together = self._wrapping.processes(self, self.model, untied=self.decoder is not None)
+        if together is not None and self.every > 1:
+            together.check_turn(turn.position, self.lambdas.device)
+        return together
+
     def _lacks_values(self) -> bool:
         """Whether weights are sharded; those on the meta device are refused."""
         missing = first_missing(self.model)
@@ -362,13 +375,22 @@ class Racecar(nn.Module):
             "process per GPU and use torch.nn.parallel.DistributedDataParallel(rr)"
         )
 
-    def _check_finite(self, terms: Tensor, inputs: Any, output: Any) -> None:
-        """Raise NonFiniteError for the terms of this call, on an accelerator for those of the call before."""
-        previous, self._pending = (terms, None) if terms.device.type == "cpu" else (self._pending, terms)
-        if previous is None or math.isfinite(previous.sum()):
+    def _check_finite(self, terms: Tensor, inputs: Any, output: Any, together: Together | None) -> None:
+        """Raise NonFiniteError for the terms of this call, on an accelerator for those of the call before.
+
+        Processes that call together raise it together: one of them alone would leave the others waiting.
+        """
+        elsewhere = None if together is None else together.largest((~terms.sum().isfinite()).float())
+        found = terms, elsewhere
+        previous, self._pending = (found, None) if terms.device.type == "cpu" else (self._pending, found)
+        if previous is None:
             return
-        if not self.lambdas.any():  # nothing is asked of the penalty
+        terms, elsewhere = previous
+        finite = math.isfinite(terms.sum())
+        if (finite and not elsewhere) or not self.lambdas.any():  # with λ = 0 nothing is asked of the penalty
             return
+        if finite:
+            raise NonFiniteError("the racecar penalty is not finite on another process, which says where.")
         weights = [*self.model.named_parameters(), *self.model.named_buffers()]
         broken = next((name for name, t in weights if not _finite(t)), None)
         if broken is not None:
@@ -379,7 +401,7 @@ class Racecar(nn.Module):
             reason = "the model's own output is not: its forward pass overflows"
         else:
             # The reverse pass runs from the last layer to the first.
-            values = zip(self.layers, previous.tolist(), strict=True)
+            values = zip(self.layers, terms.tolist(), strict=True)
             first = next((n for n, v in reversed(list(values)) if not math.isfinite(v)), "(their sum)")
             reason = (
                 f"the reverse pass grew without bound, first at layer {first!r}: lower weight= or the learning rate, "
@@ -395,4 +417,6 @@ class Racecar(nn.Module):
 
 
 def _finite(value: Any) -> bool:
+    if is_sharded(value):  # the own part: to ask for the others' this process is alone
+        value = value.to_local()
     return not isinstance(value, Tensor) or not value.is_floating_point() or bool(torch.isfinite(value).all())

@@ -77,6 +77,18 @@ def check_sharded(rr: nn.Module, weights: Sequence[Tensor]) -> dict[int, Precisi
     return {i: found[id(w)] for i, w in enumerate(weights) if is_sharded(w)}
 
 
+def mesh_of(rr: nn.Module) -> Any:
+    """The mesh of processes over which FSDP2 averages the gradients of a Racecar that it wraps; None: it does not."""
+    if _state(rr) is None:
+        return None
+    for state in filter(None, map(_state, rr.modules())):
+        # torch 2.11 has one group at most, later versions several.
+        groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+        if groups[0] is not None:
+            return groups[0].mesh_info.mesh
+    return None
+
+
 def _state(module: nn.Module) -> Any:
     """FSDP2's own record of a module that was given to ``fully_shard``."""
     return module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None  # type: ignore[operator]

@@ -18,6 +18,7 @@ import torch.fx.experimental.symbolic_shapes
 from processes import together
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Join
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
@@ -239,6 +240,30 @@ def ddp_reconstruct() -> dict[str, Tensor]:
     with torch.no_grad():
         pairs = rr.reconstruct(data()[0])
     return {f"{name}.{i}": t for name, pair in pairs.items() for i, t in enumerate(pair)}
+
+
+@cell
+def ddp_join() -> dict[str, Tensor]:
+    """The first process has two batches, the second one: it is asked no more than DDP asks it."""
+    rr = mirrored(net(), every=1)
+    parallel = DistributedDataParallel(rr)
+    images, labels = share()
+    with Join([parallel]):
+        for _ in range(2 - dist.get_rank()):
+            step(parallel, images, labels)
+    found = gradients(rr)
+    for gradient in found.values():
+        dist.broadcast(gradient, 0)  # the other process has none of the last step
+    return found
+
+
+@cell
+def ddp_every() -> dict[str, Tensor]:
+    rr = mirrored(net(), every=2)
+    parallel = DistributedDataParallel(rr)
+    for _ in range(3):
+        step(parallel, *share())
+    return gradients(rr)
 
 
 @cell
@@ -482,6 +507,77 @@ def fsdp_before() -> dict[str, Tensor]:
     rr = sharded(mirrored(model))
     step(rr, *share())
     return gradients(rr)
+
+
+@cell
+def ddp_turns_apart() -> dict[str, Tensor]:
+    rr = mirrored(net(), every=3)
+    rr.calls = dist.get_rank()
+    return refused(lambda: step(DistributedDataParallel(rr), *share()))
+
+
+@cell
+def fsdp_turns_apart() -> dict[str, Tensor]:
+    rr = sharded(mirrored(net(), every=3))
+    rr.calls = dist.get_rank()
+    return refused(lambda: step(rr, *share()))
+
+
+@cell
+def ddp_decoder_unfound() -> dict[str, Tensor]:
+    rr = mirrored(net(), decoder=net(), every=2)
+    return refused(lambda: step(DistributedDataParallel(rr), *share()))
+
+
+@cell
+def ddp_frozen_later() -> dict[str, Tensor]:
+    rr = ready()
+    parallel = DistributedDataParallel(rr)
+    step(parallel, *share())
+    rr.model[0].requires_grad_(False)
+    return refused(lambda: step(parallel, *share()))
+
+
+@cell
+def ddp_join_and_sync_batch_norm() -> dict[str, Tensor]:
+    rr = ready(norm=True)
+    parallel = DistributedDataParallel(rr)
+    synchronised(rr)
+
+    def do() -> None:
+        with Join([parallel]):
+            step(parallel, *share())
+
+    return refused(do)
+
+
+def not_finite_on_the_second(called: nn.Module) -> dict[str, Tensor]:
+    """Both processes stop, and the second says why."""
+    images, labels = share()
+    if dist.get_rank():
+        images[0] = float("nan")
+    found = ""
+    try:
+        step(called, images, labels)
+    except racecar.NonFiniteError as error:
+        found = str(error)
+    assert found, "not reported"
+    assert ("another process" in found) == (dist.get_rank() == 0), found
+    return {"raised": torch.ones(1)}
+
+
+@cell
+def ddp_not_finite() -> dict[str, Tensor]:
+    rr = ready()
+    return not_finite_on_the_second(DistributedDataParallel(rr))
+
+
+@cell
+def fsdp_not_finite() -> dict[str, Tensor]:
+    rr = ready()
+    for layer in (rr.model[0], rr.model[3]):
+        fully_shard(layer)
+    return not_finite_on_the_second(sharded(rr))
 
 
 @cell

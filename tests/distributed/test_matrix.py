@@ -135,6 +135,20 @@ def test_without_the_factor_a_sum_counts_half_as_much_in_two_processes(cells, co
     assert difference(found, whole) > 0.02
 
 
+def test_turns_without_a_reverse_pass(cells, computed) -> None:
+    rr = cells.mirrored(cells.net(), every=2)
+    for _ in range(3):
+        cells.step(rr, *cells.data())
+    assert difference(computed("ddp_every"), {n: p.grad for n, p in rr.model.named_parameters()}) < 1e-5
+
+
+def test_a_process_without_data_left_is_not_waited_for(cells, computed) -> None:
+    halves = [one(cells, part=p) for p in (slice(4), slice(4, 8))]
+    # DDP shares what has been accumulated, and divides by both processes where the first one is alone too.
+    expected = {k: ((halves[0][k] + halves[1][k]) / 2 + halves[0][k]) / 2 for k in halves[0]}
+    assert difference(computed("ddp_join"), expected) < 1e-5
+
+
 @pytest.mark.parametrize("cell", ["ddp_decoder", "fsdp_decoder"])
 def test_an_untied_decoder(cells, computed, cell) -> None:
     found = computed(cell)
@@ -259,6 +273,11 @@ def test_evaluation(cells, computed, cell) -> None:
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
+        ("ddp_turns_apart", ["0 calls behind", "another 1", "rr.calls"]),
+        ("fsdp_turns_apart", ["0 calls behind", "another 1", "rr.calls"]),
+        ("ddp_decoder_unfound", ["untied decoder", "find_unused_parameters=True"]),
+        ("ddp_frozen_later", ["'0.bias' was frozen", "wrap again"]),
+        ("ddp_join_and_sync_batch_norm", ["Join with SyncBatchNorm", "throw_on_early_termination"]),
         ("racecar_of_ddp", ["DistributedDataParallel(racecar.Racecar(model, ...))"]),
     ],
 )
@@ -267,6 +286,11 @@ def test_what_cannot_work_is_one_clear_error(computed, cell, words) -> None:
     assert "\n" not in said
     for word in words:
         assert word in said
+
+
+@pytest.mark.parametrize("cell", ["ddp_not_finite", "fsdp_not_finite"])
+def test_what_is_not_finite_on_one_process_stops_all(computed, cell) -> None:
+    assert computed(cell)["raised"] == 1
 
 
 def test_data_parallel_is_refused() -> None:

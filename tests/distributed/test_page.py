@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+LAYERS = re.search(r"^\| \| two processes.*?\n\n", TEXT, re.DOTALL | re.MULTILINE)[0]
 MATRIX = re.search(r"^\| \| one process.*?\n\n", TEXT, re.DOTALL | re.MULTILINE)[0]
 
 
 @pytest.fixture(scope="module")
 def collected() -> list[str]:
-    files = ["tests/distributed/test_matrix.py", "tests/reverse/test_palindrome.py", "tests/test_module.py",
+    files = ["tests/distributed/test_matrix.py", "tests/distributed/test_layers.py", "tests/test_every.py", "tests/reverse/test_palindrome.py", "tests/test_module.py",
              "tests/test_decoder.py"]  # fmt: skip
     options = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *files]
@@ -36,9 +37,21 @@ def test_every_cell_names_tests_that_are_there(collected) -> None:
                 assert any(re.search(rf"(\[|-){case}(\]|-)|^{case}", node) for node in collected), (name, case)
 
 
+def test_every_case_of_layers_is_there_and_in_the_page(collected) -> None:
+    named = set(re.findall(r"`(\d-\w+|bf16\w*)`", LAYERS))
+    cases = {match[1] for node in collected if (match := re.search(r"\[([24]-\w+)\]", node))}
+    assert {name for name in named if name[0].isdigit()} == cases
+    assert {"bf16", "bf16_checkpoint", "bf16_weights"} <= named
+    for test in re.findall(r"`(test_\w+)`", LAYERS):
+        assert test in collected
+
+
 def test_every_case_is_in_the_page(collected) -> None:
     cases = {match[1] for node in collected if (match := re.search(r"\[((?:ddp|fsdp|compile)_\w+)", node))}
-    refused = {"fsdp_per_layer", "fsdp_of_the_model", "fsdp_before", "fsdp_reconstruct_unregistered"}
+    refused = {
+        "ddp_turns_apart", "fsdp_turns_apart", "ddp_decoder_unfound", "ddp_frozen_later",
+        "ddp_join_and_sync_batch_norm",
+    }  # fmt: skip
     assert cases - refused <= set(re.findall(r"`(\w+)`", MATRIX))
     assert cases > refused
 

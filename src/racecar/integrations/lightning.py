@@ -73,6 +73,5 @@ class RacecarMixin:
         if rr.lambdas.device != (device := next(model.parameters()).device):
             rr.to(device)  # the LightningModule was moved, which rr is no part of
         processes, steps = self.trainer.world_size, self.trainer.accumulate_grad_batches
-        rr.check_finite = processes == 1  # one process alone must not stop
         output, penalty = rr(*args, **kwargs)
         return output, penalty * penalty_scale(rr, processes, steps)

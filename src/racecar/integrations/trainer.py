@@ -43,7 +43,6 @@ class RacecarTrainer(Trainer):
         columns = [*parameters, "label", "label_ids", *self.label_names]
         self._signature_columns = list(dict.fromkeys(columns))  # type: ignore[assignment]
         self.model_accepts_loss_kwargs = False
-        model.check_finite = self.args.world_size == 1  # one process alone must not stop
 
     def compute_loss(
         self,

@@ -84,7 +84,7 @@ class Trainer:
         if recipe.batch_size < world:
             raise StudyError(f"batches of {recipe.batch_size} images cannot be shared by {world} processes")
         if objective.rr is not None and world > 1:
-            # One process alone must not leave the others waiting: all find it in the sums of the epoch.
+            # All processes find it in the sums of the epoch, without a question at every step.
             objective.rr.check_finite = False
         if not len(self.batches):
             raise StudyError(f"{data.train_count} images cannot be shared by {world} processes")
@@ -397,7 +397,7 @@ class Trainer:
         return Progress(tensors, metadata)
 
     def _own(self, sums: Tensor) -> Tensor:
-        """This process's of an epoch's sums, [processes, 4]; saved by another number of processes: the first has all."""
+        """This process's of an epoch's sums, [processes, 4]; with another number of processes the first has all."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         if sums.shape == (world, 4):
             return sums[rank].clone()

@@ -2,8 +2,9 @@
 
     python benchmarks/sharded.py --table results/sharded.md
 
-Each row is measured in processes of its own (gloo, CPU): the highest resident memory of the first one during three steps
-with plain SGD, over what it has before the model is made. The model has so few samples that its weights are what counts.
+Each row is measured in processes of its own (gloo, CPU): the highest resident memory of the first one during three
+steps with plain SGD, over what it has before the model is made. There are so few samples that the weights are what
+counts.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ def main() -> None:
         "# Memory of a model that is divided among processes",
         "",
         f"`python benchmarks/sharded.py`: {LAYERS} linear layers of {WIDTH} units, {weights:.0f} MiB of weights in "
-        f"float32, {SAMPLES} samples, plain SGD, three steps; made on the meta device, so that it is never whole where it "
-        "is sharded. Highest resident memory of the first process over what it had before, in MiB; gradients included. "
-        f"gloo, {about['processor']}, torch {about['torch']}, revision {about['revision']}; one run a row.",
+        f"float32, {SAMPLES} samples, plain SGD, three steps; made on the meta device, so that it is never whole where "
+        "it is sharded. Highest resident memory of the first process over what it had before, in MiB; gradients "
+        f"included. gloo, {about['processor']}, torch {about['torch']}, revision {about['revision']}; one run a row.",
         "",
         "| | " + " | ".join(f"{n} processes" for n in options.processes) + " |",
         "|---" * (1 + len(options.processes)) + "|",

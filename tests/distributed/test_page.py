@@ -15,8 +15,10 @@ MATRIX = re.search(r"^\| \| one process.*?\n\n", TEXT, re.DOTALL | re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def collected() -> list[str]:
-    files = ["tests/distributed/test_matrix.py", "tests/distributed/test_layers.py", "tests/test_every.py", "tests/reverse/test_palindrome.py", "tests/test_module.py",
-             "tests/test_decoder.py"]  # fmt: skip
+    files = [
+        *(f"tests/distributed/test_{name}.py" for name in ("matrix", "layers")),
+        *(f"tests/{name}.py" for name in ("reverse/test_palindrome", "test_module", "test_decoder", "test_every")),
+    ]
     options = ["--collect-only", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *files]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)

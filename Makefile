@@ -24,7 +24,7 @@ SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
-.PHONY: demo quick digits cifar smoke vgg coverage derivation test versions lint results clean
+.PHONY: demo quick digits cifar smoke vgg gpu coverage derivation test versions lint results clean
 
 demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -53,6 +53,11 @@ smoke: $(VENV)/.installed $(call unpacked,scalarflow)
 vgg: $(VENV)/.installed $(call unpacked,cifar10)
 	$(BIN)/racecar study vgg --preset quick --data $(CIFAR10)
 	$(BIN)/racecar study stylize --preset quick $(STYLE)
+
+# What wants an accelerator, the most valuable first, for so many minutes; called again it goes on (docs/campaign.md).
+MINUTES := 25
+gpu: $(VENV)/.installed $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample)
+	$(BIN)/racecar campaign --minutes $(MINUTES) --data $(DATA) $(STYLE)
 
 # The zoo has an environment of its own: torchvision and timm need torch as PyPI has it, 5 GB.
 coverage: .venv-zoo/.installed

@@ -12,7 +12,7 @@ TEXT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 # What a part may import of the others, from below to above; `errors`, `options` and `explanation` serve all.
 LIBRARY = ["rules", "forward", "reverse", "passes", "program", "module"]
-STUDY = ["core", "images", "report", "studies", "studies of one kind", "sweep", "commands"]
+STUDY = ["core", "images", "report", "studies", "studies of one kind", "sweep", "campaign", "commands"]
 OTHERS = {"cli": "commands"}
 KINDS = {
     "mutual_information",

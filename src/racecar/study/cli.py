@@ -32,6 +32,7 @@ def commands() -> dict[tuple[str, ...], _Command]:
     return of_studies | {
         ("data", "smoke"): _Command("data", "simulate the smoke of Section 5.3"),
         ("sweep",): _Command("sweep", "a study once per λ, on one or more machines"),
+        ("campaign",): _Command("campaign", "everything that wants an accelerator, within a budget of minutes"),
         ("report",): _Command("report", "report.html from the finished runs of studies"),
         ("explain",): _Command("explain", "the palindrome of a model"),
         ("train",): _Command("train", "pretrain a classifier on your own images"),

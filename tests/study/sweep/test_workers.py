@@ -18,7 +18,8 @@ from racecar.study.core.folder import Study
 from racecar.study.core.locks import Lock, Locks, LostError, holder_name
 from racecar.study.core.variants import Run, Variant
 from racecar.study.studies import ReadyStudy
-from racecar.study.sweep.workers import Job, Processes, Worker
+from racecar.study.sweep import workers as module
+from racecar.study.sweep.workers import Census, Job, Processes, Submitted, Worker
 
 RUN = Run(Variant("Std"), "A", 0)
 STATE = Progress({"w": torch.ones(2)}, {"run": RUN.key})
@@ -176,3 +177,79 @@ def test_a_hung_worker_is_killed_if_it_is_one_of_these(worker) -> None:
     assert not killed
     assert engine.end(holder_name(8))
     assert killed == [8]
+
+
+class Slurm:
+    """Stand-ins for SLURM's commands, of a cluster without accounting; the queue is a file."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("submitit")
+        self.queue, self.jobs = folder / "queue", folder / "jobs"
+        self.queue.touch()
+        commands = {
+            "sbatch": f"echo 7 >> {self.queue}; echo Submitted batch job 7",
+            "squeue": f"cat {self.queue}",
+            "srun": "",
+            "sacct": "echo Slurm accounting storage is disabled >&2; exit 1",
+        }
+        for name, line in commands.items():
+            (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        monkeypatch.setattr(module, "ASK", 0.0)
+
+    def engine(self) -> Submitted:
+        return Submitted(Worker(self.jobs, []), self.jobs, "slurm", {})
+
+    def ends_with(self, outcome: str, said: str) -> None:
+        import submitit
+
+        submitit.core.utils.cloudpickle_dump((outcome, said), self.jobs / "7_0_result.pkl")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch) -> Slurm:
+    return Slurm(tmp_path, monkeypatch)
+
+
+def test_a_job_that_slurm_no_longer_has_counts_as_killed_if_its_result_does_not_come_late(slurm) -> None:
+    engine = slurm.engine()
+    engine.start()
+    assert engine.count() == Census(1, 0)
+    slurm.queue.write_text("")
+    assert engine.count() == Census(1, 0)
+    assert engine.count() == Census(0, 1)
+    assert engine.count() == Census(0, 0)
+
+
+def test_a_result_that_is_seen_late_counts(slurm) -> None:
+    engine = slurm.engine()
+    engine.start()
+    slurm.queue.write_text("")
+    assert engine.count() == Census(1, 0)
+    slurm.ends_with("success", "broken")
+    with pytest.raises(StudyError, match=r"training failed; .* broken"):
+        engine.count()
+
+
+def test_a_job_that_was_stopped_and_queued_again_lives_though_it_has_a_result(slurm) -> None:
+    engine = slurm.engine()
+    engine.start()
+    slurm.ends_with("success", "")
+    assert engine.count() == Census(1, 0)
+    slurm.queue.write_text("")
+    assert engine.count() == Census(0, 0)
+
+
+def test_a_queue_that_does_not_answer_changes_nothing(slurm) -> None:
+    engine = slurm.engine()
+    engine.start()
+    slurm.queue.unlink()
+    assert [engine.count() for _ in range(3)] == [Census(1, 0)] * 3
+
+
+def test_jobs_of_an_earlier_call_count_while_slurm_has_them(slurm) -> None:
+    slurm.engine().start()
+    assert slurm.engine().count() == Census(1, 0)
+    slurm.queue.write_text("70\n")
+    assert slurm.engine().count() == Census(0, 0)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ from racecar.study.core.processes import Stop, Stopper
 from racecar.study.core.variants import Run
 from racecar.study.studies import ReadyStudy
 
-ASK = 60.0  # seconds between questions to SLURM about jobs without a result; submitit's own are ten minutes
+ASK = 30.0  # seconds between questions to SLURM about its queue
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,7 @@ class Submitted:
         import submitit
 
         self.worker, self.cluster, self._asked = worker, cluster, time.monotonic()
+        self._missing: set[str] = set()  # jobs that had left the queue without a result when it was last asked
         defaults = {"name": "racecar-sweep", "timeout_min": 24 * 60, "cpus_per_task": worker.threads}
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
@@ -272,9 +274,9 @@ class Submitted:
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:
             raise StudyError(f"submitit: {' '.join(str(error).split())}") from error
         # What an earlier call has submitted and is still in the queue or running.
-        kind = submitit.SlurmJob if cluster == "slurm" else submitit.LocalJob
-        known = [kind(folder, p.name.removesuffix(_PICKLE)) for p in sorted(folder.glob(f"*{_PICKLE}"))]
-        self._running = [job for job in known if job.state in ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED")]
+        known = [p.name.removesuffix(_PICKLE) for p in sorted(folder.glob(f"*{_PICKLE}"))] if cluster == "slurm" else []
+        queue = _queue() if known else set()
+        self._running = [submitit.SlurmJob(folder, name) for name in known if queue is None or name in queue]
 
     def start(self) -> None:
         """Submit one more.
@@ -289,22 +291,29 @@ class Submitted:
 
     def count(self) -> Census:
         """How many there are."""
-        import submitit
-
-        asked = time.monotonic() - self._asked > ASK
-        self._asked = time.monotonic() if asked else self._asked
-        ended = [job for job in self._running if job.done(force_check=asked)]
+        ended = [j for j in self._running if j.done()] if self.cluster == "local" else self._left()
         self._running = [job for job in self._running if job not in ended]
         killed = 0
         for job in ended:
-            failure = job.exception()
-            if isinstance(failure, submitit.core.utils.UncompletedJobError):
+            if not job.paths.result_pickle.exists():
                 killed += 1
-            elif failure is not None:
+            elif (failure := job.exception()) is not None:
                 _raise(str(failure))
             else:
                 _raise(job.result())
         return Census(len(self._running), killed)
+
+    def _left(self) -> list[Any]:
+        """Jobs that have left SLURM's queue; without a result they count from the second time on, as that may be late.
+
+        What is in the queue lives, with a result too: it was stopped, and is queued again.
+        """
+        if time.monotonic() - self._asked < ASK:
+            return []
+        self._asked, queue = time.monotonic(), _queue()
+        left = [] if queue is None else [job for job in self._running if job.job_id not in queue]
+        before, self._missing = self._missing, {j.job_id for j in left if not j.paths.result_pickle.exists()}
+        return [job for job in left if job.job_id in before or job.job_id not in self._missing]
 
     def end(self, holder: str) -> bool:
         """Cancel its job."""
@@ -332,6 +341,18 @@ class Submitted:
 
 
 _PICKLE = "_submitted.pkl"
+
+
+def _queue() -> set[str] | None:
+    """The user's jobs in SLURM's queue; None where it does not answer.
+
+    submitit asks sacct, which knows nothing on a cluster without an accounting database.
+    """
+    question = ["squeue", "--noheader", "--format=%A", f"--user={os.getuid()}"]
+    try:
+        return set(subprocess.run(question, check=True, capture_output=True, text=True, timeout=60).stdout.split())
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _raise(failure: str) -> None:

@@ -66,7 +66,9 @@ def test_a_worker_that_hangs_is_ended_and_another_one_started(tmp_path, monkeypa
     assert complete
     assert engine.ended == ["here, process 1", "here, process 2"]
     assert engine.started == 3
-    assert "a worker hangs (here, process 1): no step for 30 minutes" in " ".join(capsys.readouterr().err.split())
+    assert "a worker gives no sign of life and is ended (here, process 1): no step for 30 minutes" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_job_at_which_all_workers_hang_is_an_error(tmp_path, monkeypatch) -> None:

@@ -187,7 +187,8 @@ class Slurm:
         self.queue, self.jobs = folder / "queue", folder / "jobs"
         self.queue.touch()
         commands = {
-            "sbatch": f"echo 7 >> {self.queue}; echo Submitted batch job 7",
+            "sbatch": f"echo 7 0 >> {self.queue}; echo Submitted batch job 7",
+            "scancel": f": > {self.queue}",
             "squeue": f"cat {self.queue}",
             "srun": "",
             "sacct": "echo Slurm accounting storage is disabled >&2; exit 1",
@@ -251,5 +252,18 @@ def test_a_queue_that_does_not_answer_changes_nothing(slurm) -> None:
 def test_jobs_of_an_earlier_call_count_while_slurm_has_them(slurm) -> None:
     slurm.engine().start()
     assert slurm.engine().count() == Census(1, 0)
-    slurm.queue.write_text("70\n")
+    slurm.queue.write_text("70 0\n")
     assert slurm.engine().count() == Census(0, 0)
+
+
+def test_a_job_that_hangs_is_cancelled_and_one_that_is_queued_again_is_not(slurm, monkeypatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    engine, holder = slurm.engine(), holder_name(9)
+    engine.start()
+    slurm.queue.write_text("7 1\n")  # what held was killed with its node
+    assert not engine.end(holder)
+    assert slurm.queue.read_text() == "7 1\n"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert engine.end(holder_name(9))
+    assert slurm.queue.read_text() == ""
+    assert not engine.end(holder_name(9))

@@ -308,8 +308,19 @@ class Claim:
 
 def holder_name(process: int) -> str:
     """A process of this machine, and of this cluster's job, in words, as its claims say them."""
-    job = os.environ.get("SUBMITIT_LOCAL_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    return f"{platform.node()}, process {process}" + (f", job {job}" if job else "")
+    local, job = os.environ.get("SUBMITIT_LOCAL_JOB_ID"), os.environ.get("SLURM_JOB_ID")
+    words = job_name(local or job or "", "" if local else os.environ.get("SLURM_RESTART_COUNT", ""))
+    return f"{platform.node()}, process {process}{words}"
+
+
+def job_name(job: str, restarts: str) -> str:
+    """How a holder's name ends. A job that SLURM queues again keeps its number: what it was before is another holder.
+
+    Args:
+        job: its number, empty for none.
+        restarts: how often it was queued again, empty for never.
+    """
+    return (f", job {job}" if job else "") + (f", restart {restarts}" if job and restarts.strip("0") else "")
 
 
 def foreign(folder: Path) -> list[Path]:

@@ -58,7 +58,10 @@ def drive(
             for state in states.values():
                 if state.silent and state.holder not in hung and engine.end(state.holder):
                     hung.add(state.holder)
-                    console.print(f"racecar: a worker hangs ({state.holder}): no step for {locks.stall / 60:g} minutes")
+                    console.print(
+                        f"racecar: a worker gives no sign of life and is ended ({state.holder}): no step for "
+                        f"{locks.stall / 60:g} minutes, or its machine is gone"
+                    )
             killed, before = (killed, before) if len(pending) == before else (0, len(pending))
             living, lost = engine.count()
             if lost:

@@ -27,7 +27,7 @@ import torch
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
-from racecar.study.core.locks import BEAT, LEASE, STALL, LockError, Locks, LostError, holder_name
+from racecar.study.core.locks import BEAT, LEASE, STALL, LockError, Locks, LostError, holder_name, job_name
 from racecar.study.core.processes import Stop, Stopper
 from racecar.study.core.variants import Run
 from racecar.study.studies import ReadyStudy
@@ -275,8 +275,8 @@ class Submitted:
             raise StudyError(f"submitit: {' '.join(str(error).split())}") from error
         # What an earlier call has submitted and is still in the queue or running.
         known = [p.name.removesuffix(_PICKLE) for p in sorted(folder.glob(f"*{_PICKLE}"))] if cluster == "slurm" else []
-        queue = _queue() if known else set()
-        self._running = [submitit.SlurmJob(folder, name) for name in known if queue is None or name in queue]
+        queue = _queue() if known else {}
+        self._running: list[Any] = [submitit.SlurmJob(folder, n) for n in known if queue is None or n in queue]
 
     def start(self) -> None:
         """Submit one more.
@@ -316,8 +316,10 @@ class Submitted:
         return [job for job in left if job.job_id in before or job.job_id not in self._missing]
 
     def end(self, holder: str) -> bool:
-        """Cancel its job."""
-        found = [job for job in self._running if holder.endswith(f", job {job.job_id}")]
+        """Cancel its job, unless SLURM has seen it end too: it may be queued again, or train something else by now."""
+        queue = _queue() or {} if self.cluster == "slurm" else {job.job_id: "" for job in self._running}
+        names = {number: job_name(number, restarts) for number, restarts in queue.items()}
+        found = [job for job in self._running if job.job_id in names and holder.endswith(names[job.job_id])]
         for job in found:
             job.cancel(check=False)
         return bool(found)
@@ -343,15 +345,16 @@ class Submitted:
 _PICKLE = "_submitted.pkl"
 
 
-def _queue() -> set[str] | None:
-    """The user's jobs in SLURM's queue; None where it does not answer.
+def _queue() -> dict[str, str] | None:
+    """The user's jobs in SLURM's queue, and how often each was queued again; None where it does not answer.
 
     submitit asks sacct, which knows nothing on a cluster without an accounting database.
     """
-    question = ["squeue", "--noheader", "--format=%A", f"--user={os.getuid()}"]
+    question = ["squeue", "--noheader", "--Format=JobID,RestartCnt", f"--user={os.getuid()}"]
     try:
-        return set(subprocess.run(question, check=True, capture_output=True, text=True, timeout=60).stdout.split())
-    except (OSError, subprocess.SubprocessError):
+        said = subprocess.run(question, check=True, capture_output=True, text=True, timeout=60).stdout
+        return dict(line.split() for line in said.splitlines())
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 

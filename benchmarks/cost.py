@@ -276,12 +276,13 @@ def memory_row(name: str, case: Case, options: argparse.Namespace) -> list[str]:
 LAYERS = ((64, 1, 64, 28, 3), (100, 3, 16, 32, 3), (128, 64, 64, 16, 3), (8, 256, 64, 32, 1), (8, 512, 512, 4, 3))
 
 
-def adjoint_rows(seconds: float) -> list[list[str]]:
+def adjoint_rows(seconds: float, size: str) -> list[list[str]]:
     """A transposed convolution of stride 1 beside a plain one with the kernel flipped: the same sums."""
     rows = []
-    for n, wide, narrow, size, kernel in LAYERS:
+    for batch, wide, narrow, side, kernel in LAYERS:
+        n = 1 if size == "tiny" else batch
         weight = torch.randn(narrow, wide, kernel, kernel, device=DEVICE, requires_grad=True)
-        estimate = torch.randn(n, narrow, size, size, device=DEVICE, dtype=torch.bfloat16)
+        estimate = torch.randn(n, narrow, side, side, device=DEVICE, dtype=torch.bfloat16)
         estimate = estimate.to(memory_format=torch.channels_last).requires_grad_()
         pad = kernel // 2
 
@@ -302,7 +303,7 @@ def adjoint_rows(seconds: float) -> list[list[str]]:
         best = turns({f.__name__: with_backward(f) for f in (transposed, flipped)}, seconds)
         rows.append(
             [
-                f"{narrow} → {wide} channels, kernel {kernel}, {n} × {size} × {size}",
+                f"{narrow} → {wide} channels, kernel {kernel}, {n} × {side} × {side}",
                 *(f"{1e3 * best[f]:.2f}" for f in ("transposed", "flipped")),
                 f"{best['flipped'] / best['transposed']:.2f}",
             ]
@@ -394,7 +395,9 @@ def main() -> None:
         "A layer of stride 1 backwards, and the gradients through it: by a transposed convolution, which racecar uses, "
         "and by a plain convolution with the kernel flipped, ms in bfloat16.",
         "",
-        *markdown(["layer", "transposed", "flipped", "flipped / transposed"], adjoint_rows(options.seconds / 4)),
+        *markdown(
+            ["layer", "transposed", "flipped", "flipped / transposed"], adjoint_rows(options.seconds / 4, options.size)
+        ),
         "",
     ]
     if options.table is not None:

@@ -95,6 +95,7 @@ def test_what_does_not_fit_is_left_and_listed(campaign: Campaign) -> None:
     assert "a.md" in ran
     assert "| b | what b is | 17 min | about 17 min, " in waiting
     assert "| b |" not in ran
+    assert "| a |" not in waiting
     assert "a card" in ran
 
 

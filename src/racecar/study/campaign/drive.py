@@ -7,6 +7,7 @@ time. An item that takes longer than the budget is stopped as Ctrl-C would stop 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from racecar.study.campaign.items import Command, Item
 from racecar.study.campaign.state import CUT, DONE, FAILED, RUNNING, Record, State, new, words, written
-from racecar.study.core.environment import environment
+from racecar.study.core.environment import revision
 from racecar.study.core.terminal import console, progress_bar
 
 LEAST = 60.0  # seconds: with less left nothing long is begun
@@ -95,9 +98,9 @@ def _run(item: Item, estimate: float, state: State, results: Path, end: float, s
     """One item, to its end, to the budget's, or until it is to stop; its record says which."""
     record = state.of(item) or Record(words(item), estimate=round(estimate, 1))
     state.records[item.name] = record
-    about = environment()
     record.status, record.error = RUNNING, ""
-    record.about = {name: about[name] for name in ("torch", "python", "revision")}
+    # Not by environment(): this process must hold nothing of a card that may be for one process alone.
+    record.about = {"torch": str(torch.__version__), "python": platform.python_version(), "revision": revision()}
     before, spent, began = written(results), record.seconds, time.monotonic()
     console.print(f"{item.name}: about {clock(estimate)}, {clock(end - began)} left in all", highlight=False)
 

@@ -45,7 +45,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     from racecar.study.campaign.items import Place, make_items
     from racecar.study.campaign.page import page
     from racecar.study.campaign.state import FAILED, State
-    from racecar.study.core.ceilings import ceilings
+    from racecar.study.core.ceilings import measured
 
     if not 0 < options.minutes < 1e5:
         raise StudyError(f"--minutes must be positive, not {options.minutes}")
@@ -53,7 +53,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         raise StudyError("no benchmarks/ here: call it in the folder of a checkout")
     if options.data != "hub" and not Path(options.data).is_dir():
         raise StudyError(f"{options.data} is not a folder: `make gpu` unpacks the data, or give --data hub")
-    on = ceilings()
+    on = measured()
     card = "-".join(re.findall(r"[a-z0-9]+", on.device.lower()))
     work = Path(options.out) / options.size / card
     results = Path(options.results or ("results" if options.size == "full" else work / "results"))

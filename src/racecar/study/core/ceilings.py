@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from racecar.study.core.environment import environment
+from racecar.study.core.errors import StudyError
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class Ceilings:
         single: the same in float32; on a GPU in TF32, as cuDNN computes float32 convolutions by default.
         bandwidth: bytes/s read and written by a copy of a large tensor.
         launch: seconds per operation on a tensor so small that telling the device is all that takes time.
+        tf32: whether ``single`` is TF32.
     """
 
     device: str
@@ -28,12 +34,13 @@ class Ceilings:
     single: float
     bandwidth: float
     launch: float
+    tf32: bool = False
 
     def words(self) -> str:
         """One line for a page."""
         return (
             f"matrix products {self.half / 1e12:.3g} TFLOP/s in bfloat16 and {self.single / 1e12:.3g} in "
-            f"{'TF32' if torch.cuda.is_available() else 'float32'}, copies {self.bandwidth / 1e9:.3g} GB/s, "
+            f"{'TF32' if self.tf32 else 'float32'}, copies {self.bandwidth / 1e9:.3g} GB/s, "
             f"{1e6 * self.launch:.2g} µs per small operation"
         )
 
@@ -72,7 +79,20 @@ def ceilings(seconds: float = 0.3) -> Ceilings:
             small.add_(1.0)
 
     launch = _best(many, seconds) / count
-    return Ceilings(device_name(), products[torch.bfloat16], products[torch.float32], bandwidth, launch)
+    return Ceilings(device_name(), products[torch.bfloat16], products[torch.float32], bandwidth, launch, on_gpu)
+
+
+def measured(seconds: float = 0.3) -> Ceilings:
+    """As :func:`ceilings`, in a process of its own: nothing of it stays on the device.
+
+    Raises:
+        StudyError: the device cannot be used.
+    """
+    command = [sys.executable, "-m", "racecar.study.core.ceilings", str(seconds)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    if found.returncode:
+        raise StudyError(f"the device cannot be measured: {(found.stderr.strip().splitlines() or ['no word'])[-1]}")
+    return Ceilings(**json.loads(found.stdout.splitlines()[-1]))
 
 
 def _best(work: Callable[[], object], seconds: float) -> float:
@@ -87,3 +107,7 @@ def _best(work: Callable[[], object], seconds: float) -> float:
                 torch.cuda.synchronize()
             found.append(time.perf_counter() - began)
     return min(found[1:])
+
+
+if __name__ == "__main__":
+    print(json.dumps(dataclasses.asdict(ceilings(float(sys.argv[1])))))

@@ -68,6 +68,8 @@ coverage: .venv-zoo/.installed
 # Seconds and memory of deriving, of deep and of large models; BEFORE=another/checkout/src compares with that.
 derivation: .venv-zoo/.installed
 	.venv-zoo/bin/python benchmarks/derive.py $(addprefix --before ,$(BEFORE)) --table results/derivation.md
+	.venv-zoo/bin/python benchmarks/derive_large.py --table results/derivation-large.md
+	.venv-zoo/bin/python benchmarks/sharded.py --table results/sharded.md
 
 .venv-zoo/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-zoo

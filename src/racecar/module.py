@@ -56,7 +56,8 @@ class Racecar(nn.Module):
     returns just its output. The model's parameters, buffers and ``state_dict`` stay its own.
 
     Args:
-        model: any module that ``torch.export`` can trace; it is neither copied nor changed.
+        model: any module that ``torch.export`` can trace; it is neither copied nor changed. Its weights may still be on
+            the meta device: it is mirrored then, and proved at the first call with weights.
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments, on the model's device. Only
             shapes and dtypes matter; other batch sizes can follow.
         layers: which inputs L_m are compared. None: those of all convolutions if there are any, else of all linear

@@ -29,7 +29,7 @@ from racecar.passes.segments import Draw, Subset, divide
 from racecar.passes.sync_batch_norm import as_plain_norms, synchronise
 from racecar.proof import compare
 from racecar.reverse.palindrome import Palindrome, build
-from racecar.sharded import is_sharded, run_gathered
+from racecar.sharded import Precision, check_sharded, check_uncompiled, is_sharded, run_gathered
 
 if TYPE_CHECKING:
     from racecar.module import Racecar
@@ -53,6 +53,7 @@ class Program:
         self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
         self.constants, self.names = forward.constants, forward.weights
         self.proved = True  # or derived while weights had no values
+        self.checked: tuple[tuple[int, ...], dict[int, Precision]] | None = None  # which sharded weights, and how
         self.gathered: dict[tuple[str, frozenset[int]], nn.Module] = {}  # programs for weights that are sharded
         self.numbers = forward.numbers
         self.fixed, self.derived = _fixed(leaves, self.numbers), _sizes(leaves)
@@ -69,7 +70,7 @@ class Program:
         other = memo[id(self)] = copy.copy(self)  # tree specs cannot be copied without a warning
         other.palindrome = copy.deepcopy(self.palindrome, memo)
         other.constants = copy.deepcopy(self.constants, memo)
-        other.seen, other.gathered = set(self.seen), {}
+        other.seen, other.gathered, other.checked = set(self.seen), {}, None
         other.source = other.again = None  # they keep the tracer alive, which cannot be copied
         return other
 
@@ -235,9 +236,13 @@ class Program:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
             if not sharded:
                 return program(*weights, *operands)
+            check_uncompiled()
             if (which, sharded) not in self.gathered:
                 self.gathered[which, sharded] = gather_where_read(program, {i: i for i in sharded})
-            return run_gathered(self.gathered[which, sharded], rr, weights, operands)
+            now = tuple(map(id, weights))
+            if self.checked is None or self.checked[0] != now:
+                self.checked = now, check_sharded(rr, weights)
+            return run_gathered(self.gathered[which, sharded], self.checked[1], weights, operands)
 
 
 def _exported(

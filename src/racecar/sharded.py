@@ -94,20 +94,18 @@ def _state(module: nn.Module) -> Any:
     return module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None  # type: ignore[operator]
 
 
-def run_gathered(program: Callable[..., Any], rr: nn.Module, weights: Sequence[Tensor], operands: Sequence[Any]) -> Any:
+def run_gathered(
+    program: Callable[..., Any], precision: dict[int, Precision], weights: Sequence[Tensor], operands: Sequence[Any]
+) -> Any:
     """What a program of :mod:`racecar.passes.gathered` gives.
 
     Args:
         program: of (a call's :class:`Gathering`, weights…, operands…).
-        rr: the Racecar.
+        precision: of its sharded weights, from :func:`check_sharded`.
         weights: some of them sharded.
         operands: what else the program takes.
-
-    Raises:
-        ArgumentError: see :func:`check_sharded` and :func:`check_uncompiled`.
     """
-    check_uncompiled()
-    gathering = Gathering(check_sharded(rr, weights))
+    gathering = Gathering(precision)
     with gathering.saving():
         return program(gathering, *weights, *operands)
 

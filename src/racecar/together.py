@@ -51,7 +51,7 @@ class Wrapping:
     def __init__(self) -> None:
         self._ddp: Any = lambda: None  # a weak reference
         self._inside = False
-        self._trained: set[str] = set()
+        self._trained: list[tuple[str, nn.Parameter]] = []
 
     def processes(self, rr: nn.Module, model: nn.Module, untied: bool) -> Together | None:
         """The processes that call a Racecar together now; None: this one is alone, or nobody has wrapped it.
@@ -74,31 +74,27 @@ class Wrapping:
             return None if mesh is None else Together(tuple(mesh.get_group(d) for d in range(mesh.ndim)))
         if self._ddp() is not ddp:
             self._ddp, self._inside = weakref.ref(ddp), any(module in (rr, model) for module in ddp.modules())
-            self._trained = _trained(rr)
+            self._trained = [(name, p) for name, p in rr.named_parameters() if p.requires_grad]
         if not self._inside:
             return None
         if ddp._join_config.enable:  # those that have run out of data answer DDP's own questions alone
             _check_join(ddp)
             return None
         if not ddp.find_unused_parameters and not ddp.static_graph:
-            self._check_gradients(rr, untied)
+            self._check_gradients(untied)
         return Together((ddp.process_group,))
 
-    def _check_gradients(self, rr: nn.Module, untied: bool) -> None:
+    def _check_gradients(self, untied: bool) -> None:
         if untied:
             raise ArgumentError(
                 "an untied decoder has parameters without a gradient (its biases, what lies behind the start, and with "
                 "every= all of them in most calls): DistributedDataParallel(rr, find_unused_parameters=True)"
             )
-        if frozen := sorted(self._trained - _trained(rr)):
+        if frozen := [name for name, parameter in self._trained if not parameter.requires_grad]:
             raise ArgumentError(
                 f"{frozen[0].partition('.')[2]!r} was frozen after DistributedDataParallel had wrapped the Racecar, "
                 "and it waits for its gradient: freeze first and wrap again, or give find_unused_parameters=True"
             )
-
-
-def _trained(rr: nn.Module) -> set[str]:
-    return {name for name, parameter in rr.named_parameters() if parameter.requires_grad}
 
 
 def _check_join(ddp: nn.parallel.DistributedDataParallel) -> None:

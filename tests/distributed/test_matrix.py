@@ -276,7 +276,7 @@ def test_evaluation(cells, computed, cell) -> None:
         ("ddp_turns_apart", ["0 calls behind", "another 1", "rr.calls"]),
         ("fsdp_turns_apart", ["0 calls behind", "another 1", "rr.calls"]),
         ("ddp_decoder_unfound", ["untied decoder", "find_unused_parameters=True"]),
-        ("ddp_frozen_later", ["'0.bias' was frozen", "wrap again"]),
+        ("ddp_frozen_later", ["'0.weight' was frozen", "wrap again"]),
         ("ddp_join_and_sync_batch_norm", ["Join with SyncBatchNorm", "throw_on_early_termination"]),
         ("racecar_of_ddp", ["DistributedDataParallel(racecar.Racecar(model, ...))"]),
     ],

@@ -24,7 +24,7 @@ SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
-.PHONY: demo quick digits cifar smoke vgg gpu coverage derivation test versions lint results clean
+.PHONY: demo quick digits cifar smoke vgg gpu coverage derivation slurm test versions lint results clean
 
 demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -70,6 +70,10 @@ derivation: .venv-zoo/.installed
 	.venv-zoo/bin/python benchmarks/derive.py $(addprefix --before ,$(BEFORE)) --table results/derivation.md
 	.venv-zoo/bin/python benchmarks/derive_large.py --table results/derivation-large.md
 	.venv-zoo/bin/python benchmarks/sharded.py --table results/sharded.md
+
+# A sweep on a real SLURM of this machine, disturbed; as root, with Debian's packages, which it names.
+slurm: $(VENV)/.installed
+	$(BIN)/python benchmarks/slurm.py --table results/slurm.md
 
 .venv-zoo/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-zoo

@@ -92,6 +92,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
     cifar10 = place.of("cifar10", "uoft-cs/cifar10")
     photographs = place.of("imagenet_sample", "ILSVRC/imagenet-1k")
     scalarflow = Path(place.data) / "scalarflow"
+    same = () if place.data == "hub" else ("--same",)  # the sample has one image per class
     decoders = 1 if tiny else max(1, min(12, (os.cpu_count() or 2) - 2))
 
     def study(
@@ -187,7 +188,8 @@ def make_items(size: Size, place: Place) -> list[Item]:
             "whether the loader keeps up with a step of VGG19, and what a full Table 15 would take",
             (
                 (
-                    *("python", "benchmarks/vgg.py", "--data", photographs, *speed, "--decoders", str(decoders)),
+                    *("python", "benchmarks/vgg.py", "--data", photographs, *same, *speed),
+                    *("--decoders", str(decoders)),
                     *("--table", str(place.table("vgg-speed"))),
                 ),
             ),

@@ -49,7 +49,7 @@ class Wrapping:
     """Who has wrapped a Racecar, and what DistributedDataParallel waited for at the first call in it."""
 
     def __init__(self) -> None:
-        self._ddp: Any = lambda: None  # a weak reference
+        self._ddp: weakref.ref[nn.Module] | None = None
         self._inside = False
         self._trained: list[tuple[str, nn.Parameter]] = []
 
@@ -72,7 +72,7 @@ class Wrapping:
         if ddp is None:
             mesh = mesh_of(rr)
             return None if mesh is None else Together(tuple(mesh.get_group(d) for d in range(mesh.ndim)))
-        if self._ddp() is not ddp:
+        if self._ddp is None or self._ddp() is not ddp:
             self._ddp, self._inside = weakref.ref(ddp), any(module in (rr, model) for module in ddp.modules())
             self._trained = [(name, p) for name, p in rr.named_parameters() if p.requires_grad]
         if not self._inside:

@@ -174,6 +174,24 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(data, tmp_path) 
         assert all(torch.equal(one[k], v) for k, v in other.items()), model
 
 
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those that these have."""
+    try:
+        own = [int(word) for t in Path(f"/proc/{pid}/task").iterdir() for word in (t / "children").read_text().split()]
+    except OSError:  # gone meanwhile
+        return []
+    return own + [later for child in own for later in descendants(child)]
+
+
+def ignores_sigterm(pid: int) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    ignored = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn"))
+    return bool(ignored >> (signal.SIGTERM - 1) & 1)
+
+
 @pytest.mark.slow
 def test_a_signal_to_the_whole_group_leaves_the_decoders_alive_until_the_state_is_saved(data, tmp_path) -> None:
     argv = ("--phases", "A-start", "--start.epochs", "4000", "--decoders", "1", "--variants", "Std")
@@ -181,10 +199,9 @@ def test_a_signal_to_the_whole_group_leaves_the_decoders_alive_until_the_state_i
         call(*streamed(data, tmp_path / "s", *argv)), env=ENVIRONMENT, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "s").glob("data-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(8)  # the decoder has started
+    deadline = time.monotonic() + 120
+    while not any(map(ignores_sigterm, descendants(process.pid))) and time.monotonic() < deadline:
+        time.sleep(0.02)  # until the decoder has started
     os.killpg(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error

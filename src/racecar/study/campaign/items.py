@@ -31,7 +31,8 @@ class Item:
         decides: what is known afterwards.
         commands: one after the other; the first word is ``racecar`` or ``python``.
         table: the Markdown file that they write.
-        fixed: seconds that do not depend on the device's speed: start, deriving, compiling, timing; assumed.
+        fixed: seconds that do not depend on the device's speed: start, deriving, compiling, timing; assumed, for tiny sizes measured on two
+            cores.
         works: the rest.
         resumes: cut off, it keeps what is done and goes on next time.
     """
@@ -118,7 +119,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
             decides,
             (*first, (*command, "--out", str(out)), report),
             place.results / f"{table}-{'quick' if tiny else preset}.md",
-            fixed,
+            120 if tiny else fixed,
             counted,
             resumes=True,
         )
@@ -144,7 +145,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
             "and compiled, channels last, bfloat16, time and memory",
             ((*cost, "--table", str(place.table("cost"))),),
             place.table("cost"),
-            fixed=90 if tiny else 480,
+            fixed=60 if tiny else 480,
             works=() if tiny else (Work(VGG19, (24, 3, 224, 224), 600),),
         ),
         Item(
@@ -181,7 +182,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
             "smoke",
             [Work(generator, (64, 1, 16, 16), 1)],
             first=[simulate],
-            fixed=60 if tiny else 180,
+            fixed=180,
         ),
         Item(
             "vgg-speed",
@@ -194,7 +195,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
                 ),
             ),
             place.table("vgg-speed"),
-            fixed=60 if tiny else 150,
+            fixed=240 if tiny else 150,
         ),
         study(
             "stylize-512",

@@ -31,8 +31,8 @@ class Item:
         decides: what is known afterwards.
         commands: one after the other; the first word is ``racecar`` or ``python``.
         table: the Markdown file that they write.
-        fixed: seconds that do not depend on the device's speed: start, deriving, compiling, timing; assumed, for tiny sizes measured on two
-            cores.
+        fixed: seconds that do not depend on the device's speed: start, deriving, compiling, timing. Assumed; those of
+            tiny sizes as measured on two cores.
         works: the rest.
         resumes: cut off, it keeps what is done and goes on next time.
     """

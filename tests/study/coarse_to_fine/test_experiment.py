@@ -1,6 +1,7 @@
 """The whole study on small made images: every method trains, resumes to the same numbers, and is reported."""
 
 import dataclasses
+import functools
 import gzip
 import json
 from pathlib import Path
@@ -9,14 +10,14 @@ import pytest
 import torch
 
 import racecar
+from racecar import analysis
 from racecar.study.classification.balancing import balance
 from racecar.study.classification.keeping import keep
 from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.cli import main
-from racecar.study.coarse_to_fine import experiment, tuning
+from racecar.study.coarse_to_fine import experiment, outcomes, tuning
 from racecar.study.coarse_to_fine.config import TransferConfig, strength_of
-from racecar.study.coarse_to_fine.outcomes import DRAWS
 from racecar.study.coarse_to_fine.spec import SPEC
 from racecar.study.commands.study import preset
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
@@ -41,6 +42,13 @@ def _fresh_accelerator():
     reset_accelerator()
     yield
     reset_accelerator()
+
+
+@pytest.fixture(autouse=True)
+def _quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer draws and values of l2: what is tested here is not what probes find."""
+    monkeypatch.setattr(outcomes, "DRAWS", 2)
+    monkeypatch.setattr(analysis, "choose_l2", functools.partial(analysis.choose_l2, grid=(1e-2, 1e-1)))
 
 
 def digits(count: int = 120, size: int = 14, seed: int = 1) -> Images:
@@ -84,7 +92,7 @@ def test_every_method_is_trained_and_measured(tmp_path) -> None:
         assert "probe50" not in found  # there are twelve images of a class
         assert answers.keys() == {"probe", "probe10", "finetuned"}
         for name, counts in answers.items():  # what inference resamples is what the number says
-            assert float(counts.double().mean()) / DRAWS == pytest.approx(found[name], abs=1e-6)
+            assert float(counts.double().mean()) / outcomes.DRAWS == pytest.approx(found[name], abs=1e-6)
         assert ("lambdas" in found) == bool(run.variant.method.arguments)
     assert [metrics(study, k)["epochs"] for k in ("Std_A", "StdC_A", "Early_A-t3", "Std_B")] == [2, 4, 1, 4]
     shapes = {k: v.shape for k, v in study.weights(Run.parse("Proj_A-t3/seed-0")).items()}

@@ -45,9 +45,9 @@ TAKEN: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "index of two": (aten.index.Tensor, ([torch.tensor([2, 0, 2]), torch.tensor([1, 1, 3])],)),
     "index further in": (aten.index.Tensor, ([None, torch.tensor([[1, 1], [3, 0]])],)),
     "index around": (aten.index.Tensor, ([torch.tensor([1, 2]), None, torch.tensor([4, 0])],)),
-    "index by a mask": (aten.index.Tensor, ([torch.rand(3, 4) > 0.4],)),
+    "index by a mask": (aten.index.Tensor, ([torch.arange(12).view(3, 4) % 5 > 1],)),
     "repeat_interleave": (aten.repeat_interleave.self_Tensor, (torch.tensor([2, 0, 1, 3]), 1)),
-    "repeat_interleave of all": (aten.repeat_interleave.self_Tensor, (torch.randint(3, (60,)),)),
+    "repeat_interleave of all": (aten.repeat_interleave.self_Tensor, (torch.arange(60) * 7 % 3,)),
 }
 
 

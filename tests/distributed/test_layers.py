@@ -1,6 +1,5 @@
 """Layers sharded each for itself (FSDP2): several processes compute what one does, with at most two layers whole."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,19 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def layers() -> Any:
-    """The cells, for what one process computes."""
-    sys.path.insert(0, str(HERE.parent / "support"))
-    try:
-        spec = importlib.util.spec_from_file_location("racecar_layers", HERE / "layers.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(HERE.parent / "support"))
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -56,20 +56,6 @@ def message(tensors: dict[str, Tensor]) -> str:
 # Nets, data and λ are those of cells.py, imported from there where they do not matter to the comparison.
 
 
-@pytest.fixture(scope="module")
-def cells() -> Any:
-    import importlib.util
-
-    sys.path.insert(0, str(HERE.parent / "support"))
-    try:
-        spec = importlib.util.spec_from_file_location("racecar_cells", HERE / "cells.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(HERE.parent / "support"))
-    return module
-
-
 def one(
     cells: Any, reduction: str = "mean", *, norm: bool = False, part: slice = slice(None), with_penalty: bool = True,
     autocast: bool = False, **options: Any,

@@ -111,20 +111,27 @@ def started(words: Sequence[str], out: str, processes: int, port: int) -> list[i
     return [fork(do(rank), f"words-{rank}.txt") for rank in range(processes)]
 
 
-def ended(children: list[int], limit: float) -> list[int] | None:
-    """Exit codes once all have ended; None if it takes longer. Who is left alone by a killed one has a while to end."""
-    codes: dict[int, int] = {}
+def ended(children: list[int], limit: float, codes: dict[int, int] | None = None) -> list[int] | None:
+    """Exit codes once all have ended; None if it takes longer.
+
+    Args:
+        children: process ids.
+        limit: seconds.
+        codes: of those that have ended before; gains those that end now.
+    """
+    codes = {} if codes is None else codes
     until = time.monotonic() + limit
-    while len(codes) < len(children):
+    while True:
         for child in children:
             if child not in codes:
                 pid, status = os.waitpid(child, os.WNOHANG)
                 if pid:
                     codes[child] = os.waitstatus_to_exitcode(status)
+        if len(codes) == len(children):
+            return [codes[child] for child in children]
         if time.monotonic() > until:
             return None
         time.sleep(0.002)
-    return [codes[child] for child in children]
 
 
 def written(out: str, pattern: str) -> dict[str, bytes]:
@@ -144,17 +151,19 @@ def disturb(scenario: Scenario, kills: int, draw: random.Random, port: Callable[
         shutil.rmtree("out", ignore_errors=True)
         while True:
             children = started(scenario.words, "out", scenario.processes, port())
-            codes = ended(children, draw.uniform(0, took))
+            gone: dict[int, int] = {}
+            codes = ended(children, draw.uniform(0, took), gone)
             if codes is None:
-                victims = draw.sample(children, draw.randint(1, len(children)))
-                for victim in victims:
+                running = [child for child in children if child not in gone]
+                for victim in draw.sample(running, draw.randint(1, len(running))):
                     os.kill(victim, signal.SIGKILL)
                 scenario.kills += 1
-                codes = ended(children, SECONDS)
-                if codes is None:
+                if ended(children, SECONDS, gone) is None:
                     scenario.failures.append("a process went on waiting for a killed one")
                     for child in children:
-                        os.kill(child, signal.SIGKILL)
+                        if child not in gone:
+                            os.kill(child, signal.SIGKILL)
+                            os.waitpid(child, 0)
                 continue
             if codes != [0] * scenario.processes:
                 said = Path("words-0.txt").read_text().strip().splitlines()

@@ -6,6 +6,7 @@ Every cell gives gradients (or other tensors) by name; both processes write thei
 import contextlib
 import copy
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -36,15 +37,15 @@ def cell(function: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Te
     return function
 
 
-def net(norm: bool = False) -> nn.Sequential:
-    """Table 9's shape, small; with ``norm`` with batch norm."""
+def net(norm: bool = False, *, short: bool = False) -> nn.Sequential:
+    """Table 9's shape, small; with ``norm`` with batch norm; ``short`` by a layer, for what is compiled."""
     torch.manual_seed(0)
     blocks = [
         [nn.Conv2d(i, o, 3, padding=1), *([nn.BatchNorm2d(o)] if norm else []), nn.ReLU()]
         for i, o in ((1, 4), (4, 6), (6, 6))
     ]
     model = nn.Sequential(
-        *blocks[0], nn.MaxPool2d(2), *blocks[1], *blocks[2], nn.Flatten(), nn.Linear(6 * 16, 3)
+        *blocks[0], nn.MaxPool2d(2), *blocks[1], *([] if short else blocks[2]), nn.Flatten(), nn.Linear(6 * 16, 3)
     )  # fmt: skip
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -74,13 +75,13 @@ def mirrored(model: nn.Module, reduction: Any = "mean", **options: Any) -> racec
 
 
 @functools.cache
-def derived(reduction: str, norm: bool) -> racecar.Racecar:
-    return mirrored(net(norm), reduction)
+def derived(reduction: str, norm: bool, short: bool) -> racecar.Racecar:
+    return mirrored(net(norm, short=short), reduction)
 
 
-def ready(reduction: str = "mean", *, norm: bool = False) -> racecar.Racecar:
+def ready(reduction: str = "mean", *, norm: bool = False, short: bool = False) -> racecar.Racecar:
     """A new one without deriving it again."""
-    return copy.deepcopy(derived(reduction, norm))
+    return copy.deepcopy(derived(reduction, norm, short))
 
 
 def whole(gradient: Tensor) -> Tensor:
@@ -206,21 +207,21 @@ def ddp_bf16_accumulation() -> dict[str, Tensor]:
 
 @cell
 def ddp_compile() -> dict[str, Tensor]:
-    rr = ready()
+    rr = ready(short=True)
     step(DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True)), *share())
     return gradients(rr)
 
 
 @cell
 def compile_ddp() -> dict[str, Tensor]:
-    rr = ready("sum")
+    rr = ready("sum", short=True)
     step(torch.compile(DistributedDataParallel(rr), backend="aot_eager"), *share(), factor=dist.get_world_size())
     return gradients(rr)
 
 
 @cell
 def ddp_bf16_compile() -> dict[str, Tensor]:
-    rr = ready()
+    rr = ready(short=True)
     with bf16():
         step(DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True)), *share())
     return gradients(rr)
@@ -339,7 +340,7 @@ def ddp_sync_batch_norm_bf16() -> dict[str, Tensor]:
 
 @cell
 def ddp_sync_batch_norm_compile() -> dict[str, Tensor]:
-    rr = ready(norm=True)
+    rr = ready(norm=True, short=True)
     parallel = DistributedDataParallel(torch.compile(rr, backend="aot_eager", fullgraph=True))
     synchronised(rr)
     with torch.no_grad():
@@ -431,14 +432,14 @@ def fsdp_bf16_parameters() -> dict[str, Tensor]:
 
 @cell
 def fsdp_compile() -> dict[str, Tensor]:
-    rr = sharded(ready())
+    rr = sharded(ready(short=True))
     step(torch.compile(rr, backend="aot_eager"), *share())
     return gradients(rr)
 
 
 @cell
 def fsdp_bf16_compile() -> dict[str, Tensor]:
-    rr = sharded(ready())
+    rr = sharded(ready(short=True))
     with bf16():
         step(torch.compile(rr, backend="aot_eager"), *share())
     return gradients(rr)
@@ -475,7 +476,7 @@ def fsdp_sync_batch_norm_bf16() -> dict[str, Tensor]:
 
 @cell
 def fsdp_sync_batch_norm_compile() -> dict[str, Tensor]:
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(net(norm=True))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(net(norm=True, short=True))
     rr = sharded(mirrored(model))
     step(torch.compile(rr, backend="aot_eager"), *share())
     return state(rr)
@@ -592,7 +593,6 @@ def run(rank: int) -> None:
     warnings.simplefilter("error")
     # torch.compile makes an instance of an autograd.Function that it traces, and is told not to.
     warnings.filterwarnings("ignore", ".*should not be instantiated", DeprecationWarning)
-    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for name, compute in CELLS.items():
         save_file({k: v.contiguous() for k, v in compute().items()}, f"{name}-{rank}.safetensors")
@@ -602,4 +602,10 @@ def run(rank: int) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # so that there are no threads that would not survive the fork
+    for options in itertools.product(WEIGHT, (False, True), (False, True)):
+        derived(*options)  # once, before the processes part
+    with torch.no_grad():
+        torch.compile(nn.Identity(), backend="aot_eager")(torch.ones(1))  # imports what compiling needs
+    torch._dynamo.reset()
     raise SystemExit(max(map(abs, together(2, run))))

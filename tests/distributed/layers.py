@@ -1,13 +1,13 @@
 """What processes compute with layers that are sharded each for itself: a script of its own, which forks.
 
-``python layers.py PROCESSES``: each cell runs with that many; ``NAME-RANK.safetensors`` holds whole gradients by name.
+Each cell runs in two processes, some in four too; ``2/NAME-RANK.safetensors`` holds whole gradients by name.
 """
 
 import contextlib
 import copy
 import functools
 import itertools
-import sys
+import os
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -252,13 +252,22 @@ def counting() -> Iterator[list[int]]:
         sharded._Gathered.begun = begun  # type: ignore[method-assign]
 
 
+MEMORY: dict[str, dict[str, Any]] = {"plain": {}, "checkpoint": {"checkpoint": True}, "bf16": {}}
+
+
+@functools.cache
+def eight_layers(**options: Any) -> racecar.Racecar:
+    """Of one size."""
+    model = nn.Sequential(*[m for _ in range(8) for m in (nn.Linear(16, 16), nn.Tanh())])
+    return racecar.Racecar(model, torch.rand(4, 16), **options)
+
+
 def memory() -> dict[str, Tensor]:
     """Eight layers of one size: bytes of whole weights at once, over those of one layer."""
-    torch.manual_seed(0)
-    model = nn.Sequential(*[m for _ in range(8) for m in (nn.Linear(16, 16), nn.Tanh())])
     found = {}
-    for name, options in {"plain": {}, "checkpoint": {"checkpoint": True}, "bf16": {}}.items():
-        rr = racecar.Racecar(copy.deepcopy(model), torch.rand(4, 16), **options)  # type: ignore[arg-type]
+    for name, options in MEMORY.items():
+        rr = copy.deepcopy(eight_layers(**options))
+        of_one = sum(p.nbytes for p in rr.model[0].parameters())
         for layer in _each(rr.model):
             fully_shard(layer)
         fully_shard(rr)
@@ -266,7 +275,7 @@ def memory() -> dict[str, Tensor]:
             with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
                 total = loss(*rr(torch.rand(4, 16)))
             total.backward()
-        found[name] = torch.tensor(max(seen) / (model[0].weight.nbytes + model[0].bias.nbytes))
+        found[name] = torch.tensor(max(seen) / of_one)
     return found
 
 
@@ -347,6 +356,16 @@ def run(rank: int) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("error")
     torch.set_num_threads(1)  # so that there are no threads that would not survive the fork
-    for cell in cells_of(int(sys.argv[1])):
+    for cell in CELLS:
         prepared(cell)  # derived once, before the processes part
-    raise SystemExit(max(map(abs, together(int(sys.argv[1]), run))))
+    for options in MEMORY.values():
+        eight_layers(**options)
+    with torch.no_grad():
+        torch.compile(nn.Identity(), backend="eager")(torch.ones(1))  # imports what compiling needs
+    for processes in (2, 4):
+        os.mkdir(str(processes))
+        os.chdir(str(processes))
+        codes = together(processes, run)
+        os.chdir("..")
+        if any(codes):
+            raise SystemExit(f"{processes} processes: {codes}")

@@ -139,7 +139,7 @@ def test_orthogonal_runs_differ_from_plain_ones_and_are_more_orthogonal(tmp_path
         snapshots=2,
         variants=["Std", "Ort"],
         phases=["A", "A-early"],
-        training=Training(epochs=40, epochs_b=1, ort_weight=1.0),
+        training=Training(epochs=40, epochs_b=1, ort_weight=1.0, remainder="dropped"),
     )
     study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
@@ -204,7 +204,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path) -> None:
         snapshots=3,
         variants=["Ort", "RR6"],
         phases=["A", "AB", "AB-two", "A-early", "AB-early"],
-        training=Training(epochs=3, epochs_b=1, batch_size=113),  # all batches of one size, as each size is traced
+        training=Training(epochs=3, epochs_b=1, remainder="dropped"),  # batches of one size, as each is traced
     )
     reference, study = SPEC.open(tmp_path / "whole", config), SPEC.open(tmp_path / "parts", config)
     assert run_study(reference, config)
@@ -268,7 +268,8 @@ def test_a_state_that_lacks_something_is_refused(damage) -> None:
 
 
 def test_finished_runs_are_not_redone_and_more_seeds_can_follow(finished: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(TINY, variants=["Std"], seeds=1)
+    training = dataclasses.replace(TINY.training, remainder="dropped")
+    config = dataclasses.replace(TINY, variants=["Std"], seeds=1, training=training)
     study = SPEC.open(tmp_path / "s", config)
     assert run_study(study, config)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "runs").rglob("*.safetensors")}

@@ -1,5 +1,6 @@
 """``racecar study digits`` as a user runs it on parquet files: killed, resumed, reported, misused."""
 
+import contextlib
 import io
 import json
 import os
@@ -61,11 +62,18 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
+def here(folder: Path, *arguments: str) -> str:
+    """The command in this process, which starts sooner; what it says."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        patch.chdir(folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "hf" / "datasets")
+        assert main(["study", "digits", *arguments]) == 0
+    return said.getvalue()
+
+
 @pytest.fixture(scope="module")
 def done(data) -> Path:
-    code, out, err = ended(digits("--data", str(data), "--out", "whole", *TINY, cwd=data))
-    assert code == 0, err
-    assert "report: whole/report.html" in out
+    assert "report: whole/report.html" in here(data, "--data", str(data), "--out", "whole", *TINY)
     return data
 
 
@@ -93,8 +101,7 @@ def test_killed_twice_it_ends_with_the_weights_of_an_undisturbed_run(done) -> No
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         ended(process)
-    code, _, err = ended(digits("--data", str(done), "--out", "killed", *TINY, cwd=done))
-    assert code == 0, err
+    here(done, "--data", str(done), "--out", "killed", *TINY)
     expected, found = weights(done / "whole"), weights(done / "killed")
     assert expected.keys() == found.keys()
     for run, tensors in expected.items():

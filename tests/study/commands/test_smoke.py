@@ -73,7 +73,7 @@ def test_bad_input_is_one_clear_line(data, tmp_path, capsys, more, said) -> None
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_finishes_what_was_missing(data, tmp_path) -> None:
-    command = [sys.executable, "-m", "racecar.study.cli", *argv(data, tmp_path / "s", "--steps_a", "40")]
+    command = [sys.executable, "-m", "racecar.study.cli", *argv(data, tmp_path / "s")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = tmp_path / "s" / "runs" / "Std_A" / "seed-0" / "run.json"
     deadline = time.monotonic() + 60

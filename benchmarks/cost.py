@@ -12,10 +12,7 @@ shows that everything runs, there are rows without channels last, and a table of
 from __future__ import annotations
 
 import argparse
-import gc
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peak import mebibytes_in_a_process, memory
 from timing import DEVICE, Step, flops, keep_freed_memory, turns
 from torch import Tensor, nn
 
@@ -151,40 +149,11 @@ def make_step(case: Case, options: dict[str, Any] | None, setting: Setting, shap
     return step
 
 
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def memory(step: Step) -> int:
-    """Bytes that a step needs beyond what is there before it: activations, estimates, gradients."""
-    step()
-    step()
-    gc.collect()
-    if CUDA:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _resident("VmRSS")
-    step()
-    return _resident("VmHWM") - before
-
-
-def _resident(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
-
-
 def memory_in_a_process(name: str, variant: str, options: argparse.Namespace) -> str:
     """MiB, or a dash where the system does not tell."""
-    if not CUDA and sys.platform != "linux":
-        return "—"
-    command = [sys.executable, __file__, "--memory-of", name, variant, "--threads", str(options.threads)]
-    command += ["--size", options.size]
-    # What is freed must go back at once, or the peak would be what the allocator keeps.
-    freed = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **freed})
-    return f"{int(found.stdout.split()[-1]) / 2**20:.0f}"
+    words = [__file__, "--memory-of", name, variant, "--threads", str(options.threads), "--size", options.size]
+    found = mebibytes_in_a_process(words)
+    return "—" if found is None else f"{found:.0f}"
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

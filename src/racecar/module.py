@@ -18,6 +18,7 @@ from racecar.every import Turn, ring
 from racecar.explanation import Explanation
 from racecar.forward.beside.values import check_loaded, device_of, first_missing
 from racecar.options import (
+    Checkpoint,
     Example,
     InputRange,
     Layers,
@@ -88,7 +89,8 @@ class Racecar(nn.Module):
             left out; in a chain only those after the deepest one that is drawn. The draw is a function of the
             attribute ``draws``, a count to save and to set where training goes on.
         checkpoint: the reverse pass keeps the estimates L'_m alone and is computed again, layer by layer, for the
-            backward pass: less memory, a third more arithmetic.
+            backward pass: less memory, a third more arithmetic. ``"both"``: the forward pass is as well, block by
+            block, as with ``torch.utils.checkpoint`` around each block of the model: memory of a few blocks.
         verify: every derivation proves itself: program and model run once on the example, and outputs, buffers and
             gradients must agree. False leaves that out: no call of the model, and no proof.
 
@@ -123,7 +125,7 @@ class Racecar(nn.Module):
         fraction: float = 1.0,
         layerwise: bool = False,
         subset: int | None = None,
-        checkpoint: bool = False,
+        checkpoint: Checkpoint = False,
         verify: bool = True,
     ) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ InputRange = Callable[[Tensor], Tensor] | Literal["paper"] | None
 NormStatistics = Literal["separate", "shared"]
 Reduction = Literal["mean", "sum"]
 Weight = float | Sequence[float] | Tensor
+Checkpoint = bool | Literal["both"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +51,7 @@ class Options:
     fraction: float = 1.0
     layerwise: bool = False
     subset: int | None = None
-    checkpoint: bool = False
+    checkpoint: Checkpoint = False
     verify: bool = True
 
     def __post_init__(self) -> None:
@@ -67,13 +68,17 @@ class Options:
             raise ArgumentError(f"fraction must be a share of the batch, above 0 and at most 1, not {fraction!r}")
         if self.subset is not None and not _whole(self.subset):
             raise ArgumentError(f"subset must be a number of layers, 1 or more, or None, not {self.subset!r}")
-        for name in ("layerwise", "checkpoint", "verify"):
+        for name in ("layerwise", "verify"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ArgumentError(f"{name} must be True or False, not {value!r}")
+        if not isinstance(self.checkpoint, bool) and self.checkpoint != "both":
+            raise ArgumentError(f"checkpoint must be True, False or 'both', not {self.checkpoint!r}")
+        if self.checkpoint == "both" and self.subset is not None:
+            raise ArgumentError("checkpoint='both' runs all layers: with subset= use checkpoint=True")
         if self.checkpoint and self.norm_statistics == "shared":
             raise ArgumentError(
-                "checkpoint=True runs the reverse pass twice, so that norm_statistics='shared' would count its "
-                "statistics twice: choose one of them"
+                f"checkpoint={self.checkpoint!r} runs the reverse pass twice, so that norm_statistics='shared' would "
+                "count its statistics twice: choose one of them"
             )
 
     @property

@@ -23,6 +23,7 @@ from racecar.forward.export import as_configured, at_least_two, check_devices, e
 from racecar.forward.graph import ForwardGraph
 from racecar.forward.hooks import hooked_modules
 from racecar.options import Options
+from racecar.passes.both import recompute_both, run_uncompiled
 from racecar.passes.fraction import reverse_on_fraction
 from racecar.passes.gathered import gather_where_read
 from racecar.passes.segments import Draw, Subset, divide
@@ -234,6 +235,8 @@ class Program:
         program = getattr(self.palindrome, which)
         sharded = frozenset(i for i, w in enumerate(weights) if is_sharded(w))
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
+            if rr.options.checkpoint == "both" and not sharded:
+                return run_uncompiled(program, *weights, *operands)
             if not sharded:
                 return program(*weights, *operands)
             check_uncompiled()
@@ -321,6 +324,8 @@ def _varied(palindrome: Palindrome, options: Options) -> tuple[Palindrome, Subse
         raise ArgumentError(f"subset={options.subset}, but only {count} layers are compared")
     if not options.checkpoint and options.subset is None:
         return palindrome, None
-    training, needs = divide(palindrome.training, recomputed=options.checkpoint)
+    if options.checkpoint == "both":
+        return replace(palindrome, training=recompute_both(palindrome.training)), None
+    training, needs = divide(palindrome.training, recomputed=bool(options.checkpoint))
     subset = None if options.subset is None else Subset(options.subset, palindrome.segment_of, needs)
     return replace(palindrome, training=training), subset

@@ -144,6 +144,7 @@ def gradients(rr: nn.Module) -> dict[str, Tensor]:
 CELLS: dict[str, dict[str, Any]] = {
     **{name: {"model": name} for name in MODELS},
     "checkpoint": {"model": "vit", "checkpoint": True},
+    "both": {"model": "vit", "checkpoint": "both"},
     "every": {"model": "mlp", "every": 2},
     "subset": {"model": "mlp", "subset": 2},
     "layerwise": {"model": "mlp", "layerwise": True},

@@ -68,7 +68,10 @@ def one(layers: Any, cell: str) -> dict[str, Tensor]:
     ("processes", "cell"),
     [
         *((2, cell) for cell in ("mlp", "conv", "vit", "gpt2", "tied", "whole_model")),
-        *((2, cell) for cell in ("checkpoint", "every", "subset", "layerwise", "decoder", "accumulation", "frozen")),
+        *(
+            (2, cell)
+            for cell in ("checkpoint", "both", "every", "subset", "layerwise", "decoder", "accumulation", "frozen")
+        ),
         *((4, cell) for cell in ("mlp", "conv", "vit", "gpt2", "hsdp")),
     ],
 )

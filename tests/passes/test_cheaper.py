@@ -353,7 +353,7 @@ WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"subset": 1.5}, "subset must be a number of layers"),
     ({"subset": 99}, "only 6 layers are compared"),
     ({"layerwise": 1}, "layerwise must be True or False"),
-    ({"checkpoint": "yes"}, "checkpoint must be True or False"),
+    ({"checkpoint": "yes"}, "checkpoint must be True, False or 'both'"),
     ({"checkpoint": True, "norm_statistics": "shared"}, "count its statistics twice"),
 )
 

@@ -237,7 +237,7 @@ def varying_nodes(forward: ForwardGraph, parameters: Container[str]) -> set[fx.N
     """
     varying = {n for n, name in zip(forward.weight_nodes, forward.weights, strict=False) if name in parameters}
     varying.update(forward.inputs)
-    varying.update(base for node in forward.graph.nodes if (base := _changed_memory(node)) is not None)
+    varying.update(base for node in forward.graph.nodes if (base := changed_memory(node)) is not None)
     for node in forward.graph.nodes:
         if node.op == "call_module":
             varying.add(node)
@@ -248,7 +248,7 @@ def varying_nodes(forward: ForwardGraph, parameters: Container[str]) -> set[fx.N
     return varying
 
 
-def _changed_memory(node: fx.Node) -> fx.Node | None:
+def changed_memory(node: fx.Node) -> fx.Node | None:
     """The value whose memory a call changes in place, through whatever views."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or not target._schema.is_mutable or not node.args:

@@ -6,12 +6,14 @@ pass, and freed after it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from racecar.passes.both import Recomputed, Replayed
 from racecar.passes.segments import Segment
 from racecar.rules.registry import layer_operations
 from racecar.sharded import Gathering
@@ -40,13 +42,20 @@ def gather_where_read(program: fx.GraphModule, sharded: Mapping[int, int]) -> fx
     return gathered
 
 
-class _GatheredSegment(nn.Module):
-    def __init__(self, segment: Segment, sharded: Mapping[int, int]) -> None:
+class _GatheredPart(nn.Module):
+    def __init__(self, part: Segment | Recomputed | Replayed, sharded: Mapping[int, int]) -> None:
         super().__init__()
-        self.segment = Segment(gather_where_read(segment.body, sharded), segment.number, segment.recomputed)
+        self.part = copy.copy(part)
+        self.part._modules = {"body": gather_where_read(part.body, sharded)}
+        self.front = _in_front(part)
 
-    def forward(self, gathering: Gathering, running: frozenset[int] | None, *values: Any) -> Any:
-        return self.segment(running, gathering, *values)
+    def forward(self, gathering: Gathering, *values: Any) -> Any:
+        return self.part(*values[: self.front], gathering, *values[self.front :])
+
+
+def _in_front(part: nn.Module) -> int:
+    """How many arguments are not its body's: a segment's set of those that run, the state of a generator."""
+    return 0 if isinstance(part, Recomputed) else 1
 
 
 def _views_where_read(graph: fx.Graph, weights: Iterable[fx.Node]) -> None:
@@ -72,10 +81,11 @@ def _parts(program: fx.GraphModule, gathering: fx.Node, weights: Mapping[Any, in
     for call in program.graph.find_nodes(op="call_module"):
         inside = {i: weights[a] for i, a in enumerate(call.args) if isinstance(a, fx.Node) and a in weights}
         part = program.get_submodule(call.target)
-        if not inside or not isinstance(part, fx.GraphModule | Segment):
+        if not inside or not isinstance(part, fx.GraphModule | Segment | Recomputed | Replayed):
             continue
-        if isinstance(part, Segment):  # whose first argument says which segments run
-            program.set_submodule(call.target, _GatheredSegment(part, {i - 1: p for i, p in inside.items()}))
+        if not isinstance(part, fx.GraphModule):
+            own = {i - _in_front(part): p for i, p in inside.items()}
+            program.set_submodule(call.target, _GatheredPart(part, own))
         else:
             program.set_submodule(call.target, gather_where_read(part, inside))
         call.args = (gathering, *call.args)

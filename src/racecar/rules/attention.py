@@ -58,8 +58,9 @@ def attention_back(
         scores = scores.masked_fill(~visible, -math.inf)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    # A query that may attend to nothing has no weights.
-    attention = scores.softmax(-1).nan_to_num(0.0)
+    attention = scores.softmax(-1)
+    if attn_mask is not None:  # a query that may attend to nothing has no weights
+        attention = attention.nan_to_num(0.0)
     values = attended_average(estimate, attention.to(estimate.dtype), context.known[0])
     if groups > 1:
         values = values.unflatten(-3, (value_heads, groups)).mean(-3)

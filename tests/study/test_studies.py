@@ -234,7 +234,10 @@ def test_a_copied_study_that_kept_its_name_is_refused(monkeypatch) -> None:
     [
         (
             "from racecar.study.cli import main; assert main(['--help']) == 0",
-            ["matplotlib", "scipy", "jsonargparse", "accelerate", *(f"racecar.study.{s}" for s in ("digits", "smoke"))],
+            [
+                *("matplotlib", "scipy", "jsonargparse", "accelerate", "datasets"),
+                *(f"racecar.study.{s}" for s in ("digits", "smoke")),
+            ],
         ),
         (
             "from racecar.study.sweep import workers; from racecar.study.studies import spec_of; spec_of('digits')",

@@ -85,8 +85,8 @@ def main() -> None:
 
 {about["processor"]}, {options.threads} thread(s), torch {about["torch"]}, Python {about["python"]}, revision \
 {about["revision"]}. GPT-2 with {BLOCKS} blocks of {WIDTH} units, dropout 0.1, {SAMPLES} × {TOKENS} tokens of {WORDS}, \
-float32. Memory beyond weights, gradients and input, at its peak; RR has a second gradient of each weight in it: autograd \
-keeps that of the reverse use until that of the forward use is there. Best times of turns in one process.
+float32. Memory at its peak, beyond weights, gradients and input; RR has a second gradient of each weight in it, as \
+autograd keeps that of the reverse use until that of the forward use is there. Best times of turns in one process.
 
 {table}
 """

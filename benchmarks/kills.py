@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,12 +185,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--kills", type=int, default=500, help="in all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--commands", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="which ones")
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     table = options.table.resolve() if options.table else None
     about, draw, ports = environment(), random.Random(options.seed), iter(range(20_000, 60_000))
     with tempfile.TemporaryDirectory() as folder:
-        for name, scenario in SCENARIOS.items():
+        for name in options.commands:
+            scenario = SCENARIOS[name]
             place = Path(folder) / name.split(",")[0].replace(" ", "-")
             place.mkdir()
             os.chdir(place)
@@ -199,12 +202,12 @@ def main() -> None:
             if "source" in scenario.words:
                 assert ended(started([*TRAIN, "--epochs", "4"], "source", 1, next(ports)), SECONDS) == [0]
             print(name, flush=True)
-            disturb(scenario, options.kills // len(SCENARIOS), draw, lambda: next(ports))
+            disturb(scenario, options.kills // len(options.commands), draw, lambda: next(ports))
         os.chdir("/")
     rows = []
-    for name, s in SCENARIOS.items():
+    for name, s in ((name, SCENARIOS[name]) for name in options.commands):
         which = f" ({', '.join(s.differing[:3])})" if s.differing else ""
-        failures = "; ".join(sorted(set(s.failures))) or "none"
+        failures = "; ".join(f"{n} × {what}" for what, n in Counter(s.failures).items()) or "none"
         rows.append(f"| {name} | {s.kills} | {s.ends} | {len(s.differing)}{which} | {failures} |")
     lines = [
         "# Killed at random moments",

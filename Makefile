@@ -143,6 +143,9 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample 
 	$(BIN)/racecar study transfer --preset full --pair fashion-groups --phases A-tuned B $(TUNED) --data $(DATA)
 	$(BIN)/racecar report runs/transfer-mnist-halves-full runs/transfer-mnist-parity-full --results results
 	$(BIN)/racecar report runs/transfer-fashion-groups-full --results results
+	$(BIN)/racecar study transfer --preset full --pair cifar10-animals --seeds 5 --variants Std Dec1 Dec7 RR1 RR7 \
+		--phases A-tuned B --tuned '{"Dec1": 0.3, "Dec7": 3.0, "RR1": 1.0, "RR7": 3.0}' --data $(DATA)
+	$(BIN)/racecar report runs/transfer-cifar10-animals-full --results results
 	$(BIN)/racecar study transfer --preset full --pair superposed-tuning --phases A --seeds 2 --data $(DATA)
 	for share in $(SHARES); do $(BIN)/racecar study transfer --preset full --pair superposed-$$share --phases A-tuned B \
 		--tuned-on runs/transfer-superposed-tuning-full --data $(DATA) || exit; done

@@ -73,6 +73,13 @@ def test_the_hypothesis_is_against_the_best_control_at_equal_accuracy_on_a(tmp_p
     assert "n = 5 seeds × 400 test images" in verdict.evidence
 
 
+def test_a_candidate_that_no_tuning_has_named_is_seen_afterwards_and_confirms_nothing(tmp_path) -> None:
+    study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}, pair="cifar10-animals")
+    (verdict,) = TransferResults.load(study, TransferConfig(**{**vars(CONFIG), "pair": "cifar10-animals"})).verdicts()
+    assert verdict.outcome == "undecided"
+    assert "RR^1 is the racecar variant with the best probe here: no tuning has chosen it" in verdict.evidence
+
+
 def test_comparisons_are_paired_and_have_the_four_verdicts(tmp_path) -> None:
     results = TransferResults.load(study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}), CONFIG)
     rr, std, dec = Variant("RR1"), Variant("Std"), Variant("Dec1")

@@ -106,10 +106,17 @@ class TransferResults(Results[TransferConfig]):
 
     @property
     def candidate(self) -> Variant | None:
-        """The racecar variant of the pair's hypothesis, if it was run; None too where nothing has named it."""
-        named = str(self.metadata.get("candidate") or self.config.tasks.candidate)
-        wanted = Variant.parse(named) if named else None
-        return wanted if wanted in self.judged else None
+        """The racecar variant of the pair's hypothesis; where no tuning has named it, the one with the best probe."""
+        if self.named_candidate:
+            wanted = Variant.parse(self.named_candidate)
+            return wanted if wanted in self.judged else None
+        ours = [v for v in self.judged if isinstance(v.method, RR)]
+        return max(ours, key=lambda v: self.summary(self.tuned(v), "probe").mean, default=None)
+
+    @property
+    def named_candidate(self) -> str:
+        """By the plan or by tuning; empty where values were given by hand, so that the candidate is seen afterwards."""
+        return str(self.metadata.get("candidate") or self.config.tasks.candidate)
 
     @property
     def controls(self) -> list[Variant]:
@@ -257,8 +264,10 @@ class TransferResults(Results[TransferConfig]):
             + f"on A {name} − Std {on_a.difference.mean:+.4f}, {bounds(on_a.difference, 4, '+')}; controls: "
             f"{', '.join(c.label for c in self.controls)}"
         )
+        if not self.named_candidate:
+            evidence += f"; {name} is the racecar variant with the best probe here: no tuning has chosen it beforehand"
         equal, lost = on_a.difference.low > -pair.margin, on_a.difference.high < -pair.margin
-        if found.better and found.difference.mean >= pair.least and equal:
+        if found.better and found.difference.mean >= pair.least and equal and self.named_candidate:
             return Verdict(claim, where, "reproduced", evidence)
         refuted = lost or found.difference.high < pair.least
         return Verdict(claim, where, "not reproduced" if refuted else "undecided", evidence)

@@ -8,6 +8,7 @@ pass everything again. Random numbers are drawn again as they were; running stat
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from racecar.passes.blocks import divide_forward, is_light
 from racecar.passes.sync_batch_norm import synchronised_batch_norm
 from racecar.reverse.builder import segment
 from racecar.reverse.size_only import size_of
+from racecar.rules.normalization import COUNTING
 
 _now = threading.local()  # whether this thread computes something again
 
@@ -85,33 +87,19 @@ class Held:
     buffer: Tensor
 
 
-def batch_norm(*operands: Any) -> Tensor:
-    """Batch norm whose running statistics are :class:`Held`; they count a batch once, however often it is computed."""
-    return torch.ops.aten.batch_norm.default(*_counted_once(operands))
-
-
-def instance_norm(*operands: Any) -> Tensor:
-    """Instance norm, likewise."""
-    return torch.ops.aten.instance_norm.default(*_counted_once(operands))
-
-
-def synchronised(*operands: Any, group: str | None = None) -> Tensor:
-    """Batch norm over several processes, likewise."""
-    return synchronised_batch_norm(*_counted_once(operands), group=group)
-
-
-_ONCE = {
-    torch.ops.aten.batch_norm.default: batch_norm,
-    torch.ops.aten.instance_norm.default: instance_norm,
-    synchronised_batch_norm: synchronised,
-}
 _RUNNING = slice(3, 5)  # mean and variance among the arguments of these norms, then whether they are in training
 
 
-def _counted_once(operands: Sequence[Any]) -> list[Any]:
-    again = getattr(_now, "again", False)
-    running = [held.buffer.clone() if again else held.buffer for held in operands[_RUNNING]]
-    return [*operands[: _RUNNING.start], *running, *operands[_RUNNING.stop :]]
+@functools.cache
+def counted_once(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A norm whose running statistics are :class:`Held`; they count a batch once, however often it is computed."""
+
+    def once(*operands: Any, **kwargs: Any) -> Tensor:
+        again = getattr(_now, "again", False)
+        running = [held.buffer.clone() if again else held.buffer for held in operands[_RUNNING]]
+        return norm(*operands[: _RUNNING.start], *running, *operands[_RUNNING.stop :], **kwargs)
+
+    return once
 
 
 def _first_and_again() -> tuple[Any, Any]:
@@ -206,13 +194,14 @@ class _Recomputation:
     def _hold_running_statistics(self) -> None:
         graph = self.program.graph
         for node in list(graph.nodes):
-            if segment(node) is None and node.target in _ONCE and all(node.args[_RUNNING]) and node.args[_RUNNING.stop]:
+            norm = node.target in COUNTING or node.target is synchronised_batch_norm
+            if norm and segment(node) is None and all(node.args[_RUNNING]) and node.args[_RUNNING.stop]:
                 for i in range(_RUNNING.start, _RUNNING.stop):
                     with graph.inserting_before(node):
                         held = graph.call_function(Held, (node.args[i],))
                     held.meta["example"] = None
                     node.update_arg(i, held)
-                node.target = _ONCE[node.target]
+                node.target = counted_once(node.target)
 
     def build(self) -> fx.GraphModule:
         items: list[_Item] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from cost import CASES, Setting, make_step
 from less_forms import (
     Int8Product,
     adjoint,
@@ -18,6 +20,8 @@ from less_forms import (
 )
 from timing import Step, flops, turns
 from torch import Tensor
+
+from racecar.rules import convolution
 
 LINEAR = ((196, 128, 128), (784, 32, 512), (3072, 64, 512), (3072, 128, 512), (3072, 128, 128), (256, 64, 2048))
 CONV = (  # images, outputs, inputs, side of what comes back, pooled: the first four are the conv net's own, at width 16
@@ -307,3 +311,47 @@ def column_rows(seconds: float) -> Rows:
 
 
 COLUMN_HEADER = ("layer", "oneDNN, ms", "columns found twice, over it", "columns shared, over it")
+
+
+# --- whole networks: upsampling and adjoint in one --------------------------------------------------------------------
+
+NETWORKS = ("Table 9 (digits)", "Table 11 (CIFAR), width 16", "strong (CIFAR), width 32", "VGG19")
+
+
+def network_rows(seconds: float) -> Rows:
+    """A training step in float32 with upsampling and adjoint in one, as the library has it, and one after the other."""
+    rows = []
+    for name in NETWORKS:
+        case = CASES[name]
+        std = make_step(case, None, Setting(), case.small)
+        one = make_step(case, {"verify": False}, Setting(), case.small)
+
+        def apart(one: Step = one) -> None:
+            with mock.patch.object(convolution, "_sums_taps", return_value=False):
+                one()
+
+        steps = {"std": std, "one": one, "apart": apart}
+        count = {n: flops(step) for n, step in steps.items()}
+        best = _times(steps, seconds)
+        rows.append(
+            [
+                f"{name}, {' × '.join(map(str, case.small))}",
+                f"{1e3 * best['std']:.1f}",
+                *(_ratio(count[n], count["std"]) for n in ("apart", "one")),
+                *(_ratio(best[n], best["std"]) for n in ("apart", "one")),
+                f"**{_ratio(best['one'], best['apart'])}**",
+            ]
+        )
+        print(" | ".join(rows[-1]), flush=True)
+    return rows
+
+
+NETWORK_HEADER = (
+    "network, input",
+    "Std, ms",
+    "FLOPs / Std, apart",
+    "in one",
+    "step / Std, apart",
+    "in one",
+    "in one / apart",
+)

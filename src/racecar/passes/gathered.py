@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from racecar.passes.both import Recomputed, Replayed
 from racecar.passes.segments import Segment
+from racecar.rules.convolution import upsampled_adjoint
 from racecar.rules.registry import layer_operations
 from racecar.sharded import Gathering
 
@@ -95,7 +96,7 @@ def _parts(program: fx.GraphModule, gathering: fx.Node, weights: Mapping[Any, in
 
 def _insert(graph: fx.Graph, gathering: fx.Node, weights: Mapping[fx.Node, int], inside: set[fx.Node]) -> None:
     """Begin, wait, read, free; the next reader's weights are begun before those of the one before it are waited for."""
-    lowered = layer_operations()
+    lowered = layer_operations() | {upsampled_adjoint}
     readers = [
         (node, read)
         for node in graph.nodes

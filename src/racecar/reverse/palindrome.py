@@ -27,6 +27,7 @@ from racecar.reverse.masks import Masks
 from racecar.reverse.narration import left_out, narrate
 from racecar.reverse.reversal import Estimate
 from racecar.reverse.untie import untie
+from racecar.reverse.upsampled import merge_upsampling
 from racecar.reverse.walk import Walk, Walked
 
 
@@ -85,6 +86,7 @@ def build(forward: ForwardGraph, model: nn.Module, inputs: Sequence[Any], option
     walked = Walk(builder, masks, list(selection.names), options).back(
         plan.starts, plan.path, frozenset(plan.inputs.values()), plan.sums
     )
+    merge_upsampling(builder.graph)
     compared = _regenerated(selection, plan, walked)
     distances = builder.add(torch.stack, [walked.distances[left] for left in compared.values()])
     pairs = tuple((left, _shown(builder, masks, walked.estimates[left])) for left in compared.values())

@@ -340,9 +340,15 @@ def train_all(pair: Pair, work: Path) -> None:
             weight = None
             if way.exact:
                 weight = torch.load(_path(work, pair.name, pair.ways[way.exact], seed))["weight"]
-            found = pair.train(way, seed, weight)
+            try:
+                found = pair.train(way, seed, weight)
+            except racecar.NonFiniteError:
+                print(f"{path.stem}: has diverged", flush=True)
+                found = {}
             torch.save(found, path.with_suffix(".part"))
             path.with_suffix(".part").rename(path)
+            if not found:
+                continue
             probes = " ".join(f"{float(found[k].mean()):.3f}" for k in ("probe", "probe10"))
             took = time.process_time() - began
             print(f"{path.stem}: A {found['accuracy']:.3f}, probes {probes}, {took:.0f} s", flush=True)
@@ -389,7 +395,11 @@ def results(
 ) -> list[Result]:
     """Of every way with trained networks."""
     runs = {
-        way.name: {s: torch.load(p) for s in range(SEEDS) if (p := _path(work, pair.name, way, s)).exists()}
+        way.name: {
+            s: run
+            for s in range(SEEDS)
+            if (p := _path(work, pair.name, way, s)).exists() and (run := torch.load(p))  # else it has diverged
+        }
         for way in WAYS[pair.name]
     }
     found = []
@@ -456,7 +466,7 @@ def result_rows(found: Sequence[Result], margin: float) -> list[list[str]]:
         rows.append(
             [
                 ("**" + r.way.name + "**") if r.way.candidate else r.way.name,
-                str(r.n),
+                str(r.n) if r.n == SEEDS else f"{r.n}, the others have diverged",
                 f"{r.arithmetic:.2f}",
                 f"{r.time:.2f}",
                 f"{r.single:.2f}",

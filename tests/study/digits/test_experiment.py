@@ -14,7 +14,7 @@ from racecar.study.core.variants import Variant
 from racecar.study.digits.experiment import Digits, network
 
 
-def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:
+def test_table_9_has_38645_weights_and_a_racecar_step_one_and_a_half_times_the_flops() -> None:
     net = network()
     assert sum(p.numel() for p in net.parameters()) == 38_645
     x, y = torch.rand(4, 1, 28, 28), torch.zeros(4, dtype=torch.long)
@@ -27,10 +27,10 @@ def test_table_9_has_38645_weights_and_a_racecar_step_twice_the_flops() -> None:
         counts.append(counter.get_total_flops())
     conv1, conv2, conv3 = 2 * 4 * 9 * 64 * 784, 2 * 4 * 9 * 64 * 64 * 196, 2 * 4 * 9 * 64 * 49
     # Forward, and backward for weights and inputs; the network's input needs no gradient. The reverse pass is as much
-    # again with all its gradients.
+    # again with all its gradients, but what is pooled by exactly two is upsampled and transposed in one (4/9 of it).
     plain = 3 * (conv1 + conv2 + conv3) - conv1 + 3 * 2 * 4 * 490
-    assert counts == [plain, plain + 3 * (conv1 + conv2 + conv3)]
-    assert counts[1] / counts[0] == pytest.approx(2.02, abs=0.005)
+    assert counts == [plain, plain + 3 * (4 * (conv1 + conv2) // 9 + conv3)]
+    assert counts[1] / counts[0] == pytest.approx(1.455, abs=0.005)
 
 
 def test_the_paper_preset_is_table_10() -> None:

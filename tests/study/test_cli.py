@@ -4,15 +4,19 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
-from importlib.metadata import version
+import tomllib
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 
+import racecar_command
 from racecar.study.cli import main
 
 # Batches of one size only, as each size is traced.
@@ -176,6 +180,72 @@ def test_nothing_near_is_nothing_suggested(capsys) -> None:
     assert "racecar explain" in said
     assert exit_code("explain", "--frobnicate", "torch.nn:Linear") == 2
     assert "meant" not in capsys.readouterr().err
+
+
+def test_the_lists_of_commands_need_no_torch() -> None:
+    code = """
+        import sys
+        from racecar_command import main
+
+        for words in (["--help"], ["--version"], ["study", "--help"], ["data", "-h"], [], ["study"], ["trian"]):
+            sys.argv = ["racecar", *words]
+            print(words, main())
+        print("imported:", *({"torch", "racecar", "numpy"} & sys.modules.keys()))
+    """
+    child = [sys.executable, "-c", textwrap.dedent(code)]
+    said = subprocess.run(child, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == "imported:"
+    codes = [0, 0, 0, 0, 2, 2, 2]
+    assert [int(line[-1]) for line in said.stdout.splitlines() if line.startswith("[")] == codes
+    assert "racecar study digits" in said.stdout
+    assert "is `racecar train` meant?" in said.stderr
+
+
+def test_what_the_process_answers_is_what_the_command_answers(monkeypatch, capsys) -> None:
+    for words in (["--help"], ["study", "--help"], ["--version"]):
+        monkeypatch.setattr(sys, "argv", ["racecar", *words])
+        assert racecar_command.main() == 0
+        first = capsys.readouterr().out
+        assert exit_code(*words) == 0
+        assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("words", "missing", "line"),
+    [
+        (["train", "--help"], ["jsonargparse"], '`racecar train` needs jsonargparse: pip install "X[study]"'),
+        (["study", "digits"], ["rich", "scipy"], '`racecar study digits` needs rich and scipy: pip install "X[study]"'),
+        (["data", "smoke"], ["phi"], '`racecar data smoke` needs phi: pip install "X[fluid]"'),
+        (["explain", "timm:resnet18"], ["timm"], 'timm:resnet18 needs timm: pip install "X[vision]"'),
+        (["explain", "torchvision:vgg"], ["torchvision"], 'torchvision:vgg needs torchvision: pip install "X[vision]"'),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_is_one_line_that_says_how_to_install_it(monkeypatch, capsys, words, missing, line) -> None:
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert exit_code(*words) == 2
+    assert capsys.readouterr().err == f"racecar: {line}\n".replace("X[", "racecar-training[")
+
+
+def test_what_python_cannot_import_says_the_extra_too(monkeypatch) -> None:
+    import racecar.study
+
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    monkeypatch.delitem(sys.modules, "racecar.study.pretrain.transferring", raising=False)
+    monkeypatch.delitem(sys.modules, "racecar.study.core.accelerator", raising=False)
+    with pytest.raises(
+        ModuleNotFoundError, match=r'study\.transfer needs accelerate: pip install "racecar-training\[st'
+    ):
+        _ = racecar.study.transfer
+
+
+def test_the_extras_bring_the_modules_that_are_asked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    homes = packages_distributions()
+    for extra, modules in racecar_command.EXTRAS.items():
+        named = {re.match(r"[\w-]+", line)[0] for line in project["optional-dependencies"][extra]}
+        brought = {homes.get(module, [module])[0].lower() for module in modules}
+        assert brought == named - {"racecar-training"}, extra
 
 
 def test_version(capsys) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import racecar_command
+
 if TYPE_CHECKING:
     from racecar.study.classification.extras import Extras
     from racecar.study.classification.recipe import Recipe
@@ -79,4 +81,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if line := racecar_command.remedy_for(error):
+            raise ModuleNotFoundError(f"racecar.study.{name} needs {line}", name=error.name) from error
+        raise

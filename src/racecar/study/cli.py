@@ -1,49 +1,25 @@
-"""The ``racecar`` command: finds the command's file in :mod:`.commands`; one clear line for every user error."""
+"""The ``racecar`` command: runs the command's file in :mod:`.commands`; one clear line for every user error.
+
+The list of commands is in :mod:`racecar_command`, which answers what needs no torch.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import itertools
-import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-
-import racecar
+import racecar_command
 from racecar.study.studies import registered
 
 
-class _Command(NamedTuple):
-    """A module of :mod:`.commands` with ``parser(argv)`` and ``run(parser, options)``, both after ``arguments``."""
-
-    module: str
-    summary: str
-    arguments: tuple[str, ...] = ()
-
-
-def commands() -> dict[tuple[str, ...], _Command]:
-    """All commands by their words: one per registered study, and those below."""
-    of_studies = {("study", name): _Command("study", summary, (name,)) for name, summary in registered().items()}
-    return of_studies | {
-        ("data", "smoke"): _Command("data", "simulate the smoke of Section 5.3"),
-        ("sweep",): _Command("sweep", "a study once per λ, on one or more machines"),
-        ("campaign",): _Command("campaign", "everything that wants an accelerator, within a budget of minutes"),
-        ("report",): _Command("report", "report.html from the finished runs of studies"),
-        ("explain",): _Command("explain", "the palindrome of a model"),
-        ("train",): _Command("train", "pretrain a classifier on your own images"),
-        ("stylize",): _Command("stylize", "one picture in the style of another (Section 5.4)"),
-        ("transfer",): _Command("transfer", "fine-tune or probe a checkpoint on other images"),
-        ("evaluate",): _Command("evaluate", "how good what was trained is, class by class"),
-        ("predict",): _Command("predict", "what a trained classifier takes pictures for, as CSV"),
-        ("embed",): _Command("embed", "images as vectors of a trained network"),
-        ("regenerate",): _Command("regenerate", "what the reverse pass makes of pictures"),
-        ("export",): _Command("export", "what was trained as ONNX, TorchScript, or for timm"),
-    }
+def commands() -> dict[tuple[str, ...], racecar_command.Command]:
+    """All commands by their words, with those of studies that were registered since."""
+    return racecar_command.commands(registered())
 
 
 def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = lambda: None) -> int:
@@ -57,20 +33,17 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
         The exit code: 0 done, 2 wrong input, 130 interrupted.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    for name, command in commands().items():
-        if tuple(argv[: len(name)]) == name:
-            return _guarded(lambda: _run(name, command, argv[len(name) :], ready))  # noqa: B023
-    if argv in (["-h"], ["--help"]):
-        print(f"usage:{_listed(())}\n\nEvery command has --help; racecar --version says which version this is.")
-        return 0
-    if argv == ["--version"]:
-        print(f"racecar {racecar.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
-        return 0
-    print(_no_command(tuple(itertools.takewhile(lambda word: not word.startswith("-"), argv))), file=sys.stderr)
-    return 2
+    known = commands()
+    if (code := racecar_command.answered(argv, known)) is not None:
+        return code
+    words = racecar_command.named(argv, known)
+    assert words is not None  # else it were answered
+    return _guarded(lambda: _run(words, known[words], argv[len(words) :], ready))
 
 
-def _run(name: Sequence[str], command: _Command, argv: Sequence[str], ready: Callable[[], object]) -> int:
+def _run(
+    name: Sequence[str], command: racecar_command.Command, argv: Sequence[str], ready: Callable[[], object]
+) -> int:
     module = importlib.import_module(f"racecar.study.commands.{command.module}")
     parser = module.parser(*command.arguments, argv)
     parser.prog = " ".join(("racecar", *name))
@@ -80,26 +53,6 @@ def _run(name: Sequence[str], command: _Command, argv: Sequence[str], ready: Cal
     ready()
     code: int = module.run(*command.arguments, parser, options)
     return code
-
-
-def _listed(first: tuple[str, ...]) -> str:
-    """The commands that begin with some words, a line each."""
-    found = {name: command for name, command in commands().items() if name[: len(first)] == first}
-    return "".join(f"\n  racecar {' '.join(name):26} {command.summary}" for name, command in found.items())
-
-
-def _no_command(words: tuple[str, ...]) -> str:
-    """What to say where no command has these words."""
-    fault = f"racecar: no command {' '.join(words) or '(none given)'!r}"
-    if known := _listed(words):
-        return f"{fault}; there are{known}"
-    names = [" ".join(name) for name in commands()]
-    names += [name.partition(" ")[2] for name in names if " " in name]  # a study without the word
-    for count in (2, 1):
-        if near := difflib.get_close_matches(" ".join(words[:count]), names, 1):
-            meant = next(" ".join(n) for n in commands() if near[0] in (" ".join(n), " ".join(n[1:])))
-            return f"{fault}: is `racecar {meant}` meant? `racecar --help` lists all"
-    return f"{fault}; there are{_listed(())}"
 
 
 @contextmanager
@@ -121,7 +74,7 @@ def _suggesting(parser: Any) -> Iterator[None]:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """Errors of the user's as one line."""
+    """Errors of the user's, and what is not installed, as one line."""
     from racecar.errors import RacecarError
     from racecar.study.core.errors import StudyError
 
@@ -129,6 +82,11 @@ def _guarded(run: Callable[[], int]) -> int:
         return run()
     except (StudyError, RacecarError, ValueError, OSError) as error:
         print(f"racecar: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if not (line := racecar_command.remedy_for(error)):
+            raise
+        print(f"racecar: this needs {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("racecar: interrupted", file=sys.stderr)

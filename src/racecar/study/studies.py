@@ -1,7 +1,7 @@
 """The studies: what each one supplies is a :class:`StudySpec`; commands, reports, sweeps and workers loop over them.
 
-A study is a package with a module ``spec`` that holds its ``SPEC``, a folder ``presets`` of YAML files, and one line at
-the end of this file. A classification study makes its SPEC with
+A study is a package with a module ``spec`` that holds its ``SPEC``, a folder ``presets`` of YAML files, and one line in
+``STUDIES`` of :mod:`racecar_command`. A classification study makes its SPEC with
 :func:`racecar.study.classification.spec.classification_study`. Nothing of a study is imported before it is asked for.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import racecar_command
 from racecar.study.core import growing
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
@@ -286,11 +287,5 @@ def page_of(folder: Path) -> Page:
     return spec.report(*spec.reopen(folder))
 
 
-register("mutual-information", "the 12-bit task (Section 4)")
-register("digits", "MNIST, n-MNIST (Section 5.1)")
-register("cifar", "CIFAR-10, -100 (Section 5.2)")
-register("smoke", "simulated and real smoke (Section 5.3)")
-register("vgg", "VGG19, ImageNet (Section 5.4)")
-register("stylize", "stylization by VGG's features (Section 5.4)")
-register("transfer", "coarse labels, then fine ones (docs/plan.md)", "racecar.study.coarse_to_fine.spec")
-register("plasticity", "loss of plasticity over many tasks (not in the paper)")
+for _name, _study in racecar_command.STUDIES.items():
+    register(_name, *_study)

@@ -1,6 +1,6 @@
 """Images changed by torchvision, against its functions called by hand; mixing against its formula."""
 
-import builtins
+import sys
 
 import pytest
 import torch
@@ -38,16 +38,11 @@ def images(count: int, channels: int = 3) -> Images:
 
 
 def test_what_it_needs_is_said(monkeypatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *more):
-        if name.startswith("torchvision"):
-            raise ImportError
-        return real(name, *more)
-
     module.transforms.cache_clear()
-    monkeypatch.setattr(module.importlib, "import_module", without)
-    extra = r'needs torchvision: pip install "racecar-training\[augment\]"'
+    for name in [n for n in sys.modules if n.startswith("torchvision.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    extra = r'needs torchvision: pip install "racecar-training\[vision\]"'
     with pytest.raises(StudyError, match=f"--mixup {extra}"):
         Extras(mixup=0.2).check_libraries("none")
     with pytest.raises(StudyError, match=f"--augmentation randaugment {extra}"):

@@ -204,10 +204,11 @@ def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, s
 def test_an_engine_that_is_not_here_is_one_clear_line(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["sweep", *TINY, "--engine", "slurm"]) == 2
-    assert 'pip install "racecar-training[sweep]"' in capsys.readouterr().err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "submitit", None)
+        assert main(["sweep", *TINY, "--engine", "slurm"]) == 2
+    assert 'this engine needs submitit: pip install "racecar-training[sweep]"' in capsys.readouterr().err
+    monkeypatch.setattr("racecar_command.find_spec", lambda name: name)
     assert main(["sweep", *TINY, "--engine", "slurm"]) == 2
     assert "no SLURM here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

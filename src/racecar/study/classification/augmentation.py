@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import racecar_command
 from racecar.study.core.errors import StudyError
 
 BuiltIn = Literal["none", "crop", "flip-crop"]
@@ -40,7 +41,7 @@ def transforms(asked: str) -> Any:
     try:
         return importlib.import_module("torchvision.transforms.v2")
     except ImportError as error:
-        raise StudyError(f'{asked} needs torchvision: pip install "racecar-training[augment]"') from error
+        raise StudyError(f"{asked} needs {racecar_command.remedy('torchvision') or error}") from error
 
 
 @cache

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+import racecar_command
+
 
 def make_model(name: str, **options: Any) -> nn.Module:
     """Build a model with random weights.
@@ -27,7 +29,7 @@ def make_model(name: str, **options: Any) -> nn.Module:
         try:
             library = importlib.import_module("timm" if source == "timm" else "torchvision.models")
         except ImportError as error:
-            raise ValueError(f"{name}: {source} is not installed (pip install {source})") from error
+            raise ValueError(f"{name} needs {racecar_command.remedy(source) or error}") from error
         make = library.create_model if source == "timm" else library.get_model
         try:
             return make(what, **options)

@@ -6,7 +6,6 @@ starts workers and says how many live; which one trains what is never its busine
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+import racecar_command
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
@@ -243,8 +243,8 @@ def check(engine: str) -> None:
     Raises:
         StudyError: submitit is not installed, or there is no SLURM.
     """
-    if engine != "local" and importlib.util.find_spec("submitit") is None:
-        raise StudyError('this engine needs submitit: pip install "racecar-training[sweep]"; or --engine local')
+    if engine != "local" and (missing := racecar_command.remedy("submitit")):
+        raise StudyError(f"this engine needs {missing}; or --engine local")
     if engine == "slurm" and shutil.which("sbatch") is None:
         raise StudyError("no SLURM here (no sbatch): call this on a cluster's login node, or --engine local")
 

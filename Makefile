@@ -24,7 +24,7 @@ SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
-.PHONY: demo quick digits cifar smoke vgg gpu coverage derivation slurm test versions lint results clean
+.PHONY: demo quick digits cifar smoke vgg gpu coverage derivation slurm test versions lint dist results clean
 
 demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -113,6 +113,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is uploaded: wheel and sdist of this version in dist/.
+dist: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 # Measure again what README.md and results/ cite: hours on two cores.
 results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample fashion-mnist)

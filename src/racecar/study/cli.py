@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import racecar_command
-from racecar.study.studies import registered
 
 
 def commands() -> dict[tuple[str, ...], racecar_command.Command]:
     """All commands by their words, with those of studies that were registered since."""
+    from racecar.study.studies import registered
+
     return racecar_command.commands(registered())
 
 
@@ -33,12 +34,16 @@ def main(arguments: Sequence[str] | None = None, ready: Callable[[], object] = l
         The exit code: 0 done, 2 wrong input, 130 interrupted.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: _answer(argv, ready))
+
+
+def _answer(argv: Sequence[str], ready: Callable[[], object]) -> int:
     known = commands()
     if (code := racecar_command.answered(argv, known)) is not None:
         return code
     words = racecar_command.named(argv, known)
     assert words is not None  # else it were answered
-    return _guarded(lambda: _run(words, known[words], argv[len(words) :], ready))
+    return _run(words, known[words], argv[len(words) :], ready)
 
 
 def _run(

@@ -126,9 +126,7 @@ for _op, _range in _RANGE_MAPS.items():
     register_reverse(_op, unchanged, range=_range)
 
 NORMS = frozenset(_RANGE_MAPS)
-COUNTING = frozenset(
-    {aten.batch_norm.default, aten.instance_norm.default}
-)  # change their running statistics
+COUNTING = frozenset({aten.batch_norm.default, aten.instance_norm.default})  # change their running statistics
 
 
 def is_norm(op: object) -> bool:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.utils._pytree as pytree
@@ -32,9 +32,13 @@ from racecar.options import (
     positional_names,
 )
 from racecar.passes.segments import Draw, Subset
+from racecar.plot import plot
 from racecar.program import Program
 from racecar.sharded import is_sharded
 from racecar.together import Together, Wrapping
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _EXPLAINED = ("layers", "start", "weight")  # by the table itself
 _CONFIGURATIONS = 8  # of the model whose programs are kept, for when they come back
@@ -256,6 +260,21 @@ class Racecar(nn.Module):
             pairs = program.pairs(self, args, kwargs)
         return dict(zip(program.palindrome.layers, pairs, strict=True))
 
+    def plot(self, *args: Any, layer: str | None = None, **kwargs: Any) -> Figure:
+        """Draw a look inside: pairs (L_m, L'_m), their distance by layer, and the singular values of a layer's weight.
+
+        Args:
+            args, kwargs: inputs of a call, as for :meth:`reconstruct`, which is what is drawn.
+            layer: whose singular values; the first compared one by default.
+
+        Returns:
+            A matplotlib figure: a notebook shows it, TensorBoard's ``add_figure`` takes it, ``savefig`` writes it.
+
+        Raises:
+            ArgumentError: ``layer`` is not compared. ImportError: matplotlib is not installed.
+        """
+        return plot(self, args, kwargs, layer)
+
     def explain(self) -> Explanation:
         """The table of the palindrome: layer, forward, reverse, compared or not, FLOPs, λ. ``print`` it."""
         palindrome = self.program.palindrome
@@ -412,11 +431,14 @@ class Racecar(nn.Module):
             )
         raise NonFiniteError(f"the racecar penalty is not finite, because {reason}.")
 
-    def extra_repr(self) -> str:
-        """The options in the constructor's words."""
-        shown = {"layers": list(self.layers), "reduction": self._options.reduction}
-        shown |= self._options.changed("layers", "reduction", "weight")
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+    def __repr__(self) -> str:
+        """One line: the model's class, what is compared, and the options in the constructor's words."""
+        shown = {"reduction": self._options.reduction} | self._options.changed("layers", "reduction", "weight")
+        options = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        names = [*self.layers] if len(self.layers) < 6 else [*self.layers[:2], "…", self.layers[-1]]
+        return (
+            f"Racecar({type(self.model).__name__}, {len(self.layers)} layers compared: {', '.join(names)}; {options})"
+        )
 
 
 def _finite(value: Any) -> bool:

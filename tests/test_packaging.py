@@ -10,11 +10,13 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 import racecar
@@ -91,6 +93,24 @@ def needed(name: str, seen: set[str] | None = None) -> set[Path]:
             seen.add(wanted.name)
             found |= needed(wanted.name, seen)
     return found
+
+
+def test_the_workflow_tries_what_is_promised_and_all_say_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    matrix = jobs["library"]["strategy"]["matrix"]
+    pythons = {line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r":: 3\.\d+$", line)}
+    assert set(matrix["python"]) == pythons
+    lowest = re.search(r"^LOWEST := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert matrix["torch"] == [f"torch=={lowest}", "torch"]
+    assert Requirement(project["dependencies"][0]).specifier.contains(lowest)
+    targets = re.findall(r"^([\w-]+)(?=:)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    asked = [step["run"].split()[1] for job in jobs.values() for step in job["steps"] if "make" in step.get("run", "")]
+    assert [t for t in asked if t not in targets and not t.startswith(".venv/") and t != "docs"] == []
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == racecar.__version__
+    newest = re.search(r"^## \[(\d.*)\] - (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest.groups() == (racecar.__version__, str(citation["date-released"]))
 
 
 def test_the_indexes_take_both(built) -> None:

@@ -24,7 +24,7 @@ SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
-.PHONY: demo quick digits cifar smoke vgg gpu coverage derivation slurm test versions lint dist results clean
+.PHONY: demo quick regenerated digits cifar smoke vgg gpu coverage derivation slurm test versions lint dist results clean
 
 demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -43,6 +43,10 @@ digits: $(VENV)/.installed $(call unpacked,mnist)
 cifar: $(VENV)/.installed $(call unpacked,cifar10 cifar100)
 	$(BIN)/racecar study cifar --preset quick --data $(DATA)
 	$(BIN)/racecar study cifar --preset quick --recipe strong --data $(DATA)
+
+# The README's picture, in some minutes.
+regenerated: $(VENV)/.installed $(call unpacked,mnist)
+	$(BIN)/python docs/regenerated.py --data $(DATA)
 
 # Section 5.3: two minutes of simulation, once, then the study.
 smoke: $(VENV)/.installed $(call unpacked,scalarflow)
@@ -120,7 +124,7 @@ dist: $(VENV)/.installed
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-# Measure again what README.md and results/ cite: hours on two cores.
+# Measure again what docs/ and results/ cite: hours on two cores.
 results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_sample fashion-mnist)
 	$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound --results results
 	$(BIN)/racecar study mutual-information --protocol paper $(RESTARTS) --out runs/twelve-bit-restarts-paper

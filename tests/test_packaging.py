@@ -150,7 +150,7 @@ def test_the_wheel_with_torch_alone_runs_the_readme(alone, tmp_path) -> None:
     )
     said = run(alone / "python", "-c", code, json.dumps(README), folder=tmp_path).stdout
     assert said.splitlines()[0].startswith(str(alone.parent))
-    assert len(README) >= 3
+    assert README
 
 
 def test_the_command_of_the_wheel_says_which_extra_is_missing(alone, tmp_path) -> None:

@@ -7,7 +7,7 @@ trained alone. Worth it for small networks, where the overhead of each operation
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.utils._pytree as pytree
@@ -103,6 +103,10 @@ class Ensemble(nn.Module):
     def stacked(self) -> dict[str, Tensor]:
         """Parameter and buffer name in the model → tensor [M, …]."""
         return {name: getattr(self, key) for name, key in self._names.items()}
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> tuple[Any, Tensor]: ...  # noqa: D102
 
     def forward(self, x: Tensor) -> tuple[Any, Tensor]:
         """(outputs [M, batch, …], penalties [M]) for inputs x [M, batch, …]."""

@@ -40,6 +40,14 @@ from racecar.together import Together, Wrapping
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    class Called(tuple[Any, Tensor], Any):
+        """What a call returns, for type checkers: (output, penalty) in training, the model's own output in evaluation.
+
+        Which one it is hangs on the mode, which no type knows. So it is taken apart as the pair, whose second is a
+        tensor, and taken for anything else that a model may return.
+        """
+
+
 _EXPLAINED = ("layers", "start", "weight")  # by the table itself
 _CONFIGURATIONS = 8  # of the model whose programs are kept, for when they come back
 _SIZES = 64  # of inputs whose programs are kept, the latest ones
@@ -199,6 +207,10 @@ class Racecar(nn.Module):
     def options(self) -> Options:
         """What the constructor was asked for."""
         return self._options
+
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Called: ...  # noqa: D102
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Training: (the model's output, the penalty, a scalar). Evaluation: the model's output.

@@ -77,7 +77,12 @@ EXTRAS = {
     ),
     "fluid": ("phi",),
     "vision": ("timm", "torchvision"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
     "sweep": ("submitit",),
+    "frameworks": (
+        *("accelerate", "huggingface_hub", "jinja2", "lightning", "pytorch_lightning", "safetensors"),
+        "transformers",
+    ),
 }
 
 
@@ -132,7 +137,7 @@ def remedy(*modules: str) -> str:
     missing = [name for name in modules if find_spec(name) is None]
     if not missing:
         return ""
-    extras = [extra for extra, brought in EXTRAS.items() if set(missing) & set(brought)]
+    extras = dict.fromkeys(next(e for e, brought in EXTRAS.items() if name in brought) for name in missing)
     return f'{" and ".join(missing)}: pip install "racecar-training[{",".join(extras)}]"'
 
 

@@ -1,6 +1,7 @@
 """``racecar export``: what was written answers as the network does, in the programs it is for."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,10 @@ def test_what_cannot_be_exported(trained, command, monkeypatch) -> None:
         code, _, err = command("export", "--from", "a", *words)
         assert code == 2
         assert said in err
-    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match="pip install onnx onnxscript onnxruntime"):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    extra = r'onnx and onnxscript and onnxruntime: pip install "racecar-training\[export\]"'
+    with pytest.raises(StudyError, match=extra):
         export(trained, "onnx", model=NET)
     with pytest.raises(ValueError, match="there are onnx, torchscript, timm"):
         export(trained, "tflite", model=NET)  # type: ignore[arg-type]

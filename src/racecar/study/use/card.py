@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+import racecar_command
 from racecar import Racecar
 from racecar.study.core.errors import StudyError
 from racecar.study.use.network import Network
@@ -23,7 +24,8 @@ def card_of(network: Network) -> tuple[Racecar, object]:
     try:
         from racecar.integrations import hub
     except ImportError as error:
-        raise StudyError(f"a card needs the hub's library: pip install huggingface_hub jinja2 ({error})") from error
+        missing = racecar_command.remedy("huggingface_hub", "jinja2")
+        raise StudyError(f"a card needs {missing or error}") from error
     about = network.about
     channels, height, width = network.shape
     rr, _ = network.racecar(torch.zeros(2, channels, height, width, dtype=torch.uint8))

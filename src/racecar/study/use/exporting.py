@@ -16,13 +16,13 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+import racecar_command
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_atomically, write_json, write_tensors
 from racecar.study.pretrain import checkpoint
@@ -138,9 +138,8 @@ def _whole_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _needs(format: str, *packages: str) -> None:
-    missing = [p for p in packages if find_spec(p) is None]
-    if missing:
-        raise StudyError(f"--format {format} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
+    if missing := racecar_command.remedy(*packages):
+        raise StudyError(f"--format {format} needs {missing}")
 
 
 # --- onnx -------------------------------------------------------------------------------------------------------------

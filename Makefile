@@ -24,7 +24,7 @@ SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
 .PRECIOUS: .venv-torch-%/.installed
-.PHONY: demo quick regenerated digits cifar smoke vgg gpu coverage derivation slurm test versions lint dist results clean
+.PHONY: demo quick docs regenerated digits cifar smoke vgg gpu coverage derivation slurm test versions lint dist results clean
 
 demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
@@ -43,6 +43,15 @@ digits: $(VENV)/.installed $(call unpacked,mnist)
 cifar: $(VENV)/.installed $(call unpacked,cifar10 cifar100)
 	$(BIN)/racecar study cifar --preset quick --data $(DATA)
 	$(BIN)/racecar study cifar --preset quick --recipe strong --data $(DATA)
+
+# The site, in build/docs; a broken link or reference is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs --builder html . build/docs
+	@echo "Open build/docs/index.html"
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	touch $@
 
 # The README's picture, in some minutes.
 regenerated: $(VENV)/.installed $(call unpacked,mnist)
@@ -187,4 +196,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-zoo .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build $(VENV) .venv-zoo .venv-torch-* .mypy_cache .ruff_cache .pytest_cache .hypothesis

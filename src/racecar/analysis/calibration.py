@@ -18,7 +18,7 @@ class Calibration:
         counts: answers per bin.
         confidence: their mean confidence; NaN in an empty bin.
         accuracy: the share of them that is right; NaN in an empty bin.
-        error: the expected calibration error Σ_b (n_b / N) |accuracy_b − confidence_b| (Naeini et al. 2015).
+        error: the expected calibration error ``Σ_b (n_b / N) |accuracy_b − confidence_b|`` (Naeini et al. 2015).
     """
 
     counts: tuple[int, ...]

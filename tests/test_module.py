@@ -589,7 +589,7 @@ def test_explain_counts_for_the_example_even_if_it_is_a_single_sample() -> None:
 
 
 def test_repr_names_the_options() -> None:
-    assert "layers=['0', '2'], reduction='sum'" in repr(racecar.Racecar(perceptron(), vectors(), reduction="sum"))
+    assert "2 layers compared: 0, 2; reduction='sum'" in repr(racecar.Racecar(perceptron(), vectors(), reduction="sum"))
 
 
 def test_a_batch_that_cannot_vary_costs_a_program_each_not_one_for_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

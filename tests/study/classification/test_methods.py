@@ -93,7 +93,7 @@ def test_a_new_method_is_trained_and_reported(towards_start, tmp_path) -> None:
     assert again.variants == ["Std", "Anchor", "RR3"]
     html = report.page(study, Digits(), again).html()
     assert "#123456" in html  # its bars and curves
-    assert ">Anchor_A<" in html
+    assert ">Anchor<sub>A</sub><" in html
     assert "Anchor: drawn back to where it began." in html
     text = write_results(report.page(study, Digits(), again), tmp_path / "out")[0].read_text()
     assert "| Anchor_AB | 1 |" in text

@@ -58,12 +58,12 @@ def test_the_page_has_every_section_and_says_what_was_not_run(study) -> None:
         "Figure 5",
         "1.61×",
         "0.9821 ± 0.0007",
-        "StdC_AB not run",
-        "RR^3_AA: 1 of 2 seeds finished",
+        "StdC<sub>AB</sub> not run",
+        "RR<sup>3</sup><sub>AA</sub>: 1 of 2 seeds finished",
         "paper recipe, small preset",
         "SRIP, Eq. 2",
         "overflow",
-        "Dec^3: left out",
+        "Dec<sup>3</sup>: left out",
     ):
         assert words in html, words
     assert html.count("<svg") == 3
@@ -82,8 +82,8 @@ def test_the_sources_stand_under_every_table(study) -> None:
 
 def test_a_diverged_run_is_marked_with_its_message(study) -> None:
     html = report.page(study, Digits(), CONFIG).html()
-    assert "Diverged: Ort_AB, seed 0: the loss is not finite in epoch 2." in html
-    row = next(r for r in re.findall(r"<tr>.*?</tr>", html) if ">Ort_AB</th>" in r)
+    assert "Diverged: Ort<sub>AB</sub>, seed 0: the loss is not finite in epoch 2." in html
+    row = next(r for r in re.findall(r"<tr>.*?</tr>", html) if ">Ort<sub>AB</sub></th>" in r)
     assert row.count("diverged") == 1
     assert "0.9000" in row
 
@@ -102,9 +102,9 @@ def test_the_results_file(study, tmp_path) -> None:
         "`racecar study digits --preset small --data DATA --out=OUT`",
         "torch",
         "in 12 s",
-        "| RR^3_AB | 2 | 0.9250 ± 0.0071 | 0.8615 – 0.9885 | 0.9200 0.9300 | 0.9611 ± 0.0044 |",
+        "| RR³_AB | 2 | 0.9250 ± 0.0071 | 0.8615 – 0.9885 | 0.9200 0.9300 | 0.9611 ± 0.0044 |",
         "0.9000 (diverged)",
-        "- RR^3_AA: 1 of 2 seeds finished.",
+        "- RR³_AA: 1 of 2 seeds finished.",
         "- The paper preset",
         "- The published n-MNIST file was not used",
         "![accuracy](digits-small-accuracy.png)",

@@ -136,14 +136,14 @@ def test_page_and_results_file(tmp_path) -> None:
         *(f"transfer-mnist-parity-{n}.png" for n in ("outcomes", "few-labels", "frontier")),
     ]
     text = files[0].read_text()
-    assert "RR^1 is ahead of every control, the best of them, Dec^1 (+0." in text
+    assert "RR¹ is ahead of every control, the best of them, Dec¹ (+0." in text
     assert "This is a gain of 0.02 at equal accuracy on A." in text
-    assert "| RR^1 | 3 (ratio) | 5 |" in text
+    assert "| RR¹ | 3 (ratio) | 5 |" in text
     assert "+0.0500 [+0.0500, +0.0500]" in text
     assert made.html().count("<svg") == 3
     # Std: 3 × (196·128 + 128·64 + 64·32) + the head's, less the input's gradient; RR^1 goes back through all three.
     assert "| Std | 2.0 | 1.00 | 1.00 | 1.00 |" in text
-    row = next(line for line in text.splitlines() if line.startswith("| RR^1 | 6.0 |"))
+    row = next(line for line in text.splitlines() if line.startswith("| RR¹ | 6.0 |"))
     assert row.split("|")[4].strip() == "3.00"
     assert 2.2 < float(row.split("|")[5]) < 2.8
 

@@ -86,12 +86,12 @@ def test_a_difference_that_does_not_survive_the_correction_is_undecided(tmp_path
 
 def test_the_page_and_the_results_file_say_what_was_found(judged, tmp_path) -> None:
     html = page(*judged).html()
-    assert "RR^3 − Dec^3 (primary)" in html
+    assert "RR<sup>3</sup> − Dec<sup>3</sup> (primary)" in html
     paths = write_results(page(*judged), tmp_path / "out")
     assert [p.name for p in paths] == ["plasticity-random-labels.md", "plasticity-random-labels-by-task.png"]
     text = paths[0].read_text()
-    assert "| RR^3 − Dec^3 (primary) | 4 | +0.300 | [+0.300, +0.300] |" in text
-    assert "| RR^3 | ratio 0.1 | 4 | 0.595 ± 0.031 |" in text
+    assert "| RR³ − Dec³ (primary) | 4 | +0.300 | [+0.300, +0.300] |" in text
+    assert "| RR³ | ratio 0.1 | 4 | 0.595 ± 0.031 |" in text
     assert "Everything that was asked for has been run." in text
     assert "Exploratory" not in text
 
@@ -110,11 +110,11 @@ def test_a_tuning_sequence_chooses_values_and_judges_nothing(tmp_path) -> None:
     assert "It chooses values" not in text
     assert "Chosen: RR3 0.1, SP 0.05." in text
     assert "verdict |" not in text
-    assert "| RR^3 | ratio | 0.003: 0.100 ± 0.000 |" in text
+    assert "| RR³ | ratio | 0.003: 0.100 ± 0.000 |" in text
     assert "| 0.1: 0.400 ± 0.000* | not run | no |" in text
     assert "| SP | a | 0.05: 0.800 ± 0.000* |" in text
     assert text.count("| yes |") == 1  # SP's is the first of its range
-    assert "- RR^3 ratio 0.3: 0 of 2 seeds finished." in text
+    assert "- RR³ ratio 0.3: 0 of 2 seeds finished." in text
 
 
 def test_a_better_value_than_the_chosen_one_is_said_beside_the_verdicts(tmp_path) -> None:
@@ -128,7 +128,7 @@ def test_a_better_value_than_the_chosen_one_is_said_beside_the_verdicts(tmp_path
     text = page(study, config).markdown()
     assert "**Another value than the chosen one is the best here**: RR3 0.03 (chosen 0.01); see" in text
     assert "| 0.01: 0.200 ± 0.000 (chosen) | 0.03: 0.300* | not run |" in text
-    assert "| RR^3 − Dec^3 | 2 | -0.700 |" in text
+    assert "| RR³ − Dec³ | 2 | −0.700 |" in text
     assert "**Exploratory**" in text  # 0.01 is not what permuted pixels have chosen
     assert page(study, config).name == "plasticity-random-labels-other-values"
 
@@ -160,5 +160,5 @@ def test_nothing_finished_is_said(tmp_path) -> None:
     study, config = opened(tmp_path / "s", seeds=2, variants=["Std", "RR3"])
     text = page(study, config).markdown()
     assert "- Std: 0 of 2 seeds finished." in text
-    assert "| RR^3 − Dec^3 (primary) | not run |" in text or "| RR^3 − Dec^3 | not run |" in text
+    assert "| RR³ − Dec³ (primary) | not run |" in text or "| RR³ − Dec³ | not run |" in text
     assert torch.is_grad_enabled()

@@ -14,7 +14,7 @@ from racecar.study.report import Verdicts
 from racecar.study.report.figures import Bar, accuracies, lowest, png, svg
 from racecar.study.report.markdown import file_stem, markdown, portable
 from racecar.study.report.models import math_title
-from racecar.study.report.results import AccuracyResults
+from racecar.study.report.results import ONE_SEED, AccuracyResults
 from racecar.study.report.statistics import interval, spread
 
 A = [0.91, 0.93, 0.92, 0.95, 0.94]
@@ -41,7 +41,7 @@ def test_summary_and_difference_are_students() -> None:
 
 @pytest.mark.parametrize(
     ("better", "worse", "expected"),
-    [(A, B, "reproduced"), (B, A, "not reproduced"), (A, A[1:] + A[:1], "undecided"), (A[:1], B[:1], "undecided")],
+    [(A, B, "reproduced"), (B, A, "not reproduced"), (A, A[1:] + A[:1], "undecided"), (A[:1], B[:1], "not run")],
 )
 def test_the_verdict_is_that_of_the_paired_test(better, worse, expected) -> None:
     found = results({"RR6_AB": better, "Std_AB": worse}, {"RR^6_AB": (0.9, 1.0), "Std_AB": (0.2, 0.4)})
@@ -52,10 +52,9 @@ def test_the_verdict_is_that_of_the_paired_test(better, worse, expected) -> None
         assert significant == (expected != "undecided")
         assert f"n = {len(better)}" in verdict.evidence
         assert "95 % CI [" in verdict.evidence
+        assert "the paper has +0.650" in verdict.evidence
     else:
-        assert "one run has no CI" in verdict.evidence
-        assert "nan" not in verdict.evidence
-    assert "the paper has +0.650" in verdict.evidence
+        assert verdict.evidence == ONE_SEED
 
 
 def test_a_verdict_names_what_was_not_run() -> None:
@@ -88,7 +87,14 @@ def test_words_for_numbers() -> None:
     assert interval(found.summary("Std_A")) == "n = 1"
     assert markdown(["a"], [["x | y"]]) == ["| a |", "| --- |", "| x \\| y |"]
     line = Verdicts([found.gap("c", "w", "RR^6_A", "Std_A")]).markdown().splitlines()[-1]
-    assert line.startswith("| c | w | undecided |")
+    assert line == f"| c | w | not run | {ONE_SEED} |"
+
+
+def test_an_interval_ends_where_an_accuracy_does() -> None:
+    found = results({"RR6_A": [0.999, 0.9, 1.0], "Std_A": [0.0, 0.01, 0.2]})
+    assert interval(found.summary("RR^6_A")).endswith(" – 1.000")
+    assert interval(found.summary("Std_A")).startswith("0.000 – ")
+    assert found.difference("RR^6_A", "Std_A").high == 1
 
 
 @pytest.mark.parametrize(

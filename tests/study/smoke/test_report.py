@@ -54,7 +54,7 @@ def test_the_page_has_tables_figures_and_what_was_not_run(page) -> None:
         "nearest upsampling",
         "½ Σ of squared differences",
         "settled from step",
-        "StdC_AB1 not run",
+        "StdC<sub>AB1</sub> not run",
         "width 4 (64 in the paper)",
     ):
         assert words in html, words

@@ -97,7 +97,7 @@ def test_what_is_written_states_the_criterion_and_that_it_is_optimistic(sweep) -
     page, figure = SweepResults(sweep).write(sweep)
     words = page.read_text()
     for expected in (
-        "| RR^3 | 0.0001 | — | — | 0.8500 ± 0.0707 |",
+        "| RR³ | 0.0001 | — | — | 0.8500 ± 0.0707 |",
         "in phase AB over seeds (n = 2)",
         "optimistic",
         "sweep.png",

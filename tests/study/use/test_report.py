@@ -47,7 +47,13 @@ def test_a_transfer_is_no_study_of_that_name(trained, tmp_path, command) -> None
     assert code == 0, err
     assert out.splitlines() == ["report: t/report.html"]
     page = Path("t/report.html").read_text()
-    for part in ("p_AB − p_B", f"{found.summary['p_B'].mean:.4f}", "From scratch", "n = 2", "trained plainly"):
+    for part in (
+        "p<sub>AB</sub> − p<sub>B</sub>",
+        f"{found.summary['p_B'].mean:.4f}",
+        "From scratch",
+        "n = 2",
+        "trained plainly",
+    ):
         assert part in page
     code, _, err = command("report", "t/pretrained-1", "--model", NET)
     assert code == 0, err

@@ -149,7 +149,7 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
     def _recovers_most(self, model: str, where: str) -> Verdict:
         claim = f"{model} recovers most of the input: its error is below {MOST:g} of the input's variance"
         errors, correlation = self.regeneration(model, "error"), self.regeneration(model, "correlation")
-        if not errors:
+        if len(errors) < 2:
             return Verdict(claim, where, "not run", self.missing(model))
         error = summarise(errors)
         below = sum(e < 1 for e in errors)
@@ -163,7 +163,7 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
         """By the logarithm of errors: they span orders of magnitude."""
         claim = f"{model} recovers more of the input than {other}"
         ours, theirs = self.paired(model, other, "regeneration.error")
-        if not ours:
+        if len(ours) < 2:
             return Verdict(claim, where, "not run", self.missing(model, other))
         gain = paired_log_ratio(theirs, ours)
         similar = [summarise(c).mean for c in self.paired(model, other, "regeneration.correlation")]
@@ -208,7 +208,7 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
                 [
                     variant.label,
                     f"{median(ours):.3f} ({min(ours):.3f} – {max(ours):.3f}), n = {len(ours)}" if ours else None,
-                    f"{median(ours) / median(std):.2f}×" if ours and std else "—",
+                    f"{median(ours) / median(std):.2f}×" if min(len(ours), len(std)) > 1 else "—",
                     f"{flops[variant.name]:.2f}×" if variant.name in flops else "—",
                     f"{paper:g}" if paper else "—",
                     f"{paper / theirs['Std']:.2f}×" if paper else "—",

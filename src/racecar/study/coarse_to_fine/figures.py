@@ -23,6 +23,11 @@ def _marker(results: TransferResults, variant: Variant) -> str:
     return _MARKERS[results.variants.index(variant) % len(_MARKERS)]
 
 
+def ends(summary: Summary) -> tuple[float, float]:
+    """How far the interval reaches below and above the mean; nowhere for one run."""
+    return (0.0, 0.0) if summary.n < 2 else (summary.mean - summary.low, summary.high - summary.mean)
+
+
 def finish(axis: Axes, lines: Literal["both", "x"] = "both") -> None:
     """A light grid, and no frame above and at the right."""
     axis.grid(axis=lines, color="#e4e4e4", linewidth=0.5)
@@ -34,7 +39,7 @@ def curve(axis: Axes, results: TransferResults, variant: Variant, points: Sequen
     axis.errorbar(
         [x for x, _ in points],
         [s.mean for _, s in points],
-        [0.0 if s.n < 2 else s.high - s.mean for _, s in points],
+        np.transpose([ends(s) for _, s in points]),
         linestyle=variant.method.line,
         color=variant.method.color,
         marker=_marker(results, variant),
@@ -61,8 +66,8 @@ def frontier(results: TransferResults) -> Figure:
         for value, a, p in points:
             if value == chosen:
                 axis.plot(a.mean, p.mean, markerfacecolor=method.color, zorder=3, **look)  # type: ignore[arg-type]
-                spread = [(0.0 if s.n < 2 else s.high - s.mean) for s in (a, p)]
-                axis.errorbar(a.mean, p.mean, spread[1], spread[0], color=method.color, linewidth=0.8, capsize=2)
+                above, beside = (np.reshape(ends(s), (2, 1)) for s in (p, a))
+                axis.errorbar(a.mean, p.mean, above, beside, color=method.color, linewidth=0.8, capsize=2)
     everything = [(a.mean, p.mean) for points in found.values() for _, a, p in points]
     best = max(a for a, _ in everything)
     shown = [p for a, p in everything if a >= best - REACH]
@@ -110,7 +115,7 @@ def dots(results: TransferResults) -> Figure:
             values = results.numbers(runs, outcome)
             axis.scatter(values, np.full(len(values), place - 0.2), s=7, color=color, alpha=0.5, linewidths=0)
             summary = results.summary(runs, outcome)
-            spread = 0.0 if summary.n < 2 else summary.high - summary.mean
+            spread = np.reshape(ends(summary), (2, 1))
             axis.errorbar(summary.mean, place, xerr=spread, fmt="o", color=color, markersize=4.5, capsize=2.5)
         axis.set_title(NAMES[outcome], fontsize=9)
         finish(axis, "x")

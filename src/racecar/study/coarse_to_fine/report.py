@@ -237,7 +237,7 @@ def _cost(study: Study, results: TransferResults) -> list[Block]:
                 variant.label,
                 f"{seconds:.1f}",
                 f"{median(epochs):.2f}",
-                f"{median(epochs) / median(usual):.2f}",
+                f"{median(epochs) / median(usual):.2f}" if results.config.seeds > 1 else "—",
                 f"{flops[run] / flops[plain]:.2f}" if flops else None,
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ from racecar.study.core.variants import STD, Run, Variant
 from racecar.study.report import Verdict, inference
 from racecar.study.report.inference import AgainstControls
 from racecar.study.report.results import Results, load_metrics
-from racecar.study.report.statistics import Summary, bounds, paired_difference, summarise
+from racecar.study.report.statistics import Summary, bounds, clipped, paired_difference, summarise
 
 PRIMARY = ("probe", "probe10")
 NAMES = {
@@ -139,8 +140,9 @@ class TransferResults(Results[TransferConfig]):
         return [float(self.metrics[r][outcome]) for r in runs if outcome in self.metrics[r]]
 
     def summary(self, runs: Sequence[Run], outcome: str) -> Summary:
-        """Of one outcome over seeds."""
-        return summarise(self.numbers(runs, outcome))
+        """Of one outcome over seeds; the interval ends where the outcome does."""
+        highest = math.inf if outcome in ("information", "effective_rank") else 1.0
+        return clipped(summarise(self.numbers(runs, outcome)), 0.0, highest)
 
     def answers(self, run: Run, outcome: str) -> NDArray[np.float64] | None:
         """Which test images a run gets right in an outcome, [images] from 0 to 1; None where that was not kept."""

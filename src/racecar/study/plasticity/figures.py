@@ -59,10 +59,12 @@ def by_task(curves: Sequence[Curve], titles: Sequence[str], chance: float | None
             if len(values) > 1 and not curve.faint and (several := there[there > 0] > 1).any():
                 n = there[there > 0][several]
                 half = stats.t.ppf(0.975, n - 1) * np.nanstd(values[:, several], 0, ddof=1) / n**0.5
+                # Accuracies and shares end at 1, nothing here is below 0.
+                highest = 1.0 if title.startswith(("accuracy", "share")) else np.inf
                 axis.fill_between(
                     tasks[several],
-                    mean[several] - half,
-                    mean[several] + half,
+                    np.clip(mean[several] - half, 0, highest),
+                    np.clip(mean[several] + half, 0, highest),
                     color=curve.method.color,
                     alpha=0.15 * alpha,
                     linewidth=0,

@@ -13,7 +13,7 @@ from racecar.study.core.variants import Run, Variant
 from racecar.study.plasticity.config import CHOSEN, FIRST, PlasticityConfig, strengths
 from racecar.study.report.inference import crossed_bootstrap, holm, judge, p_value
 from racecar.study.report.results import Results, load_metrics
-from racecar.study.report.statistics import Summary, summarise
+from racecar.study.report.statistics import Summary, clipped, summarise
 
 DELTA = 0.01  # a difference of mean accuracy that does not matter (docs/plan.md)
 LEVEL = 0.05
@@ -127,7 +127,8 @@ class PlasticityResults(Results[PlasticityConfig]):
 
     def summary(self, chain: Chain, name: str = "accuracy") -> Summary:
         """n, mean, deviation and interval over seeds."""
-        return summarise(self.numbers(chain, name))
+        found = summarise(self.numbers(chain, name))
+        return clipped(found) if name in ("accuracy", "last_fifth") else found
 
     def by_task(self, chain: Chain, name: str) -> NDArray[np.float64]:
         """What was measured after every task, [seeds, tasks]; NaN for tasks that a diverged run did not come to."""

@@ -38,7 +38,7 @@ from racecar.study.pretrain.run import look, no_memory, open_folder
 from racecar.study.pretrain.source import Source
 from racecar.study.pretrain.tracking import check_trackers
 from racecar.study.pretrain.trained import Trained
-from racecar.study.report.statistics import Summary, paired_difference, summarise
+from racecar.study.report.statistics import Summary, clipped, paired_difference, summarise
 
 Mode = Literal["finetune", "probe"]
 Restart = Literal["keep", "head", "shrink"]
@@ -290,18 +290,21 @@ class _Transfer:
         """Everything, and transfer.json."""
         trained = {k: [Trained(self.folder / f"{k}-{s}") for s in self.seeds] for k in self.kinds}
         values = {"p_AB": [t.accuracy for t in trained["pretrained"]]}
-        rows = {"p_AB": summarise(values["p_AB"])}
+        rows = {"p_AB": clipped(summarise(values["p_AB"]))}
         if "scratch" in self.kinds:
             values["p_B"] = [t.accuracy for t in trained["scratch"]]
-            rows |= {"p_B": summarise(values["p_B"]), "p_AB − p_B": paired_difference(values["p_AB"], values["p_B"])}
+            rows |= {
+                "p_B": clipped(summarise(values["p_B"])),
+                "p_AB − p_B": paired_difference(values["p_AB"], values["p_B"]),
+            }
         if self.probe:
             probed = [self._read_probe(s) for s in self.seeds]
             values["probe"] = [p.every for p in probed]
             # One checkpoint and all labels give one number, whatever the seed.
-            rows["probe"] = summarise(values["probe"][: 1 if self.labels == 1 else None])
+            rows["probe"] = clipped(summarise(values["probe"][: 1 if self.labels == 1 else None]))
             if few := [p.few for p in probed if p.few is not None]:
                 values[FEW_LABELS] = few
-                rows[FEW_LABELS] = summarise(few)
+                rows[FEW_LABELS] = clipped(summarise(few))
         if self.accelerator.is_main_process:
             content = {
                 "from": named,

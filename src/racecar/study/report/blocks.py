@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from racecar.study.report import svg
 from racecar.study.report.claims import OUTCOMES, Verdict
-from racecar.study.report.escaping import html_inline, html_label, html_text, markdown_line, paragraphs
+from racecar.study.report.escaping import html_inline, html_label, html_text, html_words, markdown_line, paragraphs
 from racecar.study.report.markdown import markdown, portable
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Table:
         numeric = [self._is_numeric(i, column) for i, column in enumerate(columns)]
         head = "".join(
             f'<th scope="col"{_classes("number" if right else "", column.variant)}>'
-            f"{_mark(column.variant)}{html_text(column.title)}{_detail(column.detail)}</th>"
+            f"{_mark(column.variant)}{html_words(column.title)}{_detail(column.detail)}</th>"
             for column, right in zip(columns, numeric, strict=True)
         )
         bodies: list[list[str]] = [[]]
@@ -276,7 +276,7 @@ class Table:
                 bodies.append(
                     [
                         f'<tr class="group"><th scope="rowgroup" colspan="{len(columns)}">'
-                        f"<span>{html_text(row.heading)}</span></th></tr>"
+                        f"<span>{html_words(row.heading)}</span></th></tr>"
                     ]
                 )
             else:
@@ -345,7 +345,7 @@ def _mark(variant: str) -> str:
 
 
 def _detail(text: str) -> str:
-    return f'<small class="detail">{html_text(text)}</small>' if text else ""
+    return f'<small class="detail">{html_words(text)}</small>' if text else ""
 
 
 def _number(value: object, digits: int | None) -> str:
@@ -371,7 +371,7 @@ def _html_row(row: Sequence[object], columns: Sequence[Column], numeric: Sequenc
         if cell.text is None:
             text = f'<span class="muted">{NOT_RUN}</span>'
         else:
-            text = html_text(_number(cell.text, column.digits))
+            text = html_words(_number(cell.text, column.digits))
         if cell.emphasis:
             text = f"<strong>{text}</strong>"
         bar = ""
@@ -490,7 +490,7 @@ class Verdicts:
         tally = "\n".join(f"<li>{_badge(outcome, f'{count} {outcome}')}</li>" for outcome, count in counts if count)
         entries = "\n".join(
             f'<li>\n<div class="outcome">{_badge(item.outcome, item.outcome)}</div>\n<div>'
-            f'<p class="claim">{html_inline(item.claim)} <span class="where">{html_text(item.where)}</span></p>'
+            f'<p class="claim">{html_inline(item.claim)} <span class="where">{html_words(item.where)}</span></p>'
             + (f'<p class="evidence">{html_inline(item.evidence)}</p>' if item.evidence else "")
             + "</div>\n</li>"
             for item in self.items

@@ -1,13 +1,16 @@
 r"""Text from outside, made harmless: it brings neither HTML nor Markdown of its own into a page or a results file.
 
 Names of classes, models and folders and messages of errors reach a report. In both forms `code` in backticks and
-**bold** are the only marks; everything else is shown as it is written.
+**bold** are the only marks; everything else is shown as it is written, but for how names and numbers are set
+(:mod:`.typography`).
 """
 
 from __future__ import annotations
 
 import html
 import re
+
+from racecar.study.report import typography
 
 # Characters that HTML forbids, and lone surrogates, which UTF-8 cannot hold: both reach a report through
 # file names and environment variables.
@@ -33,21 +36,26 @@ def html_text(text: object) -> str:
     return html.escape(printable(text), quote=True)
 
 
+def html_words(text: object) -> str:
+    """A text for an element, names and numbers set as :mod:`.typography` does."""
+    return typography.html(html_text(text))
+
+
 def html_inline(text: str) -> str:
-    """Escape `text`, then turn `code` and **bold** into elements; what is left unpaired stays as written."""
+    """As :func:`html_words`, with `code` and **bold** as elements; what is left unpaired stays as written."""
     pieces = re.split(r"`([^`\n]+)`", text)
     # re.split with one group alternates: prose, code, prose, ...
     return "".join(
         f"<code>{html_text(piece)}</code>"
         if i % 2
-        else re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", html_text(piece), flags=re.DOTALL)
+        else re.sub(r"\*\*(?=\S)(.+?)(?<=\S)\*\*", r"<strong>\1</strong>", html_words(piece), flags=re.DOTALL)
         for i, piece in enumerate(pieces)
     )
 
 
 def html_label(text: str) -> str:
     """Escape `text` for an attribute, without the marks of :func:`html_inline`."""
-    return html_text(re.sub(r"`|\*\*", "", text))
+    return html_text(typography.plain(re.sub(r"`|\*\*", "", text)))
 
 
 # --- Markdown ---------------------------------------------------------------------------------------------------------
@@ -69,7 +77,7 @@ def markdown_inline(text: object) -> str:
 
 
 def _prose(text: str) -> str:
-    text = text.replace("\\", "\\\\").replace("`", "\\`")
+    text = typography.plain(text).replace("\\", "\\\\").replace("`", "\\`")
     return _STARTS.sub(lambda match: _SAFE[match[0]], text)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from racecar.study.core.files import write_bytes, write_text
 from racecar.study.report.blocks import Block, Command, Figure, KeyValues, Only
-from racecar.study.report.escaping import html_inline, html_text, markdown_inline, markdown_line
+from racecar.study.report.escaping import html_inline, html_label, html_text, html_words, markdown_inline, markdown_line
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Section:
         at = at or _slug(self.title)
         lead = f'<p class="lead">{html_inline(self.lead)}</p>\n' if self.lead else ""
         return (
-            f'<section id="{html_text(at)}">\n<h{level}>{html_text(self.title)}</h{level}>\n{lead}'
+            f'<section id="{html_text(at)}">\n<h{level}>{html_words(self.title)}</h{level}>\n{lead}'
             f"{_html(self.blocks, at, level + 1)}\n</section>"
         )
 
@@ -174,7 +174,7 @@ class Page:
 
     def html(self) -> str:
         """Return the document; it needs no other file and no network."""
-        title = html_text(self.title + (f" ({self.setting})" if self.setting else ""))
+        title = self.title + (f" ({self.setting})" if self.setting else "")
         anchors = self._anchors()
         contents = [_entry(anchor, section) for anchor, section in anchors]
         body = [section.html(anchor) for anchor, section in anchors]
@@ -193,8 +193,8 @@ class Page:
             '<meta name="color-scheme" content="light dark">\n'
             # Without an icon of its own, a served page makes the browser ask for /favicon.ico.
             '<link rel="icon" href="data:,">\n'
-            f"<title>{title}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
-            f"<header>\n<h1>{title}</h1>\n"
+            f"<title>{html_label(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
+            f"<header>\n<h1>{html_words(title)}</h1>\n"
             f'<p class="subtitle">{html_inline(self.subtitle)}</p>\n</header>\n{nav}'
             "<main>\n" + "\n".join(body) + "\n</main>\n"
             f"<footer>\n<p>Made by</p>\n{Command(self.command).html()}\n</footer>\n</body>\n</html>\n"
@@ -237,12 +237,12 @@ class Page:
 def _entry(at: str, section: Section) -> str:
     """Return a line of the table of contents with its subsections (one level: more is no overview)."""
     inner = "".join(
-        f'<li><a href="#{html_text(at)}.{i}">{html_text(block.title)}</a></li>'
+        f'<li><a href="#{html_text(at)}.{i}">{html_words(block.title)}</a></li>'
         for i, block in enumerate(_shown(section.blocks, "page"), start=1)
         if isinstance(block, Section)
     )
     sublist = f"<ol>{inner}</ol>" if inner else ""
-    return f'<li><a href="#{html_text(at)}">{html_text(section.title)}</a>{sublist}</li>'
+    return f'<li><a href="#{html_text(at)}">{html_words(section.title)}</a>{sublist}</li>'
 
 
 @functools.cache

@@ -13,7 +13,16 @@ from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
 from racecar.study.report.claims import Verdict
 from racecar.study.report.models import variant_of
 from racecar.study.report.page import Provenance
-from racecar.study.report.statistics import Summary, bounds, interval, outcome, paired_difference, spread, summarise
+from racecar.study.report.statistics import (
+    Summary,
+    bounds,
+    clipped,
+    interval,
+    outcome,
+    paired_difference,
+    spread,
+    summarise,
+)
 
 GROUPS = {
     "Common start": ("A-start",),
@@ -30,6 +39,9 @@ GROUPS = {
     "Task B with 1 % of its labels": ("AB-1pct", "B-1pct"),
     "Task B with 10 % of its labels": ("AB-10pct", "B-10pct"),
 }
+
+
+ONE_SEED = "one seed alone: a ratio and a verdict need two"
 
 
 class Config(Protocol):
@@ -159,7 +171,10 @@ class Results(Generic[AnyConfig]):
     def missing(self, *models: str) -> str:
         """What a verdict on these models waits for."""
         absent = [m for m in models if not self.of(m)]
-        return f"{' and '.join(absent)} not run" if absent else f"no seed has all of {', '.join(models)}"
+        if absent:
+            return f"{' and '.join(absent)} not run"
+        seeds = set.intersection(*(set(self.of(m)) for m in models))
+        return ONE_SEED if seeds else f"no seed has all of {', '.join(models)}"
 
     def unfinished(self) -> list[str]:
         """A sentence for every number of finished seeds that is too low, with the models that have so many."""
@@ -221,15 +236,15 @@ class AccuracyResults(Results[AnyConfig]):
 
     def summary(self, model: str) -> Summary:
         """n, mean, deviation and interval of a model's accuracy."""
-        return summarise(self.accuracies(model))
+        return clipped(summarise(self.accuracies(model)))
 
     def paper_summary(self, model: str) -> Summary | None:
         """n, mean, deviation and interval of the paper's runs of a model; None where it has none."""
-        return summarise(self.paper[model]) if model in self.paper else None
+        return clipped(summarise(self.paper[model])) if model in self.paper else None
 
     def difference(self, a: str, b: str) -> Summary:
         """Accuracy of model ``a`` minus that of ``b``, paired by seed."""
-        return paired_difference(*self.paired(a, b, "accuracy"))
+        return clipped(paired_difference(*self.paired(a, b, "accuracy")), -1.0)
 
     def gap(self, claim: str, where: str, better: str, worse: str, margin: float = 0.0) -> Verdict:
         """What the paired difference of accuracies says of a claim that one model is better than another.
@@ -240,7 +255,7 @@ class AccuracyResults(Results[AnyConfig]):
             margin: of a claim that ``better`` is less than so much behind.
         """
         gain, d = self.difference(better, worse), self.digits
-        if gain.n == 0:
+        if gain.n < 2:
             return Verdict(claim, where, "not run", self.missing(better, worse))
         evidence = f"{better} − {worse} = {gain.mean:+.{d}f}, paired by seed, {bounds(gain, d, '+')}, n = {gain.n}"
         theirs = [self.paper_summary(m) for m in (better, worse)]

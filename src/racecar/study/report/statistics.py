@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -34,7 +34,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float], level: float = 0.95) -> Summary:
-    """Mean, standard deviation and t interval of independent runs."""
+    """Mean, standard deviation and t interval of independent runs; see :func:`clipped` for shares."""
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     if n < 2:
@@ -42,6 +42,11 @@ def summarise(values: Sequence[float], level: float = 0.95) -> Summary:
     sd = float(np.std(values, ddof=1))
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - half, mean + half)
+
+
+def clipped(summary: Summary, lowest: float = 0.0, highest: float = 1.0) -> Summary:
+    """The summary with its interval cut to what is possible: Student's t knows no end, an accuracy ends at 1."""
+    return replace(summary, low=max(summary.low, lowest), high=min(summary.high, highest))
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float]) -> Summary:
@@ -65,12 +70,14 @@ def paired_log_ratio(a: Sequence[float], b: Sequence[float]) -> Summary:
 
 
 def outcome(difference: Summary, margin: float = 0.0) -> Outcome:
-    """What an interval says of a claim that the difference is positive; NaN for a single run decides nothing.
+    """What an interval says of a claim that the difference is positive; one run, or none, decides nothing: not run.
 
     Args:
         difference: with its interval.
         margin: of a claim that the difference is above −margin.
     """
+    if difference.n < 2:
+        return "not run"
     return "reproduced" if difference.low > -margin else "not reproduced" if difference.high < -margin else "undecided"
 
 

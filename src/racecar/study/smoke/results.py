@@ -129,11 +129,13 @@ class SmokeResults(Results[SmokeConfig]):
     def verdicts(self) -> list[Verdict]:
         """The paper's claims, then controls that it does not have."""
         rr, decoder = self.headline, self.decoder
-        matched = f"{rr} outperforms Std that has trained as long in phase I (compute-matched)"
-        untied = f"{rr} outperforms an untied decoder of the same shape"
-        early = f"{rr} outperforms Std after {self.config.early:.0%} of phase I"
-        leaky = f"{rr} outperforms Std with a leaky last ReLU"
-        scratch = f"{rr} outperforms training from scratch with a leaky last ReLU"
+        matched = (
+            f"{rr} outperforms Std that has trained as long in phase I (compute-matched), after transfer to {{task}}"
+        )
+        untied = f"{rr} outperforms an untied decoder of the same shape, after transfer to {{task}}"
+        early = f"{rr} outperforms Std after {self.config.early:.0%} of phase I, after transfer to {{task}}"
+        leaky = f"{rr} outperforms Std with a leaky last ReLU, after transfer to {{task}}"
+        scratch = f"{rr} outperforms training on {{task}} from scratch with a leaky last ReLU"
         controls = [
             *((matched, p, f"StdC_{p}") for p in _TRANSFERS),
             *((untied, p, f"{decoder}_{p}") for p in _TRANSFERS),
@@ -151,14 +153,17 @@ class SmokeResults(Results[SmokeConfig]):
             self._compared(Claim(than_std, "Section 5.3, Figure 8", f"{rr}_A", "Std_A"), "regeneration.error"),
             *map(self._compared, paper.claims(rr)),
             self._compared(Claim(than_decoder, CONTROL, f"{rr}_A", f"{decoder}_A"), "regeneration.error"),
-            *(self._compared(Claim(statement, CONTROL, f"{rr}_{p}", worse)) for statement, p, worse in controls),
+            *(
+                self._compared(Claim(statement.format(task=p[1:3]), CONTROL, f"{rr}_{p}", worse))
+                for statement, p, worse in controls
+            ),
         ]
 
     def _compared(self, claim: Claim, name: str = "l2") -> Verdict:
         """What the paired ratio of a number says: the better model has less of it."""
         better, worse = claim.better, claim.worse
         gain = self.ratio(better, worse, name)
-        if not gain.n:
+        if gain.n < 2:
             return Verdict(claim.statement, claim.where, "not run", self.missing(better, worse))
         parts = [
             f"{'L2' if name == 'l2' else 'error'} of {worse} over that of {better} = {factor(gain.mean)} (geometric "
@@ -179,7 +184,7 @@ class SmokeResults(Results[SmokeConfig]):
     def _upscales(self, model: str) -> Verdict:
         claim, where = f"{model} upscales well: better than nearest upsampling", "Section 5.3, Figure 8"
         gains = [p - self.baseline["psnr"] for p in self.values(model, "psnr")]
-        if not gains:
+        if len(gains) < 2:
             return Verdict(claim, where, "not run", self.missing(model))
         gain = summarise(gains)
         evidence = (
@@ -198,7 +203,7 @@ class SmokeResults(Results[SmokeConfig]):
 
     def _regenerates(self, model: str, claim: str, limit: float, *, below: bool) -> Verdict:
         where, errors = "Section 5.3, Figure 8", self.regeneration(model, "error")
-        if not errors:
+        if len(errors) < 2:
             return Verdict(claim, where, "not run", self.missing(model))
         limits = [limit] * len(errors)
         logs = paired_log_ratio(*((limits, errors) if below else (errors, limits)))
@@ -228,7 +233,7 @@ class SmokeResults(Results[SmokeConfig]):
         for subject, a, b, name in pairs:
             ours, theirs = self.of(a), self.of(b)
             seeds = [s for s in ours if s in theirs and not (ours[s].get("diverged") or theirs[s].get("diverged"))]
-            if seeds:
+            if len(seeds) > 1:
                 histories = [(ours[s]["history"], theirs[s]["history"]) for s in seeds]
                 compared.append(_settled(subject, a, b, histories, name))
         return compared
@@ -273,7 +278,9 @@ class SmokeResults(Results[SmokeConfig]):
         for variant in self.variants:
             ours = self.values(f"{variant.label}_A", "seconds_per_step")
             shown = f"{median(ours):.3f} ({min(ours):.3f} – {max(ours):.3f}), n = {len(ours)}" if ours else None
-            rows.append([variant.label, shown, f"{median(ours) / median(std):.2f}×" if ours and std else "—"])
+            rows.append(
+                [variant.label, shown, f"{median(ours) / median(std):.2f}×" if min(len(ours), len(std)) > 1 else "—"]
+            )
         return rows
 
 

@@ -11,7 +11,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.variants import Run
 from racecar.study.report import Verdict
 from racecar.study.report.claims import CONTROL
-from racecar.study.report.results import Results, load_metrics, number_of
+from racecar.study.report.results import ONE_SEED, Results, load_metrics, number_of
 from racecar.study.report.statistics import (
     Summary,
     bounds,
@@ -139,8 +139,9 @@ class StylizeResults(Results[StylizeConfig]):
     def _verdict(self, claim: str, where: str, comparison: str, key: str) -> Verdict:
         number = next(n for n in NUMBERS if (n.comparison, n.key) == (comparison, key))
         rr, gain = self.headline, self.difference(number)
-        if not gain.n:
-            return Verdict(claim, where, "not run", f"no seed has {number.title} of both networks")
+        if gain.n < 2:
+            why = ONE_SEED if gain.n else f"no seed has {number.title} of both networks"
+            return Verdict(claim, where, "not run", why)
         ours, theirs = (_spread(summarise([*self.measured(v, number).values()]), number) for v in (rr, "Std"))
         if number.ratio:
             effect = f"Std over {rr} {factor(gain.mean)}, {factor_bounds(gain)}"
@@ -169,12 +170,12 @@ class StylizeResults(Results[StylizeConfig]):
 
     def _effect(self, number: Number) -> str:
         gain = self.difference(number)
-        if not gain.n or number.key.startswith("low"):
+        if gain.n < 2 or number.key.startswith("low"):
             return "—"
         sign = number.better or 1
         values = [sign * gain.mean, *sorted((sign * gain.low, sign * gain.high))]
         mean, low, high = (factor(v) if number.ratio else f"{v:+.3g}" for v in values)
-        return mean + (f" [{low}, {high}]" if gain.n > 1 else "") + f", n = {gain.n}"
+        return f"{mean} [{low}, {high}], n = {gain.n}"
 
     def not_run(self) -> list[str]:
         """What is missing, in sentences."""

@@ -296,7 +296,7 @@ class SweepResults:
         return figures.png(figure)
 
 
-_VERDICT = {"reproduced": "yes", "not reproduced": "no", "undecided": "undecided"}
+_VERDICT = {"reproduced": "yes", "not reproduced": "no", "undecided": "undecided", "not run": "undecided"}
 
 
 def check_weights(weights: Iterable[float | str]) -> list[float]:

@@ -429,6 +429,9 @@ def results(
 
 def verdict(result: Result, others: Sequence[Result], margin: float) -> tuple[str, str]:
     """Whether it is on the frontier, and for a candidate whether it earns an option."""
+    if result.n < SEEDS:  # some seeds have diverged
+        return "—", "—"
+    others = [r for r in others if r.n == SEEDS]
     mean = result.means["probe"].mean
     above = [r.way.name for r in others if r.time <= 1.02 * result.time and r.means["probe"].mean > mean]
     frontier = "no: " + above[0] if above else "yes"
@@ -470,7 +473,7 @@ def result_rows(found: Sequence[Result], margin: float) -> list[list[str]]:
                 f"{r.arithmetic:.2f}",
                 f"{r.time:.2f}",
                 f"{r.single:.2f}",
-                *(f"{s.mean:.3f} ± {s.sd:.3f}" for s in (r.accuracy, *(r.means[k] for k in PROBES))),
+                *(f"{s.mean:.3f} ± {s.sd:.3f}" if s.n else "—" for s in (r.accuracy, *(r.means[k] for k in PROBES))),
                 *differences,
                 *verdict(r, found, margin),
             ]
@@ -485,12 +488,12 @@ def figure(panels: dict[str, list[Result]]) -> Figure:
     for axis, (name, found) in zip(axes[0], panels.items(), strict=True):
         for number, r in enumerate(found):
             s = r.means["probe"]
-            if not s.n:
+            if r.n < SEEDS:
                 continue
-            error = [[s.mean - s.low], [s.high - s.mean]] if s.n > 1 else None
+            error = [[s.mean - s.low], [s.high - s.mean]]
             look = {"color": colors[number], "fmt": "D" if r.way.candidate else "o", "capsize": 2, "markersize": 7}
             axis.errorbar([r.time], [s.mean], yerr=error, label=r.way.name, **look)
-        axis.set_title(f"{TITLES[name]}, n = {min(r.n for r in found)}", fontsize=9.5)
+        axis.set_title(f"{TITLES[name]}, n = {SEEDS}", fontsize=9.5)
         axis.set_xlabel("time of a step over Std's")
         axis.set_ylabel("linear probe on B, all labels (mean, 95 % interval over seeds)")
         axis.spines[["top", "right"]].set_visible(False)

@@ -30,6 +30,7 @@ smartquotes = False  # L'_m
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # the tests run the notebooks
+nb_merge_streams = True
 
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"

@@ -55,7 +55,7 @@ def test_the_report_shows_this_study_beside_the_paper(done: Path) -> None:
     html = (done / "s" / "report.html").read_text()
     accuracy = json.loads((done / "s" / "runs" / "RR6_AB" / "seed-0" / "run.json").read_text())["accuracy"]
     assert f"{accuracy:.3f}" in html
-    for expected in ("0.997 ± 0.003", "0.1361", "RR^6_AB", "Figure 4", "undecided"):
+    for expected in ("0.997 ± 0.003", "0.1361", "RR<sup>6</sup><sub>AB</sub>", "Figure 4", "undecided"):
         assert expected in html
     assert html.count("<svg") >= 5
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -73,7 +73,7 @@ def test_report_writes_results_with_their_command(done: Path) -> None:
     (table,) = (done / "out").glob("*.md")
     text = table.read_text()
     assert "racecar study mutual-information" in text
-    assert "RR^6_AB" in text
+    assert "RR⁶_AB" in text
     assert "n = 1" in text
 
 

@@ -284,7 +284,7 @@ def test_a_new_study_is_trained_reported_and_grows(rows, capsys) -> None:
     assert "Ort_A" in finished(folder)
     assert main(["report", "runs", "--results", "results"]) == 0
     assert "four rows" in (rows / "results" / "rows-quick.md").read_text()
-    assert "RR^2 outperforms Std after transfer to B" in (folder / "report.html").read_text()
+    assert "RR<sup>2</sup> outperforms Std after transfer to B" in (folder / "report.html").read_text()
     capsys.readouterr()
 
 

@@ -61,10 +61,10 @@ def test_the_command_measures_the_networks_of_phase_one_and_says_what_it_cannot(
         study.finish(run, model.state_dict(), {"accuracy": 0.1, "history": []})
     assert main([str(study.folder), "--images", "10", "--table", str(tmp_path / "table.md")]) == 0
     rows = {line.split(" | ")[0]: line for line in (tmp_path / "table.md").read_text().splitlines()}
-    assert rows["| Dec^1"].count("not measured") == 2
-    assert "not measured" not in rows["| RR^1"]
+    assert rows["| Dec¹"].count("not measured") == 2
+    assert "not measured" not in rows["| RR¹"]
     said = (tmp_path / "table.md").read_text().partition("Not finished, and left out: ")[2].partition(".")[0]
-    assert sorted(said.split("; ")) == ["Dec^1, seed 1", "RR^1, seed 1", "Std, seed 1"]
+    assert sorted(said.split("; ")) == ["Dec¹, seed 1", "RR¹, seed 1", "Std, seed 1"]
 
 
 def test_corruptions_are_those_that_the_library_can_do() -> None:

@@ -13,9 +13,9 @@ def test_the_table_says_at_which_shares_a_method_is_ahead(tmp_path) -> None:
     assert main([str(tmp_path / "high"), str(tmp_path / "low"), "--results", str(tmp_path / "results")]) == 0
     found = (tmp_path / "results" / "dose-response.md").read_text()
     rows = {line.split(" | ")[0] + line.split(" | ")[1]: line for line in found.splitlines() if " − " in line}
-    assert rows["| RR^1 − Std0.1"].endswith("| better |")
-    assert rows["| RR^1 − Dec^10.1"].endswith("| better |")
-    assert not rows["| RR^1 − Std0.001"].endswith("| better |")
+    assert rows["| RR¹ − Std0.1"].endswith("| better |")
+    assert rows["| RR¹ − Dec¹0.1"].endswith("| better |")
+    assert not rows["| RR¹ − Std0.001"].endswith("| better |")
     assert found.index("| 0.001 | Std") < found.index("| 0.1 | Std")  # ascending, in whichever order they are named
     assert (tmp_path / "results" / "dose-response.png").read_bytes().startswith(b"\x89PNG")
 

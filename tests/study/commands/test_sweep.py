@@ -103,7 +103,7 @@ def test_two_commands_at_once_train_every_run_and_none_twice(whole) -> None:
 
 def test_the_table_is_on_disk_and_can_be_shown_again(whole, capsys) -> None:
     written = (whole / "sweep.md").read_text()
-    assert written.count("| RR^1 |") == 3
+    assert written.count("| RR¹ |") == 3
     (whole / "sweep.md").unlink()
     assert main(["sweep", *TINY, "--out", str(whole), "--table", "--criterion", "A"]) == 0
     assert "in phase A over seeds (n = 2)" in capsys.readouterr().out

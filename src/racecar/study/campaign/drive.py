@@ -105,7 +105,7 @@ def _run(item: Item, estimate: float, state: State, results: Path, end: float, s
     console.print(f"{item.name}: about {clock(estimate)}, {clock(end - began)} left in all", highlight=False)
 
     def note() -> None:
-        record.seconds = round(spent + time.monotonic() - began, 1)
+        record.seconds = round(spent + time.monotonic() - began, 2)
         state.save()
 
     log = state.path.parent / f"{item.name}.log"

@@ -29,6 +29,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.growing import reopen
 from racecar.study.core.terminal import progress_bar
 from racecar.study.core.variants import Run
+from racecar.study.report import typography
 from racecar.study.report.markdown import markdown, portable
 from racecar.study.report.statistics import paired_difference, spread, summarise
 
@@ -185,7 +186,7 @@ def _measured(folder: Path, count: int, argv: Sequence[str] | None) -> str:
             )
             advance(1)
     missing = [f"{r.variant.label}, seed {r.seed}" for r in config.runs() if r.phase == "A" and r not in runs]
-    said += f" Not finished, and left out: {'; '.join(missing)}." if missing else ""
+    said += f" Not finished, and left out: {typography.plain('; '.join(missing))}." if missing else ""
     here = environment()
     given = sys.argv[1:] if argv is None else argv
     command = portable(pasted(["python", "-m", "racecar.study.cifar.byproducts", *given]))

@@ -72,6 +72,21 @@ def test_half_precision_is_summed_in_single(dtypes: tuple[torch.dtype, torch.dty
     assert (left.grad.dtype, right.grad.dtype) == dtypes  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("spread", [1.0, 0.0], ids=["random", "all alike"])
+def test_a_large_half_precision_value_on_a_cpu_is_right_to_what_its_rounding_leaves(layout, spread) -> None:
+    torch.manual_seed(0)
+    left = (1.01 + spread * torch.randn(16, 32, 32, 32)).bfloat16().to(memory_format=layout).requires_grad_()
+    right = torch.zeros_like(left).requires_grad_()
+    found = half_squared_distance(left, right, "sum")
+    exact = 0.5 * left.detach().double().square().sum()
+    assert abs(float(found.detach() / exact) - 1) < (4e-4 if spread else 2 * 2**-9)
+    (found * 3).backward()
+    torch.testing.assert_close(left.grad, 3 * left.detach())
+    torch.testing.assert_close(right.grad, -3 * left.detach())
+    assert left.grad.is_contiguous(memory_format=layout)
+
+
 def test_single_precision_is_enough_for_millions_of_entries() -> None:
     left = torch.randn(8, 1_000_000)
     exact = 0.5 * left.double().square().sum()

@@ -158,8 +158,8 @@ class ForecastingResults:
         if found is None or self.candidate is None:
             return Verdict(claim, where, "not run", "a method was not run, diverged, or has one seed")
         evidence = (
-            f"{self.candidate.label} beside {', '.join(found.differences)}; error is lower least than "
-            f"{found.control}'s, by {found.difference.mean:+.4f}, {bounds(found.difference, 4, '+')}, "
+            f"{self.candidate.label} beside {', '.join(found.differences)}; its least gain is over "
+            f"{found.control}: {found.difference.mean:+.4f}, {bounds(found.difference, 4, '+')}, "
             f"n = {found.difference.n}"
         )
         if any(d.high < self.config.margin for d in found.differences.values()):

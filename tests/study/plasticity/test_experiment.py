@@ -79,6 +79,6 @@ def test_the_command_trains_and_reports_and_says_where_images_come_from(tmp_path
         "20 training and 20 test images"
         in json.loads((folder / "study.json").read_text())["sources"]["permuted-pixels"]
     )
-    assert "decides nothing" in (folder / "report.html").read_text()
+    assert "no conclusions" in (folder / "report.html").read_text()
     assert main(["study", "plasticity", "--preset", "quick", "--variants", "LS"]) == 2
     assert "no variant LS in this study" in capsys.readouterr().err

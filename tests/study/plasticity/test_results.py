@@ -137,7 +137,7 @@ def test_a_smoke_test_gives_no_verdict(judged) -> None:
     study, config = judged
     study.note(setting="quick preset")
     text = page(study, config).markdown()
-    assert "decides nothing" in text
+    assert "no conclusions" in text
     assert "(primary)" not in text
 
 

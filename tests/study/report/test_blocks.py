@@ -133,9 +133,13 @@ def test_verdicts_are_counted_and_said_in_words() -> None:
     ]
     text = Audit(Verdicts(items).html()).text
 
-    for said in ("✓ 2 reproduced", "✕ 1 not reproduced", "– 1 not run", "✕ not reproduced B Section 2"):
+    for said in ("✓ 2 reproduced", "✕ 1 not reproduced", "– 1 not run", "✕ 1 not reproduced B Section 2"):
         assert said in text
     assert "undecided" not in text
+    kinds = [attributes for tag, attributes in Audit(Verdicts(items).html()).elements if tag == "details"]
+    assert ["open" in kind for kind in kinds] == [True, True, False]  # what was not run is folded
+    assert " open" not in Verdicts(items, folded=True).html()
+    assert " open" not in Verdicts(items * 2).html()
     assert "no claims" in Verdicts([]).html()
 
 

@@ -115,6 +115,25 @@ def test_contents_lead_to_sections_even_under_one_title() -> None:
     assert {link[1:] for link in links} <= set(page.ids())
 
 
+def test_the_answer_and_its_figure_stand_before_the_contents() -> None:
+    figure = Figure(DRAWING, "what it shows", "alt")
+    page = Page("T", "of 3 images", [Section("A", [])], [Text("x")], "c", answer="**Yes.**", figure=figure)
+    html = page.html()
+
+    places = [html.index(part) for part in ("<strong>Yes.", "what it shows", "of 3 images", "<nav", "<h2>Verdicts")]
+    assert places == sorted(places)
+    assert "open" not in next(a for tag, a in Audit(html).elements if tag == "details")
+    assert "**Yes.**" in page.markdown()
+
+
+def test_a_smoke_test_says_so_above_all() -> None:
+    page = Page("T", "S", [], command="c", smoke_test=True)
+
+    assert page.html().index("no conclusions") < page.html().index("<main")
+    assert page.markdown().splitlines()[2].startswith("**Smoke test: no conclusions.")
+    assert "no conclusions" not in Page("T", "S", [], command="c").html()
+
+
 def test_a_page_renders_the_same_each_time() -> None:
     assert full_page().html() == full_page().html()
 

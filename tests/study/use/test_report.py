@@ -41,7 +41,7 @@ def test_what_cannot_be_shown_is_said(trained, command) -> None:
 
 def test_a_transfer_is_no_study_of_that_name(trained, tmp_path, command) -> None:
     write_images(tmp_path / "other", classes=("x", "y"), count=12, seed=1)
-    recipe = Recipe(epochs=1, batch_size=8)
+    recipe = Recipe(epochs=2, batch_size=8)
     found = transfer(trained, "other", model=NET, out="t", scratch=True, seeds=2, recipe=recipe)
     code, out, err = command("report", "t", "--model", NET)
     assert code == 0, err

@@ -89,7 +89,7 @@ class _Content:
     @property
     def accuracy_note(self) -> str:
         results = self.results
-        parts = ["95 % CI: Student's t over seeds.", results.sources]
+        parts = ["95 % CI: Student's t over seeds."]
         if results.measure == "top5":
             parts.insert(0, f"{results.measured}; {results.top1()}.")
         methods = sorted((variant_of(m).method for m in results.models), key=lambda m: m.place)
@@ -135,7 +135,7 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
             Section("Not run", [Remarks(results.not_run(), "Everything of this configuration was run.")]),
         ],
         summary_blocks=[
-            Verdicts(results.verdicts()),
+            Verdicts(results.verdicts(), folded=results.is_smoke_test),
             Text(CONTROLS_NOTE),
             Only("page", Text(UNCORRECTED_NOTE)),
         ],
@@ -143,21 +143,25 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
         setting=results.setting,
         provenance=provenance,
         name=file_stem(experiment.name, results.setting),
+        answer=results.answer,
+        figure=_first(content),
+        smoke_test=results.is_smoke_test,
+    )
+
+
+def _first(content: _Content) -> Figure:
+    return Figure(
+        partial(accuracies, content.bars),
+        "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",
+        "Bar charts of test accuracy per model",
+        name="accuracy",
+        lead=f"**{content.results.constants.BARS}**.",
     )
 
 
 def _accuracy(content: _Content) -> list[Block]:
     results = content.results
-    return [
-        *results.accuracy_tables(f"{results.measured} at the last epoch.", content.accuracy_note),
-        Figure(
-            partial(accuracies, content.bars),
-            "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",
-            "Bar charts of test accuracy per model",
-            name="accuracy",
-            lead=f"**{results.constants.BARS}**.",
-        ),
-    ]
+    return results.accuracy_tables(f"{results.measured} at the last epoch.", content.accuracy_note)
 
 
 def _curves(content: _Content) -> Section:
@@ -197,7 +201,7 @@ def _regenerated(content: _Content) -> list[Block]:
         error, correlation = (summarise(results.regeneration(model, n)) for n in ("error", "correlation"))
         rows.append([model_cell(model), compact_spread(error), compact_spread(correlation), error.n])
     caption = "How much of the input the reverse pass brings back after phase I, mean ± standard deviation over seeds."
-    return [shown, Table(columns, rows, caption, f"{_ERROR_NOTE.format(count=content.samples)} {results.sources}")]
+    return [shown, Table(columns, rows, caption, _ERROR_NOTE.format(count=content.samples))]
 
 
 def _cost(content: _Content) -> Table:
@@ -210,4 +214,4 @@ def _cost(content: _Content) -> Table:
         speed=getattr(results.constants, "SPEED", "cost"),
     )
     caption = f"Seconds per epoch, beside those of {results.constants.CURVES}."
-    return Table(columns, rows, caption, f"{note} {results.sources}")
+    return Table(columns, rows, caption, note)

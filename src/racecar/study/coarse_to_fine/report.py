@@ -15,10 +15,10 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import STD, Run, Variant
 from racecar.study.report import Block, Figure, Page, Remarks, Section, Table, Text, Verdicts
+from racecar.study.report.claims import SMOKE_TEST
 from racecar.study.report.inference import holm
 from racecar.study.report.statistics import Summary, p_shown, spread
 
-SMOKE_TEST = "A smoke test: it shows that everything runs. No conclusions."
 _NOTE = (
     "Mean ± standard deviation over seeds, which share one set of training images. Probes are linear, on frozen "
     "features in evaluation mode, with l2 chosen on a tenth of the training images; fixed l2: 1e-3, as with few "
@@ -49,25 +49,25 @@ def page(study: Study, config: TransferConfig) -> Page:
             Section("Cost", _cost(study, results)),
             Section("Not run", [Remarks(results.not_run(), "Everything of this configuration was run.")]),
         ],
-        summary_blocks=_summary(results),
+        summary_blocks=[] if results.is_smoke_test else [Verdicts(results.verdicts())],
         setting=results.setting,
         provenance=provenance,
         name=name,
+        answer="" if results.is_smoke_test else answer(results),
+        figure=_first(results),
+        smoke_test=results.is_smoke_test,
     )
 
 
-def _summary(results: TransferResults) -> list[Block]:
-    if results.is_smoke_test:
-        return [Text(SMOKE_TEST)]
-    drawing = [
-        Figure(
-            partial(figures.dots, results),
-            "Outcomes on B at the chosen tuning values: every seed a dot, means with 95 % intervals over seeds.",
-            "dots and intervals by method",
-            name="outcomes",
-        )
-    ]
-    return [Text(answer(results)), Verdicts(results.verdicts()), *(drawing if results.judged else [])]
+def _first(results: TransferResults) -> Figure | None:
+    if not results.judged:
+        return None
+    return Figure(
+        partial(figures.dots, results),
+        "Outcomes on B at the chosen tuning values: every seed a dot, means with 95 % intervals over seeds.",
+        "dots and intervals by method",
+        name="outcomes",
+    )
 
 
 def answer(results: TransferResults) -> str:

@@ -53,31 +53,35 @@ def page(study: Study, config: MutualInformationConfig) -> Page:
                 "all 4096 patterns, 30 bins on [−1, 1]. The panel shows the run with the median accuracy.",
             ),
         ],
-        summary_blocks=[Verdicts(results.verdicts())],
+        summary_blocks=[Verdicts(results.verdicts(), folded=results.is_smoke_test)],
         command=provenance.command,
         setting=f"{config.protocol} protocol",
         provenance=provenance,
         name=f"{'twelve-bit-restarts' if results.restarts else results.metadata['experiment']}-{config.protocol}",
+        answer=results.answer,
+        figure=_first(results),
+        smoke_test=results.is_smoke_test,
     )
 
 
-def _accuracy(results: MutualInformationResults) -> list[Block]:
+def _first(results: MutualInformationResults) -> Figure:
     panels: dict[str, list[Bar]] = {}
     for m in results.models:
         phase = m.partition("_")[2] if results.restarts else ""
         panels.setdefault(phase, []).append(Bar(m, results.accuracies(m), results.paper.get(m, ())))
+    return Figure(
+        partial(accuracies, panels, results.best_constant()),
+        "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's; dashed: the best "
+        "constant answer.",
+        "Bar chart of test accuracy per model",
+        name="accuracy" if results.restarts else "",
+    )
+
+
+def _accuracy(results: MutualInformationResults) -> list[Block]:
     note = f"{_NOTE} {_RESTARTS}" if results.restarts else _NOTE
     blocks = results.accuracy_tables(
         "Test accuracy at the last epoch.", note, {"Constant answer": results.constant_records()}
-    )
-    blocks.append(
-        Figure(
-            partial(accuracies, panels, results.best_constant()),
-            "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's; dashed: the best "
-            "constant answer.",
-            "Bar chart of test accuracy per model",
-            name="accuracy" if results.restarts else "",
-        )
     )
     saturated = _saturation(results)
     return [*blocks, saturated] if saturated.rows else blocks

@@ -9,8 +9,8 @@ from racecar.study.plasticity import experiment, figures
 from racecar.study.plasticity.config import PlasticityConfig, strengths
 from racecar.study.plasticity.results import DELTA, Chain, PlasticityResults
 from racecar.study.plasticity.sequences import KINDS
-from racecar.study.report import Block, Cell, Column, Figure, Page, Remarks, Section, Table, Text
-from racecar.study.report.statistics import interval, spread
+from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Remarks, Section, Table, Text
+from racecar.study.report.statistics import interval, p_shown, spread
 
 _JUDGED = (
     f"Paired by seed; δ = {DELTA:g}. Equivalent: the 90 % interval lies within ±δ; better or worse: the 95 % interval "
@@ -20,20 +20,19 @@ _OTHER = (
     "**Exploratory**: the values are not those that the tuning sequence has chosen. Where they were chosen on this "
     "sequence, every method looks better than it would on another."
 )
-_SMOKE = "A smoke test: it shows that everything runs, and decides nothing."
 
 
 def page(study: Study, config: PlasticityConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
     results = PlasticityResults.load(study, config)
     provenance = results.provenance(results.sources, "chains of tasks", results.all_seeds)
-    task = KINDS[config.sequence].words
+    curves = _curves(results)
+    first = next((block for block in curves if isinstance(block, Figure)), None)
     return Page(
         f"Plasticity: {config.sequence.replace('-', ' ')}" + ", other values" * results.exploratory,
-        f"{config.tasks} tasks in a row for one network; {task}. {provenance.amount} in "
-        f"{results.metadata['seconds']:.0f} s.",
+        f"{_about(config)} {provenance.amount} in {results.metadata['seconds']:.0f} s.",
         [
-            Section("Curves", _curves(results)),
+            Section("Curves", [block for block in curves if block is not first]),
             Section("Means", [_means(results)]),
             *([Section("All values", _frontier(results))] if results.tuned else []),
             Section("Not run", [Remarks(results.unfinished(), "Everything that was asked for has been run.")]),
@@ -43,21 +42,41 @@ def page(study: Study, config: PlasticityConfig) -> Page:
         setting=results.setting,
         provenance=provenance,
         name=f"{experiment.NAME}-{config.sequence}" + "-other-values" * results.exploratory,
+        answer=_answer(results),
+        figure=first,
+        smoke_test=results.is_smoke_test,
+    )
+
+
+def _about(config: PlasticityConfig) -> str:
+    return (
+        f"{config.tasks} tasks in a row for one network; {KINDS[config.sequence].words}. {config.epochs} epochs of "
+        f"{config.train_images} images a task, batches of {config.batch_size}, Adam at {config.learning_rate:g}, its "
+        "state carried on."
+    )
+
+
+def _answer(results: PlasticityResults) -> str:
+    if results.is_smoke_test:
+        return ""
+    if not results.config.chosen:
+        values = ", ".join(f"{name} {value:g}" for name, value in results.best_values().items())
+        return f"A tuning sequence: it chooses values and judges nothing. Chosen: {values or 'not run'}."
+    primary = next((c for c in results.comparisons() if c.primary), None)
+    if primary is None or primary.difference is None or primary.difference.n < 2:
+        return "No answer yet: what the plan compares was not run with two seeds or more."
+    d, p = primary.difference, "—" if primary.p is None else p_shown(primary.p)
+    return (
+        f"{primary.statement} in mean accuracy over all tasks: **{primary.verdict}**, {d.mean:+.3f} "
+        f"[{d.low:+.3f}, {d.high:+.3f}], n = {d.n}, p {'' if p.startswith('<') else '= '}{p}."
     )
 
 
 def _summary(results: PlasticityResults) -> list[Block]:
     config = results.config
-    about = Text(
-        f"{config.tasks} tasks in a row; {KINDS[config.sequence].words}. {config.epochs} epochs of "
-        f"{config.train_images} images a task, batches of {config.batch_size}, Adam at {config.learning_rate:g}, its "
-        "state carried on."
-    )
-    if results.setting.startswith("quick"):
-        return [about, Text(_SMOKE)]
-    if not config.chosen:
-        values = ", ".join(f"{name} {value:g}" for name, value in results.best_values().items())
-        return [about, Text(f"A tuning sequence: it chooses values and judges nothing. Chosen: {values or 'not run'}.")]
+    about = Only("results", Text(_about(config)))
+    if results.is_smoke_test or not config.chosen:
+        return [about]
     note = f"{_OTHER} {_JUDGED}" if results.exploratory else _JUDGED
     rows: list[list[object]] = []
     for c in results.comparisons():

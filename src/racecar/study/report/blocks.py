@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Variant = Literal["", "std", "rr", "ort"]
 
 NOT_RUN = "not run"
+_FEW = 3  # verdicts that need no folding
 
 _VARIANTS: tuple[str, ...] = get_args(Variant)
 # A badge must be readable without its colour, so each outcome has a sign as well as its words.
@@ -478,24 +479,38 @@ def _figures() -> Any:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """A list of verdicts, headed by how many there are of each kind."""
+    """Verdicts by their kind, each kind folded under how many there are; a few that are judged stand open.
+
+    Args:
+        items: The verdicts.
+        folded: Whether even a few are folded, as those of a smoke test are.
+    """
 
     items: Sequence[Verdict]
+    folded: bool = False
 
     def html(self, at: str = "") -> str:
-        """Return the counts and the list."""
+        """Return a `<details>` for each kind, its claims below it."""
         if not self.items:
             return '<p class="muted">no claims</p>'
-        counts = [(outcome, sum(item.outcome == outcome for item in self.items)) for outcome in OUTCOMES]
-        tally = "\n".join(f"<li>{_badge(outcome, f'{count} {outcome}')}</li>" for outcome, count in counts if count)
-        entries = "\n".join(
-            f'<li>\n<div class="outcome">{_badge(item.outcome, item.outcome)}</div>\n<div>'
-            f'<p class="claim">{html_inline(item.claim)} <span class="where">{html_words(item.where)}</span></p>'
-            + (f'<p class="evidence">{html_inline(item.evidence)}</p>' if item.evidence else "")
-            + "</div>\n</li>"
-            for item in self.items
+        kinds = {outcome: [item for item in self.items if item.outcome == outcome] for outcome in OUTCOMES}
+        few = len(self.items) - len(kinds[NOT_RUN]) <= _FEW and not self.folded
+        return "\n".join(
+            f'<details class="kind"{" open" if few and outcome != NOT_RUN else ""}>\n'
+            f"<summary>{_badge(outcome, f'{len(items)} {outcome}')}</summary>\n{self._list(items)}\n</details>"
+            for outcome, items in kinds.items()
+            if items
         )
-        return f'<ul class="tally">\n{tally}\n</ul>\n<ol class="verdicts">\n{entries}\n</ol>'
+
+    @staticmethod
+    def _list(items: Sequence[Verdict]) -> str:
+        entries = "\n".join(
+            f'<li><p class="claim">{html_inline(item.claim)} <span class="where">{html_words(item.where)}</span></p>'
+            + (f'<p class="evidence">{html_inline(item.evidence)}</p>' if item.evidence else "")
+            + "</li>"
+            for item in items
+        )
+        return f'<ol class="verdicts">\n{entries}\n</ol>'
 
     def markdown(self, at: str = "") -> str:
         """Return a table."""

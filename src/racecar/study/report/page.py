@@ -18,8 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from racecar.study.core.files import write_bytes, write_text
-from racecar.study.report.blocks import Block, Command, Figure, KeyValues, Only
-from racecar.study.report.escaping import html_inline, html_label, html_text, html_words, markdown_inline, markdown_line
+from racecar.study.report.blocks import Block, Command, Figure, KeyValues, Only, Text
+from racecar.study.report.claims import SMOKE_TEST
+from racecar.study.report.escaping import (
+    html_inline,
+    html_label,
+    html_text,
+    html_words,
+    markdown_inline,
+    markdown_line,
+    paragraphs,
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Provenance:
         """Return the command, the configuration and the environment."""
         blocks = (
             Command(self.command),
-            KeyValues(self.config, "Configuration", open=True),
+            KeyValues(self.config, "Configuration"),
             KeyValues(self.metadata["environment"], "Environment"),
         )
         return "\n".join(block.html(at) for block in blocks)
@@ -149,18 +158,22 @@ def _command_line() -> str:
 class Page:
     """A whole report.
 
-    In the results file the summary is headed "Verdicts" and the figures are gathered at the end; sections that have
-    nothing else to say there are left out.
+    Its first screen is the answer and one figure; the contents are folded below them. In the results file the answer
+    and the summary are headed "Verdicts" and the figures are gathered at the end; sections that have nothing else to
+    say there are left out.
 
     Args:
         title: Its name.
-        subtitle: One line below the title, on the page alone.
+        subtitle: Where the numbers come from, in a line or two below the figure, on the page alone.
         sections: Its sections, in the order of the table of contents.
         summary_blocks: Blocks that stand before the first section.
         command: The command that made it, for the footer; by default that of this process.
         setting: What the study was run as, such as "small preset"; stands beside the title.
         provenance: Where its numbers come from: the page's last section, the results file's first lines.
         name: Of the results file and, with their own names, of its figures' files.
+        answer: What was found, in a sentence or two.
+        figure: The one figure that shows it.
+        smoke_test: Whether nothing may be concluded from it, which is said above all.
     """
 
     title: str
@@ -171,19 +184,33 @@ class Page:
     setting: str = ""
     provenance: Provenance | None = None
     name: str = ""
+    answer: str = ""
+    figure: Figure | None = None
+    smoke_test: bool = False
 
     def html(self) -> str:
         """Return the document; it needs no other file and no network."""
         title = self.title + (f" ({self.setting})" if self.setting else "")
+        setting = f'<p class="setting">{html_words(self.setting)}</p>\n' if self.setting else ""
+        warning = f'<p class="warning">{html_inline(SMOKE_TEST)}</p>\n' if self.smoke_test else ""
+        answer = "".join(f'<p class="answer">{html_inline(p)}</p>\n' for p in paragraphs(self.answer))
+        figure = f"{self.figure.html('answer')}\n" if self.figure is not None else ""
+        subtitle = f'<p class="subtitle">{html_inline(self.subtitle)}</p>\n' if self.subtitle else ""
         anchors = self._anchors()
         contents = [_entry(anchor, section) for anchor, section in anchors]
         body = [section.html(anchor) for anchor, section in anchors]
         if self.summary_blocks:
-            contents.insert(0, _entry("summary", Section("Summary", ())))
+            heading = "Verdicts" if self.answer or self.smoke_test else "Summary"
+            contents.insert(0, _entry("summary", Section(heading, ())))
             blocks = _html(self.summary_blocks, "summary", 3)
-            body.insert(0, f'<section id="summary">\n<h2>Summary</h2>\n{blocks}\n</section>')
+            body.insert(0, f'<section id="summary">\n<h2>{heading}</h2>\n{blocks}\n</section>')
         toc = "\n".join(contents)
-        nav = f'<nav aria-label="Contents">\n<h2>Contents</h2>\n<ol>\n{toc}\n</ol>\n</nav>\n' if toc else ""
+        nav = ""
+        if toc:
+            nav = (
+                '<details class="contents">\n<summary>Contents</summary>\n<nav aria-label="Contents">\n'
+                f"<ol>\n{toc}\n</ol>\n</nav>\n</details>\n"
+            )
         # The policy makes a browser refuse whatever the escaping might ever let through.
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -194,8 +221,7 @@ class Page:
             # Without an icon of its own, a served page makes the browser ask for /favicon.ico.
             '<link rel="icon" href="data:,">\n'
             f"<title>{html_label(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
-            f"<header>\n<h1>{html_words(title)}</h1>\n"
-            f'<p class="subtitle">{html_inline(self.subtitle)}</p>\n</header>\n{nav}'
+            f"<header>\n<h1>{html_words(self.title)}</h1>\n{setting}{warning}{answer}{figure}{subtitle}</header>\n{nav}"
             "<main>\n" + "\n".join(body) + "\n</main>\n"
             f"<footer>\n<p>Made by</p>\n{Command(self.command).html()}\n</footer>\n</body>\n</html>\n"
         )
@@ -205,8 +231,9 @@ class Page:
         title = self.title + (f", {self.setting}" if self.setting else "")
         parts = [
             f"# {markdown_inline(title)}",
+            f"**{SMOKE_TEST}**" if self.smoke_test else "",
             self.provenance.markdown(self.name) if self.provenance is not None else "",
-            Section("Verdicts", self.summary_blocks).markdown(self.name),
+            Section("Verdicts", [Text(self.answer), *self.summary_blocks]).markdown(self.name),
             *(section.markdown(self.name) for section in self.sections),
             _joined("## Figures", (figure.markdown(self.name) for figure in self.figures())),
         ]
@@ -214,7 +241,8 @@ class Page:
 
     def figures(self) -> list[Figure]:
         """Those that have a file of their own beside the results file, in the order of the page."""
-        return list(_figures([*self.summary_blocks, *self.sections]))
+        first = [self.figure] if self.figure is not None else []
+        return list(_figures([*first, *self.summary_blocks, *self.sections]))
 
     def _anchors(self) -> list[tuple[str, Section]]:
         """Name each section after its title, with a number where a name is taken."""

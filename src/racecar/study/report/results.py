@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -10,7 +11,7 @@ from racecar.study.core.folder import Study
 from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
-from racecar.study.report.claims import Verdict
+from racecar.study.report.claims import Verdict, answer
 from racecar.study.report.models import variant_of
 from racecar.study.report.page import Provenance
 from racecar.study.report.statistics import (
@@ -190,6 +191,20 @@ class Results(Generic[AnyConfig]):
     def verdicts(self) -> list[Verdict]:
         """The paper's claims, then controls that it does not have."""
         return []
+
+    @property
+    def is_smoke_test(self) -> bool:
+        """Whether nothing may be concluded: the quick preset."""
+        return "quick" in self.setting or re.search("--preset[= ]quick", str(self.metadata.get("command"))) is not None
+
+    @property
+    def answer(self) -> str:
+        """What the study is about and what came of it, in a sentence or two; of a smoke test nothing is said."""
+        if self.is_smoke_test:
+            return ""
+        verdicts = self.verdicts()
+        about = [v for v in verdicts if v.claim.startswith(f"{self.headline} outperforms Std after transfer")]
+        return answer(next(iter(about or verdicts), None), verdicts)
 
 
 def number_of(metrics: Mapping[str, Any], name: str) -> float | None:

@@ -66,7 +66,7 @@ def page(study: Study, config: SmokeConfig) -> Page:
                 short="Task A",
             ),
             Section(
-                "Tasks B1 and B2: auto-encoders", [_table_b(results), *_figures_b(results)], short="Tasks B1 and B2"
+                "Tasks B1 and B2: auto-encoders", [_table_b(results), *_curves_b(results)], short="Tasks B1 and B2"
             ),
             Section(
                 "What they make of test pictures",
@@ -77,13 +77,16 @@ def page(study: Study, config: SmokeConfig) -> Page:
             Section("Not run", [Remarks(results.not_run())]),
         ],
         summary_blocks=[
-            Verdicts(results.verdicts()),
+            Verdicts(results.verdicts(), folded=results.is_smoke_test),
             Text(f"{L2} {CONTROLS_NOTE} {UNCORRECTED_NOTE}"),
         ],
         command=provenance.command,
         setting=results.setting,
         provenance=provenance,
         name=file_stem(experiment.NAME, results.setting),
+        answer=results.answer,
+        figure=_figure_9(results),
+        smoke_test=results.is_smoke_test,
     )
 
 
@@ -121,7 +124,7 @@ def _table_a(results: SmokeResults) -> Table:
         "Task A",
         ["model", "n", "L2", "PSNR, dB", "1 − SSIM", "error of I'", "correlation of I'"],
         records,
-        f"Means ± standard deviations over seeds. {L2} {_ERROR} {results.sources}",
+        f"Means ± standard deviations over seeds. {_ERROR}",
     )
 
 
@@ -138,7 +141,7 @@ def _table_b(results: SmokeResults) -> Table:
     phases = [f"{phase}{way}" for task in ("B1", "B2") for way in _WAYS for phase in (f"A{task}", task)]
     # Models that are neither run nor in the paper are named under "not run".
     shown = [m for m in results.of_task(*phases) if results.of(m) or m in paper.L2]
-    note = f"{L2} {_COLLAPSE} {_DEAD} {_constants(results)} {results.sources}"
+    note = f"{_COLLAPSE} {_DEAD} {_constants(results)}"
     return _table("Tasks B1 and B2", _COLUMNS_B, [_record_b(results, m) for m in shown], note)
 
 
@@ -216,7 +219,7 @@ def _data(study: Study, results: SmokeResults) -> Figure:
         if task == "A" or experiment.has_data(study, task):
             frames = experiment.kept_data(study, task)
             sets |= {f"{what}, training": frames.train, f"{what}, test": frames.test}
-    caption = f"The pictures, evenly spaced over each set. {results.sources}"
+    caption = "The pictures, evenly spaced over each set."
     return Figure(partial(figures.strips, sets), caption, caption, "data", dpi=90)
 
 
@@ -241,18 +244,21 @@ def _curves_a(results: SmokeResults) -> list[Block]:
     return [Figure(partial(figures.curves_a, results), caption, caption, "curves-a", dpi=90)]
 
 
-def _figures_b(results: SmokeResults) -> list[Block]:
+def _figure_9(results: SmokeResults) -> Figure | None:
     if all(r.task == "A" for r in results.metrics):
-        return []
+        return None
     bars = (
         "**Figure 9**: L2 of the auto-encoders, logarithmic. Bars: medians; dots: runs; crosses: collapsed runs; "
-        f"dashed: a black picture. Below, Table 6. {L2}"
+        "dashed: a black picture. Below, Table 6."
     )
+    return Figure(partial(figures.figure_9, results), bars, bars, "figure-9", dpi=90)
+
+
+def _curves_b(results: SmokeResults) -> list[Block]:
+    if all(r.task == "A" for r in results.metrics):
+        return []
     curves = "**Figures 18 and 20**: test L2 against steps; thin lines are runs, thick ones their median."
-    return [
-        Figure(partial(figures.figure_9, results), bars, bars, "figure-9", dpi=90),
-        Figure(partial(figures.curves_b, results), curves, curves, "figures-18-20", dpi=90),
-    ]
+    return [Figure(partial(figures.curves_b, results), curves, curves, "figures-18-20", dpi=90)]
 
 
 def _auto_encoded(study: Study, results: SmokeResults, task: str, number: int) -> list[Block]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
-from racecar.study.report import Block, Column, Figure, Only, Page, Remarks, Section, Table, Text, Verdicts
+from racecar.study.report import Column, Figure, Only, Page, Remarks, Section, Table, Text, Verdicts
 from racecar.study.report.claims import CONTROLS_NOTE, UNCORRECTED_NOTE
 from racecar.study.report.markdown import file_stem
 from racecar.study.report.models import math_title
@@ -41,19 +41,26 @@ def page(study: Study, config: StylizeConfig) -> Page:
     """Build the report from what is finished; missing runs say so."""
     results = StylizeResults.load(study, config)
     provenance = results.provenance(results.sources, "runs", results.all_seeds)
+    sheets = _sheets(study, results)
     return Page(
         "Stylization: what VGG's features see",
         f"{results.sources} {provenance.amount} in {results.metadata['seconds']:.0f} s.",
         [
-            Section("Pictures", _sheets(study, results) or [Only("page", Text("No run is finished."))]),
+            Section("Pictures", sheets[1:] or [Only("page", Text("No more than what stands above."))]),
             Section("Numbers", [_numbers(results)]),
             Section("Not run", [Remarks(results.not_run())]),
         ],
-        summary_blocks=[Verdicts(results.verdicts()), Text(f"{CONTROLS_NOTE} {UNCORRECTED_NOTE}")],
+        summary_blocks=[
+            Verdicts(results.verdicts(), folded=results.is_smoke_test),
+            Text(f"{CONTROLS_NOTE} {UNCORRECTED_NOTE}"),
+        ],
         command=provenance.command,
         setting=results.setting,
         provenance=provenance,
         name=file_stem(experiment.NAME, results.setting),
+        answer=results.answer,
+        figure=sheets[0] if sheets else None,
+        smoke_test=results.is_smoke_test,
     )
 
 
@@ -61,13 +68,13 @@ def _numbers(results: StylizeResults) -> Table:
     titles = ["comparison", "number", *(v.label for v in results.variants), f"{results.headline} against Std, 95 % CI"]
     columns = [Column(title, numeric=i > 1) for i, title in enumerate(titles)]
     judge = f" Judge: {results.metadata['judge']}." if results.metadata.get("judge") else ""
-    note = f"{_NOTE}{judge} {results.sources}"
+    note = f"{_NOTE}{judge}"
     return Table(columns, results.rows(), "What the pictures show, in numbers.", note)
 
 
-def _sheets(study: Study, results: StylizeResults) -> list[Block]:
+def _sheets(study: Study, results: StylizeResults) -> list[Figure]:
     """A contact sheet per comparison that has runs."""
-    sheets: list[Block] = []
+    sheets: list[Figure] = []
     for comparison in COMPARISONS:
         try:
             lines = _lines(study, results, comparison)

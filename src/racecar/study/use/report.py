@@ -50,14 +50,15 @@ def page_of_run(folder: Path, model: str | None = None) -> Page:
     if description["experiment"] == "transfer":
         return _transfer(folder, description, model)
     run = Trained(folder)
-    blocks, sections = _training(run, model)
+    answer, sections = _training(run, model)
     return Page(
         f"Training of {run.about['model']}",
-        f"Accuracy {run.accuracy:.4f} on {run.about.get('validation_images', '?')} validation images.",
+        _data(run),
         sections,
-        blocks,
         provenance=_provenance(description, run, "1 network"),
         name=folder.resolve().name,
+        answer=answer,
+        figure=_drawn(run),
     )
 
 
@@ -74,19 +75,25 @@ def _data(run: Trained) -> str:
     return f"{count} images of {len(run.classes)} classes."
 
 
-def _training(run: Trained, model: str | None) -> tuple[list[Block], list[Section]]:
-    """Summary and sections of one training."""
-    drawn = Figure(partial(curves, run.history), "Loss and accuracy by epoch.", "Training curves", name="curves")
-    sections = [Section("Data", [Text(_data(run))]), Section("Training curves", [drawn])]
+def _drawn(run: Trained) -> Figure | None:
+    """Curves; one epoch has none."""
+    if len(run.history) < 2:
+        return None
+    return Figure(partial(curves, run.history), "Loss and accuracy by epoch.", "Training curves", name="curves")
+
+
+def _training(run: Trained, model: str | None) -> tuple[str, list[Section]]:
+    """The answer, and sections of one training."""
+    sections: list[Section] = []
     try:
         network = Network.open(run.folder, model)
         images = labelled(network, None)
     except (StudyError, ValueError) as error:
         left_out = Text(f"Classes, regenerated images and the card are left out: {error}")
-        return [Text(f"Validation accuracy {run.accuracy:.4f}.")], [*sections, Section("Left out", [left_out])]
+        return f"Validation accuracy {run.accuracy:.4f}.", [*sections, Section("Left out", [left_out])]
     found = Evaluation.of(network, images)
     low, high = found.interval
-    summary = Text(
+    summary = (
         f"Validation accuracy **{found.top(1):.4f}**, 95 % interval {low:.4f} to {high:.4f} (Wilson's; of other "
         f"images, not of other trainings), over {len(found.labels)} images: {found.words}. Mean over classes "
         f"{found.balanced:.4f}, expected calibration error {found.calibration.error:.4f}."
@@ -99,7 +106,7 @@ def _training(run: Trained, model: str | None) -> tuple[list[Block], list[Sectio
     ]
     for title, make in parts:
         sections.append(Section(title, _or_why(make)))
-    return [summary], sections
+    return summary, sections
 
 
 def _or_why(make: Callable[[], list[Block]]) -> list[Block]:
@@ -183,19 +190,30 @@ def _transfer(folder: Path, description: dict[str, Any], model: str | None) -> P
     ]
     result = Table(columns, rows, f"Accuracy on {content['data']}, {content['mode']}", "Student's t over seeds.")
     runs = {k: Trained(folder / f"{k}-0") for k in ("pretrained", "scratch") if (folder / f"{k}-0").exists()}
-    blocks, sections = _training(runs["pretrained"], model)
-    sections[0] = Section("Data", [Text(_data(runs["pretrained"]))])
-    if "scratch" in runs:
+    of_seed_0, sections = _training(runs["pretrained"], model)
+    if "scratch" in runs and len(runs["scratch"].history) > 1:
         drawn = partial(curves, runs["scratch"].history)
         shown = Figure(drawn, "Seed 0, from scratch.", "Curves of training from scratch", name="scratch")
-        sections.insert(2, Section("From scratch", [shown]))
-    lead = Text("What follows is of the fine-tuned network of seed 0.")
-    mean = content["summary"]["p_AB"]["mean"]
+        sections.insert(0, Section("From scratch", [shown]))
+    lead = Text(f"What follows is of the fine-tuned network of seed 0. {of_seed_0}")
     return Page(
         f"Transfer of {content['from']} to {content['data']}",
-        f"p_AB {mean:.4f}, n = {seeds}.",
+        _data(runs["pretrained"]),
         sections,
-        [result, lead, *blocks],
+        [result, lead],
         provenance=_provenance(description, runs["pretrained"], f"{seeds * len(runs)} networks"),
         name=folder.resolve().name,
+        answer=_gained(content["summary"], seeds),
+        figure=_drawn(runs["pretrained"]),
     )
+
+
+def _gained(summary: dict[str, Any], seeds: int) -> str:
+    """Accuracy after the transfer, beside that from scratch where both were run."""
+    said = f"Fine-tuned, the network reaches p_AB = {summary['p_AB']['mean']:.4f}"
+    if "p_B" in summary:
+        said += f"; from scratch p_B = {summary['p_B']['mean']:.4f}"
+        gain = summary["p_AB − p_B"]
+        if gain["low"] is not None:
+            said += f": {gain['mean']:+.4f}, 95 % interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+    return f"{said}; n = {seeds}."

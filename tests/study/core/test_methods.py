@@ -25,7 +25,7 @@ def known():
 
 
 def made(family: str, **attributes: object) -> type[Method]:
-    return type(family, (Method,), {"family": family, "color": "black", **attributes})
+    return type(family, (Method,), {"family": family, "color": "#000000", **attributes})
 
 
 def test_what_is_there() -> None:
@@ -54,6 +54,8 @@ def test_names_that_are_taken_or_are_none_are_refused(known, family, attributes,
 
 
 def test_a_method_without_a_name_or_a_colour_is_refused() -> None:
+    with pytest.raises(ValueError, match="Red's color must be written #rrggbb, not 'red'"):
+        methods.register(made("Red", color="red"))
     with pytest.raises(ValueError, match="Bare has no family and no color"):
         methods.register(type("Bare", (Method,), {}))
 
@@ -126,7 +128,7 @@ def test_a_method_may_have_a_hyper_parameter_of_its_own_in_its_name(known) -> No
     @methods.register
     @dataclass(frozen=True)
     class Warm(Method):
-        family, color = "Warm", "red"
+        family, color = "Warm", "#ff0000"
 
         epochs: int = 1
 

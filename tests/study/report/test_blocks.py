@@ -87,18 +87,20 @@ def test_groups_head_their_rows() -> None:
     assert [a["colspan"] for _, a in audit.elements if a.get("scope") == "rowgroup"] == ["2", "2"]
 
 
-def test_bars_take_the_colour_of_cell_row_or_column() -> None:
-    columns = ("Name", Column("Value", variant="ort"))
+def test_bars_take_the_colour_of_cell_or_row() -> None:
     rows = (
-        [Cell("Std", variant="std"), Cell(0.5, bar=0.5)],
+        [Cell("Std", color="#d29306"), Cell(0.5, bar=0.5)],
         ["x", Cell(1, bar=1)],
-        ["y", Cell(0, bar=0, variant="rr")],
+        ["y", Cell(0, bar=0, color="#2b62d9")],
     )
-    html = table(*rows, columns=columns).html()
+    html = table(*rows).html()
 
-    classes = [re.search(r"std|rr|ort", a["class"])[0] for tag, a in Audit(html).elements if tag == "td"]  # type: ignore[index]
-    assert classes == ["std", "ort", "rr"]
-    assert re.findall(r"width:([\d.]+%)", html) == ["50%", "100%", "0%"]
+    assert re.findall(r'class="bar"><span style="([^"]*)"', html) == [
+        "width:50%;background:#d29306",
+        "width:100%",
+        "width:0%;background:#2b62d9",
+    ]
+    assert re.findall(r'class="mark" style="([^"]*)"></span>(\w+)', html) == [("background:#d29306", "Std")]
 
 
 @pytest.mark.parametrize("bar", [-0.1, 1.1, float("nan")])
@@ -112,9 +114,9 @@ def test_a_row_of_the_wrong_length_is_refused_by_number() -> None:
         table(["a", 1], ["b", 2, 3])
 
 
-def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"unknown variant 'blue'.*'ort'"):
-        Cell("x", variant="blue")
+def test_what_is_no_colour_is_refused() -> None:
+    with pytest.raises(ValueError, match="written #rrggbb, not 'red;x'"):
+        Cell("x", color="red;x")
 
 
 def test_an_empty_table_says_so() -> None:

@@ -96,7 +96,11 @@ def drawn():
 def page() -> Page:
     table = Table(
         ["model", Column("accuracy", digits=2), "n"],
-        [Group("Phase I"), [Cell("RR^3_A", variant="rr"), Cell(0.123, bar=0.1, emphasis=True), 5], ["a | b", -1.5, 3]],
+        [
+            Group("Phase I"),
+            [Cell("RR^3_A", color="#2c8737"), Cell(0.123, bar=0.1, emphasis=True), 5],
+            ["a | b", -1.5, 3],
+        ],
         caption="A caption",
         note="A **note** with `code`.",
     )

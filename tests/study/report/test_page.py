@@ -42,7 +42,7 @@ def full_page(text: str = "plain", svg: str = DRAWING) -> Page:
                 [
                     Text(text),
                     Table(
-                        [text, Column(text, variant="rr", detail=text), "Third"],
+                        [text, Column(text, detail=text), "Third"],
                         [Group(text), [text, Cell(text, detail=text, emphasis=True, bar=0.5), None]],
                         caption=text,
                         note=text,

@@ -2,6 +2,7 @@
 
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 
 from racecar.study.report import Figure
@@ -85,3 +86,31 @@ def test_a_drawing_without_a_view_box_can_still_be_scaled() -> None:
 def test_what_is_not_svg_is_refused(svg: str) -> None:
     with pytest.raises(ValueError, match="figure is not"):
         Figure(svg, "", "")
+
+
+def test_greys_follow_the_page_and_colours_stay() -> None:
+    svg = (
+        '<svg><path style="fill: #ffffff; stroke: black"/><path style="fill: #666; stroke: #2b62d9"/>'
+        '<g id="as-drawn"><text style="fill: #ffffff">x</text></g><g id="as-drawn"/></svg>'
+    )
+    audit = Audit(Figure(svg, "", "").html())
+
+    assert [a["style"] for tag, a in audit.elements if tag in ("path", "text")] == [
+        "fill: var(--card); stroke: var(--ink)",
+        "fill: color-mix(in srgb, var(--ink) 60%, var(--card)); stroke: #2b62d9",
+        "fill: #ffffff",
+    ]
+    assert not audit.ids()
+
+
+def test_a_plotted_figure_has_no_paper_of_its_own() -> None:
+    def draw() -> plt.Figure:
+        figure, axis = plt.subplots()
+        axis.plot([0, 1], color="#2b62d9")
+        return figure
+
+    html = Figure(draw, "", "").html()
+
+    assert "#2b62d9" in html
+    assert not re.search('#ffffff|#000000|var\\(--card\\)"', html)
+    assert "fill: var(--card)" not in html

@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from racecar.study.classification.results import Curve
-from racecar.study.report.models import math_title, variant_of
+from racecar.study.report.models import SCRATCH, color_of, math_title, variant_of
 
 _STYLES = ("-", "--", ":", "-.")
-_SCRATCH = "#666666"
 
 
 def curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
@@ -27,13 +26,13 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
     figure, axes = plt.subplots(2, len(panels), figsize=(3.9 * len(panels), 6.6), squeeze=False, layout="constrained")
     styles: dict[str, tuple[str, str]] = {}  # of every variant, the same in all panels
     for variant in dict.fromkeys(variant_of(m) for models in panels.values() for m in models):
-        color = variant.method.color
+        color = color_of(variant.name)
         styles[variant.label] = color, _STYLES[sum(c == color for c, _ in styles.values()) % len(_STYLES)]
     legend: dict[str, Line2D] = {}
     for column, (title, models) in zip(axes.T, panels.items(), strict=True):
         for model, runs in models.items():
             name = model.partition("_")[0]
-            color, style = (_SCRATCH, "-") if model.endswith("_B") else styles[name]
+            color, style = (SCRATCH, "-") if model.endswith("_B") else styles[name]
             for run in runs:
                 for axis, x in zip(column, (run.epochs, run.seconds), strict=True):
                     axis.plot(x, run.accuracy, color=color, linewidth=0.6, alpha=0.4)
@@ -46,7 +45,7 @@ def curves(panels: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
             look = {"marker": "o" if len(common) < 15 else "", "markersize": 3, "color": color, "linewidth": 2}
             for axis, x in zip(column, (np.asarray(common), seconds), strict=True):
                 (line,) = axis.plot(x, accuracy, style, **look)
-                legend[math_title(name) + (" from scratch" if color == _SCRATCH else "")] = line
+                legend[math_title(name) + (" from scratch" if color == SCRATCH else "")] = line
         column[0].set_title(title, fontsize=10)
         column[0].set_xlabel("epoch of the phase")
         column[1].set_xlabel("seconds of training in the phase")

@@ -27,6 +27,7 @@ from racecar.study.core.variants import Variant
 from racecar.study.report import inference
 from racecar.study.report.figures import png
 from racecar.study.report.markdown import markdown, portable
+from racecar.study.report.models import SCRATCH
 from racecar.study.report.statistics import bounds, p_shown, spread
 
 COMPARED = (("RR1", "Std"), ("RR1", "Dec1"), ("RR1-white", "Std"), ("RR1-white", "RR1"), ("RR1-white", "Dec1-white"))
@@ -75,7 +76,7 @@ def figure(doses: Doses) -> Figure:
         curve(axis, next(iter(doses.values())), variant, points)
     scratch = [(share, r.summary(r.scratch, "accuracy")) for share, r in doses.items()]
     known = [(share, s.mean) for share, s in scratch if s.n]
-    axis.plot(*zip(*known, strict=True), color="#999999", linewidth=1, linestyle=":", label="B from scratch")
+    axis.plot(*zip(*known, strict=True), color=SCRATCH, linewidth=1, linestyle=":", label="B from scratch")
     axis.axhline(0.1, color="#cccccc", linewidth=0.8)
     axis.text(max(doses), 0.09, "chance", fontsize=8, color="#888888", ha="right", va="top")
     axis.set_xscale("log")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from racecar.study.coarse_to_fine.outcomes import FEW
 from racecar.study.coarse_to_fine.results import NAMES, TransferResults
 from racecar.study.core.variants import Variant
-from racecar.study.report.models import math_title
+from racecar.study.report.models import color_of, math_title
 from racecar.study.report.statistics import Summary
 
 _MARKERS = "osD^vP*X<>hdp"
@@ -41,7 +41,7 @@ def curve(axis: Axes, results: TransferResults, variant: Variant, points: Sequen
         [s.mean for _, s in points],
         np.transpose([ends(s) for _, s in points]),
         linestyle=variant.method.line,
-        color=variant.method.color,
+        color=color_of(variant.name),
         marker=_marker(results, variant),
         markersize=5,
         linewidth=1.2,
@@ -58,16 +58,16 @@ def frontier(results: TransferResults) -> Figure:
     figure, axis = plt.subplots(figsize=(7.4, 4.6), layout="constrained")
     found = {v: points for v in results.ordered if (points := results.frontier(v))}
     for variant, points in found.items():
-        method = variant.method
+        method, color = variant.method, color_of(variant.name)
         x, y = [a.mean for _, a, _ in points], [p.mean for _, _, p in points]
-        look = {"color": method.color, "marker": _marker(results, variant), "markersize": 6, "linewidth": 1.1}
+        look = {"color": color, "marker": _marker(results, variant), "markersize": 6, "linewidth": 1.1}
         axis.plot(x, y, method.line, markerfacecolor="white", label=math_title(variant.label), **look)  # type: ignore[arg-type]
         chosen = results.config.tuned.get(variant.name) if method.strengths else 0.0
         for value, a, p in points:
             if value == chosen:
-                axis.plot(a.mean, p.mean, markerfacecolor=method.color, zorder=3, **look)  # type: ignore[arg-type]
+                axis.plot(a.mean, p.mean, markerfacecolor=color, zorder=3, **look)  # type: ignore[arg-type]
                 above, beside = (np.reshape(ends(s), (2, 1)) for s in (p, a))
-                axis.errorbar(a.mean, p.mean, above, beside, color=method.color, linewidth=0.8, capsize=2)
+                axis.errorbar(a.mean, p.mean, above, beside, color=color, linewidth=0.8, capsize=2)
     everything = [(a.mean, p.mean) for points in found.values() for _, a, p in points]
     best = max(a for a, _ in everything)
     shown = [p for a, p in everything if a >= best - REACH]
@@ -111,7 +111,7 @@ def dots(results: TransferResults) -> Figure:
     order = list(reversed(results.judged))
     for axis, outcome in zip(axes[0], outcomes, strict=True):
         for place, variant in enumerate(order):
-            runs, color = results.tuned(variant), variant.method.color
+            runs, color = results.tuned(variant), color_of(variant.name)
             values = results.numbers(runs, outcome)
             axis.scatter(values, np.full(len(values), place - 0.2), s=7, color=color, alpha=0.5, linewidths=0)
             summary = results.summary(runs, outcome)

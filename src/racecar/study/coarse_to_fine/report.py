@@ -14,9 +14,10 @@ from racecar.study.coarse_to_fine.results import NAMES, PRIMARY, Comparison, Tra
 from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.core.variants import STD, Run, Variant
-from racecar.study.report import Block, Figure, Page, Remarks, Section, Table, Text, Verdicts
+from racecar.study.report import Block, Column, Figure, Page, Remarks, Section, Table, Text, Verdicts
 from racecar.study.report.claims import SMOKE_TEST
 from racecar.study.report.inference import holm
+from racecar.study.report.results import model_cell
 from racecar.study.report.statistics import Summary, p_shown, spread
 
 _NOTE = (
@@ -115,14 +116,24 @@ def _outcomes(results: TransferResults) -> list[Block]:
     records: list[dict[str, object]] = []
     for variant in results.judged:
         runs = results.tuned(variant)
-        record: dict[str, object] = {"method": variant.label, "value": _value(results, variant), "n": len(runs)}
+        record: dict[str, object] = {
+            "method": model_cell(variant.label),
+            "value": _value(results, variant),
+            "n": len(runs),
+        }
         for outcome in shown:
             digits = 1 if outcome == "effective_rank" else 2 if outcome == "information" else 3
             record[NAMES[outcome]] = _cell(results.summary(runs, outcome), digits)
         gain = results.gain(variant)
         record["p_AB − p_B"] = None if gain is None else _signed(gain)
         records.append(record)
-    columns = ["method", "value", "n", *(NAMES[o] for o in shown), "p_AB − p_B"]
+    columns: list[str | Column] = [
+        "method",
+        "value",
+        "n",
+        *(NAMES[o] for o in shown),
+        Column("p_AB − p_B", numeric=True),
+    ]
     methods = dict.fromkeys(v.method.note(results.config.compute_match) for v in results.judged)
     scratch = results.summary([r for r in results.scratch if r in results.metrics], "accuracy")
     note = " ".join([_NOTE, f"From scratch, B reaches {spread(scratch)} (n = {scratch.n}).", *filter(None, methods)])
@@ -196,7 +207,7 @@ def _frontier(results: TransferResults) -> list[Block]:
         for value, accuracy, probe in results.frontier(variant):
             label = f"{value:g} ({variant.method.unit})" if variant.method.strengths else "—"
             chosen = "chosen" if results.config.tuned.get(variant.name) == value else ""
-            rows.append([variant.label, label, chosen, accuracy.n, spread(accuracy), spread(probe)])
+            rows.append([model_cell(variant.label), label, chosen, accuracy.n, spread(accuracy), spread(probe)])
     table = Table(
         ["method", "value", "", "n", "accuracy on A", "probe on B, all labels"],
         rows,
@@ -234,7 +245,7 @@ def _cost(study: Study, results: TransferResults) -> list[Block]:
         usual = [p["seconds"] for r in results.tuned(STD) for p in results.metrics[r]["history"]]
         rows.append(
             [
-                variant.label,
+                model_cell(variant.label),
                 f"{seconds:.1f}",
                 f"{median(epochs):.2f}",
                 f"{median(epochs) / median(usual):.2f}" if results.config.seeds > 1 else "—",

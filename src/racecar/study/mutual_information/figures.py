@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from racecar.study.report.models import math_title
 
-# The paper's colours: black for the first epoch, yellow for the last.
-EPOCHS = LinearSegmentedColormap.from_list("epochs", ["#000000", "#5b1a4a", "#c1443c", "#f59a23", "#ffe94a"])
+# The paper's colours: black for the first epoch, yellow for the last. Not quite black, which is turned in the dark.
+EPOCHS = LinearSegmentedColormap.from_list("epochs", ["#050008", "#5b1a4a", "#c1443c", "#f59a23", "#ffe94a"])
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from racecar.study.core.methods import Method
-from racecar.study.report.models import math_title
+from racecar.study.report.models import color_of, math_title
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,9 @@ def by_task(curves: Sequence[Curve], titles: Sequence[str], chance: float | None
             mean = np.nanmean(values, 0)
             label = math_title(curve.label.partition(",")[0]) + (", first tenth" if curve.faint else "")
             style = ":" if curve.faint else curve.method.line
-            # Of several depths of one method the deepest is the darkest.
-            deepest = max(c.method.depth for c in curves if c.method.family == curve.method.family)
-            alpha = 0.45 if curve.method.depth < deepest else 1.0
+            color = color_of(curve.method.name)
             width = 1.1 if curve.faint else 1.7
-            axis.plot(tasks, mean, style, color=curve.method.color, alpha=alpha, linewidth=width, label=label)
+            axis.plot(tasks, mean, style, color=color, linewidth=width, label=label)
             if len(values) > 1 and not curve.faint and (several := there[there > 0] > 1).any():
                 n = there[there > 0][several]
                 half = stats.t.ppf(0.975, n - 1) * np.nanstd(values[:, several], 0, ddof=1) / n**0.5
@@ -65,8 +63,8 @@ def by_task(curves: Sequence[Curve], titles: Sequence[str], chance: float | None
                     tasks[several],
                     np.clip(mean[several] - half, 0, highest),
                     np.clip(mean[several] + half, 0, highest),
-                    color=curve.method.color,
-                    alpha=0.15 * alpha,
+                    color=color,
+                    alpha=0.15,
                     linewidth=0,
                 )
         if chance is not None and panel == 0:

@@ -10,6 +10,7 @@ from racecar.study.plasticity.config import PlasticityConfig, strengths
 from racecar.study.plasticity.results import DELTA, Chain, PlasticityResults
 from racecar.study.plasticity.sequences import KINDS
 from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Remarks, Section, Table, Text
+from racecar.study.report.models import color_of
 from racecar.study.report.statistics import interval, p_shown, spread
 
 _JUDGED = (
@@ -150,7 +151,7 @@ def _curves(results: PlasticityResults) -> list[Block]:
 
 
 def _label(chain: Chain) -> Cell:
-    return Cell(chain.name, variant=chain.variant.method.shade)
+    return Cell(chain.name, color=color_of(chain.variant.name))
 
 
 def _means(results: PlasticityResults) -> Table:
@@ -191,7 +192,7 @@ def _frontier(results: PlasticityResults) -> list[Block]:
     best, given = results.best_values(), results.config.chosen
     for variant in results.tuned:
         values = strengths(variant.method)
-        cells: list[object] = [Cell(variant.label, variant=variant.method.shade), variant.method.unit]
+        cells: list[object] = [Cell(variant.label, color=color_of(variant.name)), variant.method.unit]
         for value in values:
             of = [c for c in results.chains if (c.variant, c.value, c.first) == (variant, value, False)]
             runs = results.of_chain(of[0]) if of else []

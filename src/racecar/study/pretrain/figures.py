@@ -15,14 +15,14 @@ def curves(history: Sequence[Point]) -> Figure:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [p.epoch for p in history]
-    left.plot(epochs, [p.loss for p in history], color="#1f77b4", label="cross entropy")
+    left.plot(epochs, [p.loss for p in history], color="#2b62d9", label="cross entropy")
     if any(p.penalty for p in history):
-        left.plot(epochs, [p.penalty for p in history], color="#2ca02c", label="penalty, λ included")
+        left.plot(epochs, [p.penalty for p in history], color="#d14f25", linestyle="--", label="penalty, λ included")
     left.set_ylim(bottom=0)
     trained = [(p.epoch, p.train_accuracy) for p in history if p.train_accuracy is not None]
-    right.plot([e for e, _ in trained], [a for _, a in trained], color="#aaaaaa", label="training, as weights change")
+    right.plot([e for e, _ in trained], [a for _, a in trained], color="#888888", label="training, as weights change")
     measured = [(p.epoch, p.accuracy) for p in history if p.accuracy is not None]
-    right.plot([e for e, _ in measured], [a for _, a in measured], color="#d62728", marker=".", label="validation")
+    right.plot([e for e, _ in measured], [a for _, a in measured], color="#2b62d9", marker=".", label="validation")
     right.set_ylim(0, 1)
     for axis, name in ((left, "loss, mean over the epoch"), (right, "accuracy")):
         axis.set(xlabel="epoch", ylabel=name)

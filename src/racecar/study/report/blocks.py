@@ -12,7 +12,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from racecar.study.report import svg
 from racecar.study.report.claims import OUTCOMES, Verdict
@@ -22,12 +22,10 @@ from racecar.study.report.markdown import markdown, portable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-Variant = Literal["", "std", "rr", "ort"]
-
 NOT_RUN = "not run"
+_NUMBER_CLASS = ' class="number"'
 _FEW = 3  # verdicts that need no folding
 
-_VARIANTS: tuple[str, ...] = get_args(Variant)
 # A badge must be readable without its colour, so each outcome has a sign as well as its words.
 _SIGNS = {"reproduced": "✓", "not reproduced": "✕", "undecided": "?", "not run": "–"}
 
@@ -171,18 +169,13 @@ class Column:
         title: The heading.
         numeric: Right-aligned with tabular numerals. None decides by what the column holds.
         digits: Decimals of cells given as floats; None: four significant digits.
-        variant: "std", "rr" or "ort": the colour of the column's mark and bars.
         detail: A small second line of the heading, such as a unit; on the page alone.
     """
 
     title: str
     numeric: bool | None = None
     digits: int | None = None
-    variant: str = ""
     detail: str = ""
-
-    def __post_init__(self) -> None:
-        _check_variant(self.variant)
 
 
 @dataclass(frozen=True)
@@ -194,18 +187,19 @@ class Cell:
         detail: A small second line, such as "95 % CI .91-.95, n = 5".
         emphasis: Set in bold.
         bar: A tiny horizontal bar of this share, 0 to 1. Its colour is that of the cell, else of the row's
-            first cell, else of the column.
-        variant: "std", "rr" or "ort": the colour of the bar, or of a mark before the text without one.
+            first cell.
+        color: "#rrggbb", of the bar, or of a mark before the text without one.
     """
 
     text: object
     detail: str = ""
     emphasis: bool = False
     bar: float | None = None
-    variant: str = ""
+    color: str = ""
 
     def __post_init__(self) -> None:
-        _check_variant(self.variant)
+        if self.color and re.fullmatch("#[0-9a-f]{6}", self.color) is None:
+            raise ValueError(f"a color is written #rrggbb, not {self.color!r} (cell {self.text!r})")
         if self.bar is not None and not 0 <= self.bar <= 1:  # false for NaN too
             raise ValueError(f"a bar's share must lie in 0..1, not {self.bar!r} (cell {self.text!r})")
 
@@ -267,8 +261,7 @@ class Table:
         columns = self._columns
         numeric = [self._is_numeric(i, column) for i, column in enumerate(columns)]
         head = "".join(
-            f'<th scope="col"{_classes("number" if right else "", column.variant)}>'
-            f"{_mark(column.variant)}{html_words(column.title)}{_detail(column.detail)}</th>"
+            f'<th scope="col"{_NUMBER_CLASS if right else ""}>{html_words(column.title)}{_detail(column.detail)}</th>'
             for column, right in zip(columns, numeric, strict=True)
         )
         bodies: list[list[str]] = [[]]
@@ -331,18 +324,8 @@ def _looks_numeric(value: object) -> bool:
     return isinstance(value, numbers.Real) or bool(_NUMBER.fullmatch(str(value).strip()))
 
 
-def _check_variant(variant: str) -> None:
-    if variant not in _VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; allowed: {', '.join(map(repr, _VARIANTS))}")
-
-
-def _classes(*names: str) -> str:
-    joined = " ".join(name for name in names if name)
-    return f' class="{joined}"' if joined else ""
-
-
-def _mark(variant: str) -> str:
-    return '<span class="mark"></span>' if variant else ""
+def _mark(color: str) -> str:
+    return f'<span class="mark" style="background:{color}"></span>' if color else ""
 
 
 def _detail(text: str) -> str:
@@ -365,10 +348,9 @@ def _number(value: object, digits: int | None) -> str:
 
 def _html_row(row: Sequence[object], columns: Sequence[Column], numeric: Sequence[bool]) -> str:
     cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
-    row_variant = cells[0].variant if cells else ""
+    row_color = cells[0].color if cells else ""
     out = []
     for i, (cell, column, right) in enumerate(zip(cells, columns, numeric, strict=True)):
-        variant = cell.variant or row_variant or column.variant
         if cell.text is None:
             text = f'<span class="muted">{NOT_RUN}</span>'
         else:
@@ -377,10 +359,12 @@ def _html_row(row: Sequence[object], columns: Sequence[Column], numeric: Sequenc
             text = f"<strong>{text}</strong>"
         bar = ""
         if cell.bar is not None:
-            bar = f'<span class="bar"><span style="width:{cell.bar * 100:.4g}%"></span></span>'
-        mark = _mark(cell.variant) if cell.bar is None else ""
+            color = cell.color or row_color
+            ink = f";background:{color}" if color else ""
+            bar = f'<span class="bar"><span style="width:{cell.bar * 100:.4g}%{ink}"></span></span>'
+        mark = _mark(cell.color) if cell.bar is None else ""
         tag, scope = ("th", ' scope="row"') if i == 0 else ("td", "")
-        classes = _classes("number" if right else "", variant)
+        classes = _NUMBER_CLASS if right else ""
         out.append(f"<{tag}{scope}{classes}>{mark}{text}{bar}{_detail(cell.detail)}</{tag}>")
     return f"<tr>{''.join(out)}</tr>"
 

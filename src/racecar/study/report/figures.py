@@ -115,7 +115,8 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # A fixed salt and no date: the same data gives the same file.
     with plt.rc_context({"svg.hashsalt": "racecar"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        # Transparent: the page's card is the paper, which is dark where the reader's screen is.
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     plt.close(figure)
     return buffer.getvalue()
 

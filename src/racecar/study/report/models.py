@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from racecar.study.core.variants import Variant
 
-PAPER = "#b03060"  # the paper's own numbers beside a study's
+PAPER = "#000000"  # the paper's own numbers beside a study's, which have colours
+SCRATCH = "#767676"  # trained on task B alone
 _WAYS = {"1pct": "1 %", "10pct": "10 %"}
 
 
@@ -18,8 +19,18 @@ def variant_of(model: str) -> Variant:
 
 
 def color_of(model: str) -> str:
-    """A model's colour in figures, that of its method."""
-    return variant_of(model).method.color
+    """The colour of a model, or of a variant by its name, in figures and tables: its method's, paler for fewer layers.
+
+    Models that were trained on task B from scratch have a colour of their own. Of the colours of Std, Ort, RR^s and
+    Dec^s no two look alike to the colour-blind; the others have their own lines too, see :class:`Method`.
+    """
+    if model.partition("_")[2].startswith("B"):
+        return SCRATCH
+    method = variant_of(model).method
+    white = 0.36 / method.depth if method.depth else 0.0
+    return "#" + "".join(
+        f"{round(int(method.color[i : i + 2], 16) * (1 - white) + 255 * white):02x}" for i in (1, 3, 5)
+    )
 
 
 def math_title(model: str) -> str:

@@ -12,7 +12,7 @@ from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant
 from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
 from racecar.study.report.claims import Verdict, answer
-from racecar.study.report.models import variant_of
+from racecar.study.report.models import color_of
 from racecar.study.report.page import Provenance
 from racecar.study.report.statistics import (
     Summary,
@@ -332,5 +332,5 @@ class AccuracyResults(Results[AnyConfig]):
 
 
 def model_cell(model: str) -> Cell:
-    """A cell of a table with a model's name, marked in the colour of its method."""
-    return Cell(model, variant=variant_of(model).method.shade)
+    """A cell of a table with a model's name, marked in its colour."""
+    return Cell(model, color=color_of(model))

@@ -22,6 +22,11 @@ _LEFT_OUT = {"class", "role", "tabindex", "target", "src", "type", "show", "actu
 # fmt: on
 _REFERENCE = re.compile(r"url\(\s*(['\"]?)(.*?)\1\s*\)", re.IGNORECASE | re.DOTALL)
 _SMUGGLES = re.compile(r"\\|@|/\*|//|url\s*\(|image(-set)?\s*\(", re.IGNORECASE)
+# Greys, black and white are of the paper and the ink, so they follow the page's scheme; colours stay.
+_GREY = re.compile(
+    r"((?:fill|stroke|stop-color)\s*:\s*)(?:(black|white)\b|#(?:([0-9a-f])\3\3|([0-9a-f]{2})\4\4)(?![0-9a-f]))",
+    re.IGNORECASE,
+)
 _INLINE_IMAGE = re.compile(r"data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/=\s]*")
 
 
@@ -36,6 +41,10 @@ class Drawing:
 
     markup: str
     width: float
+
+
+AS_DRAWN = "as-drawn"
+"""Id of a group whose greys stay, such as white words over a picture."""
 
 
 def check(svg: str) -> None:
@@ -77,15 +86,19 @@ def _parse(svg: str) -> ET.Element:
     return root
 
 
-def _clean(element: ET.Element, prefix: str) -> None:
+def _clean(element: ET.Element, prefix: str, greys: bool = True) -> None:
     """Keep what draws, without namespaces (HTML knows SVG by name), and put `prefix` before every id."""
     element.tag = element.tag.removeprefix(_SVG)
+    if element.get("id") == AS_DRAWN:
+        del element.attrib["id"]
+        element.set("fill", "#000000")  # what names no colour of its own, as in any SVG
+        greys = False
     attributes = list(element.attrib.items())
     element.attrib.clear()
     for name, value in attributes:
         kept = _attribute(name, value, prefix)
         if kept is not None:
-            element.set(*kept)
+            element.set(kept[0], _GREY.sub(_mixed, kept[1]) if greys and kept[0] == "style" else kept[1])
     for child in list(element):
         # Comments and processing instructions have a function for a tag.
         name = child.tag.removeprefix(_SVG) if isinstance(child.tag, str) else ""
@@ -94,7 +107,16 @@ def _clean(element: ET.Element, prefix: str) -> None:
         elif name not in _DRAWS:
             _drop(element, child)
             continue
-        _clean(child, prefix)
+        _clean(child, prefix, greys)
+
+
+def _mixed(match: re.Match[str]) -> str:
+    """A grey as so much ink on the card: ``#ffffff`` is the card itself."""
+    name, digit, pair = match[2], match[3], match[4]
+    level = {"black": 0, "white": 255}[name.lower()] if name else int(digit * 2 if digit else pair, 16)
+    if level in (0, 255):
+        return f"{match[1]}var(--{'card' if level else 'ink'})"
+    return f"{match[1]}color-mix(in srgb, var(--ink) {100 * (1 - level / 255):.0f}%, var(--card))"
 
 
 def _drop(parent: ET.Element, child: ET.Element) -> None:

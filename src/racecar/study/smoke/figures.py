@@ -13,21 +13,16 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from racecar.study.report.models import PAPER, color_of, math_title, variant_of
+from racecar.study.report.svg import AS_DRAWN
 from racecar.study.smoke import paper
 from racecar.study.smoke.results import SmokeResults
 
-SCRATCH = "#b5533c"  # Figure 18's red
 _PANELS = {
     "B1": ("AB1", "B1"),
     "B2": ("AB2", "B2"),
     "B1, leaky last ReLU": ("AB1-leaky", "B1-leaky"),
     "B2, leaky last ReLU": ("AB2-leaky", "B2-leaky"),
 }
-
-
-def _color(model: str) -> str:
-    """The variant's; from scratch as in Figure 18."""
-    return SCRATCH if "_B" in model else color_of(model)
 
 
 def strips(rows: Mapping[str, Tensor], count: int = 10) -> Figure:
@@ -105,7 +100,7 @@ def figure_9(results: SmokeResults) -> Figure:
             column[1].set_axis_off()
     handles = [
         Line2D([], [], marker="o", linestyle="", markerfacecolor="white", color="black", label="run"),
-        Line2D([], [], marker="x", linestyle="", color="#c00000", label="collapsed run"),
+        Line2D([], [], marker="x", linestyle="", color="#d14f25", label="collapsed run"),
         Line2D([], [], color="#666666", linestyle="--", linewidth=1, label="black picture"),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
@@ -124,11 +119,11 @@ def _bars(axis: Axes, models: Mapping[str, Sequence[tuple[float, bool]]], consta
             place = axis.get_xaxis_transform()
             axis.text(i, 0.04, "not run", rotation=90, ha="center", fontsize=8, color="#777777", transform=place)
             continue
-        axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=_color(model), zorder=2)
+        axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=color_of(model), zorder=2)
         offsets = np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else np.zeros(1)
         for x, (value, collapsed) in zip(i + offsets, runs, strict=True):
             if collapsed:
-                axis.scatter(x, value, s=22, marker="x", color="#c00000", linewidths=0.9, zorder=3)
+                axis.scatter(x, value, s=22, marker="x", color="#d14f25", linewidths=0.9, zorder=3)
             else:
                 axis.scatter(x, value, s=22, color="white", edgecolors="black", linewidths=0.9, zorder=3)
     if "black" in constants:
@@ -180,7 +175,7 @@ def curves_b(results: SmokeResults) -> Figure:
 
 
 def _curve(axis: Axes, model: str, histories: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
-    color, style = _color(model), variant_of(model).method.line
+    color, style = color_of(model), variant_of(model).method.line
     for history in histories:
         axis.plot([p["step"] for p in history], [p[name] for p in history], color=color, linewidth=0.6, alpha=0.5)
     steps = sorted(set.intersection(*({p["step"] for p in h} for h in histories))) if histories else []
@@ -220,7 +215,9 @@ def _grid(lines: Sequence[tuple[str, Sequence[tuple[Tensor | None, str, float, s
                 continue
             _show(axis, picture, colors, top)
             if label:
-                axis.text(0.03, 0.97, label, color="white", fontsize=7, va="top", transform=axis.transAxes)
+                axis.text(
+                    0.03, 0.97, label, color="white", fontsize=7, va="top", transform=axis.transAxes, gid=AS_DRAWN
+                )
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     width = figure.get_size_inches()[0]
     figure.subplots_adjust(left=margin / width, right=0.998, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04)

@@ -281,7 +281,7 @@ class SweepResults:
         places = range(len(self.weights))
         for variant in self.variants:
             kind = Variant(variant)
-            style: dict[str, Any] = {"color": kind.method.color, "label": models.math_title(kind.label)}
+            style: dict[str, Any] = {"color": models.color_of(variant), "label": models.math_title(kind.label)}
             if has_weight(variant):
                 found = [self.summary(w, variant, self.criterion) for w in self.weights]
                 spreads = [0.0 if math.isnan(s.sd) else s.sd for s in found]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from racecar.analysis import Calibration
+from racecar.study.report.svg import AS_DRAWN
 
 if TYPE_CHECKING:
     from racecar.study.use.evaluating import Evaluation
@@ -41,7 +42,9 @@ def evaluation(found: Evaluation) -> Figure:
         for (row, column), number in np.ndenumerate(confusion):
             if number:
                 colour = "white" if shares[row, column] > 0.5 else "black"
-                left.text(column, row, f"{number:.0f}", ha="center", va="center", fontsize=7, color=colour)
+                left.text(
+                    column, row, f"{number:.0f}", ha="center", va="center", fontsize=7, color=colour, gid=AS_DRAWN
+                )
     reliability(right, found.calibration)
     return figure
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
@@ -72,8 +72,7 @@ class Method:
     Attributes:
         depth: s, the number of compared layers; 0 for methods that compare none.
         family: what its names begin with, ``"RR"`` of ``"RR6"``.
-        color: in figures, as matplotlib takes it.
-        shade: its colour in the tables' style sheet; "": none.
+        color: in figures and tables, ``"#rrggbb"``; of fewer compared layers it is paler.
         line: in curves, as matplotlib takes it, where the colour alone does not tell it from another method.
         place: where it stands, from left to right, in figures and notes; the paper has Ort, Std, RR.
         layered: whether its names end with the number of compared layers.
@@ -92,7 +91,6 @@ class Method:
 
     family: ClassVar[str]
     color: ClassVar[str]
-    shade: ClassVar[Literal["", "std", "ort", "rr"]] = ""
     line: ClassVar[str] = "-"
     place: ClassVar[int] = 3
     layered: ClassVar[bool] = False
@@ -253,11 +251,13 @@ def register(method: type[M]) -> type[M]:
     """Make a method known by its family's name; a class decorator.
 
     Raises:
-        ValueError: it lacks a family or a colour, its family is no name for a folder, or another method reads its
-            names.
+        ValueError: it lacks a family or a colour that is written ``#rrggbb``, its family is no name for a folder, or
+            another method reads its names.
     """
     if missing := [name for name in ("family", "color") if not hasattr(method, name)]:
         raise ValueError(f"{method.__name__} has no {' and no '.join(missing)}")
+    if re.fullmatch("#[0-9a-f]{6}", method.color) is None:
+        raise ValueError(f"{method.__name__}'s color must be written #rrggbb, not {method.color!r}")
     family = method.family
     if re.fullmatch(r"[A-Z][A-Za-z0-9]*", family) is None or (method.layered and family[-1].isdigit()):
         raise ValueError(f"{family!r} cannot be a method's name: use letters and digits, a capital first")

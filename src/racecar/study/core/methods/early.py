@@ -9,7 +9,7 @@ from racecar.study.core.methods.base import Method, register
 class Early(Method):
     """As Std, stopped before its schedule ends."""
 
-    family, color, line, place = "Early", "#a58a1f", ":", 2
+    family, color, line, place = "Early", "#a58b05", ":", 2
     strengths, unit = (0.1, 0.2, 0.35, 0.5, 0.7), "share of phase I"
 
     def stop(self, strength: float) -> float:

@@ -12,7 +12,7 @@ from racecar.study.core.methods.base import Method, Regulariser, Settings, regis
 class L2Init(Method):
     """The cross entropy and λ · ‖θ − θ_0‖² over all parameters."""
 
-    family, color, line, place = "L2Init", "#c25a8a", "--", 3
+    family, color, line, place = "L2Init", "#d35f95", "--", 3
     has_weight = True
     strengths, unit = (1e-4, 1e-3, 1e-2, 1e-1, 1.0), "λ"
 

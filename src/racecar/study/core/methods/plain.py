@@ -9,14 +9,14 @@ from racecar.study.core.methods.base import Method, register
 class Std(Method):
     """The cross entropy alone."""
 
-    family, color, shade, place = "Std", "#e0b000", "std", 1  # the paper's yellow
+    family, color, place = "Std", "#d29306", 1  # the paper's yellow, dark enough for white paper
 
 
 @register
 class StdC(Method):
     """As Std, but as long as RR takes in phase I (compute-matched)."""
 
-    family, color, shade, line, place = "StdC", "#eccf74", "std", "--", 2  # paler
+    family, color, line, place = "StdC", "#ed8761", "--", 2
 
     def length(self, compute_match: float) -> float:
         """As many steps more as a racecar step costs more."""

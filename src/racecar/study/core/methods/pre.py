@@ -12,7 +12,7 @@ from racecar.study.core.methods.base import Method, register
 class Pre(Method):
     """As Std, from layers that were trained one by one to be undone by their own transpose."""
 
-    family, color, line, place = "Pre", "#4aa3a2", "-.", 3
+    family, color, line, place = "Pre", "#53a0a0", "-.", 3
     strengths, unit = (1.0, 2.0, 3.0, 5.0, 8.0), "epochs per layer"
 
     def pretraining(self, strength: float) -> int:

@@ -9,7 +9,7 @@ from racecar.study.core.methods.base import Method, register
 class Proj(Method):
     """As Std with two more layers before the head in phase I (Chen et al. 2020; Bordes et al. 2023)."""
 
-    family, color, line, place = "Proj", "#7c8a94", "--", 2
+    family, color, line, place = "Proj", "#48658d", "--", 2
     strengths, unit = (32.0, 64.0, 128.0, 256.0, 512.0), "hidden units"
 
     def projector(self, strength: float) -> int:

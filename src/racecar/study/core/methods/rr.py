@@ -30,7 +30,7 @@ class RR(Method):
         ValueError: more layers are to be drawn than are compared, or another than the first is to be whitened.
     """
 
-    family, color, shade, place = "RR", "#3a9a4a", "rr", 5  # the paper's green
+    family, color, place = "RR", "#1f7f2a", 5  # the paper's green
     layered, has_weight = True, True
     usage: ClassVar[str] = (
         "may be followed by -every<k>, -fraction<f>, -layerwise, -subset<k>, -denoise, -end, -fade, -gain, -pooled and "

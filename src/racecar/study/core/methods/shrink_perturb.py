@@ -13,7 +13,7 @@ from racecar.study.core.methods.base import Method, register
 class SP(Method):
     """As Std; between tasks θ ← (1 − a) · θ + a · θ_fresh for all weights."""
 
-    family, color, line, place = "SP", "#b5533c", ":", 3
+    family, color, line, place = "SP", "#d14f25", ":", 3
     strengths, unit = (0.05, 0.1, 0.2, 0.4, 0.8), "a"
 
     def between(

@@ -12,7 +12,7 @@ from racecar.study.core.methods.base import Method, register
 class LS(Method):
     """The cross entropy with smoothed labels (Szegedy et al. 2016)."""
 
-    family, color, line, place = "LS", "#c2703d", ":", 2
+    family, color, line, place = "LS", "#967d76", ":", 2
     strengths, unit = (0.05, 0.1, 0.2, 0.4, 0.6), "smoothing"
 
     def recipe(self, strength: float) -> Mapping[str, Any]:

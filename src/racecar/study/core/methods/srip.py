@@ -12,7 +12,7 @@ from racecar.study.core.methods.base import Method, Regulariser, Settings, regis
 class Ort(Method):
     """The cross entropy and β times SRIP."""
 
-    family, color, shade, place = "Ort", "#2f6fb5", "ort", 0  # the paper's blue
+    family, color, place = "Ort", "#2b62d9", 0  # the paper's blue
     strengths, unit = (0.001, 0.01, 0.1, 1.0, 10.0), "β"
 
     def regulariser(self, model: nn.Module, settings: Settings) -> Regulariser:

@@ -21,7 +21,7 @@ class Dec(Method):
         ValueError: another layer than the first is to be whitened.
     """
 
-    family, color, line, place = "Dec", "#8f83ab", "-.", 4  # violet: the paper does not have it
+    family, color, line, place = "Dec", "#8f45b0", "-.", 4  # violet: the paper does not have it
     layered, untied, has_weight = True, True, True
     strengths, unit = (0.1, 0.3, 1.0, 3.0, 10.0), "ratio"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,6 +54,7 @@ class Program:
         self.palindrome, self.subset, self.shapes, self.carried = palindrome, subset, forward.shapes, forward.carried
         self.constants, self.names = forward.constants, forward.weights
         self.proved = True  # or derived while weights had no values
+        self.uncompiled: Callable[..., Any] | None = None  # what calls its programs, if torch.compile must not
         self.checked: tuple[tuple[int, ...], dict[int, Precision]] | None = None  # which sharded weights, and how
         self.gathered: dict[tuple[str, frozenset[int]], nn.Module] = {}  # programs for weights that are sharded
         self.numbers = forward.numbers
@@ -141,6 +142,8 @@ class Program:
         specs = in_spec, forward.out_spec
         derived = cls(palindrome, subset, forward, specs, leaves, source if sizes_vary else None)
         derived.proved = missing is None or not options.verify
+        if options.checkpoint == "both":
+            derived.uncompiled = run_uncompiled()
         return derived
 
     def fits(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -235,8 +238,8 @@ class Program:
         program = getattr(self.palindrome, which)
         sharded = frozenset(i for i, w in enumerate(weights) if is_sharded(w))
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # if it fails inside the model's own no_grad
-            if rr.options.checkpoint == "both" and not sharded:
-                return run_uncompiled(program, *weights, *operands)
+            if self.uncompiled is not None and not sharded:
+                return self.uncompiled(program, *weights, *operands)
             if not sharded:
                 return program(*weights, *operands)
             check_uncompiled()

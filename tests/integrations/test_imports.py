@@ -37,3 +37,8 @@ def test_what_an_import_brings(brought, module) -> None:
     assert module in imported
     assert imported & FRAMEWORKS <= MODULES[module]
     assert "racecar.study" not in imported
+
+
+def test_torchs_compiler_is_not_loaded_before_a_model_is_there(brought) -> None:
+    """It takes as long as all the rest of torch."""
+    assert "torch._dynamo" not in brought["racecar"]

@@ -66,10 +66,8 @@ def export_forward(
         numbers: positions among the flat arguments of tensors that stand for numbers.
 
     Raises:
-        ArgumentError: the example and the model are on different devices, or the example holds no tensor.
         ExportError: ``torch.export`` refuses the model, or the model does what no graph can.
     """
-    check_devices(model, args, kwargs)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.detach(), (args, dict(kwargs)))
     hooked = hooked_modules(model)
     constants = rehearsal.set_to_constants if rehearsal is not None else []

@@ -143,11 +143,16 @@ def recompute_both(program: fx.GraphModule) -> fx.GraphModule:
     return _Recomputation(program).build()
 
 
+def run_uncompiled() -> Callable[..., Any]:
+    """What calls a program, (program, *operands), and is left alone by torch.compile.
+
+    Made when a program is derived: torch's compiler is not loaded before.
+    """
+    return torch.compiler.disable(_run)
+
+
 def _run(program: fx.GraphModule, *operands: Any) -> Any:
     return program(*operands)
-
-
-run_uncompiled: Callable[..., Any] = torch.compiler.disable(_run)  # (program, *operands), under torch.compile as well
 
 
 class _Recomputation:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 from collections.abc import Iterator
 from typing import Any
-
-import torch.export._trace
 
 _SAID = {  # by logger, how what is raised as well begins
     "torch.fx.experimental.symbolic_shapes": "Unable to find user code",
@@ -34,7 +33,7 @@ def errors_said_once() -> Iterator[None]:
 @contextlib.contextmanager
 def export_prints_nothing() -> Iterator[None]:
     """While it lasts, the tracer does not print the graph that it has so far; what a model prints is printed."""
-    module: Any = torch.export._trace
+    module: Any = importlib.import_module("torch.export._trace")  # here: it takes as long as all the rest of torch
     before = vars(module).get("print", print)
     module.print = lambda *args, **kwargs: None
     try:

@@ -17,6 +17,7 @@ import torch._export
 import torch.distributed as dist
 import torch.fx.experimental.symbolic_shapes
 from processes import together
+from refusals import refused
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
@@ -112,15 +113,6 @@ def step(called: nn.Module, images: Tensor, labels: Tensor, factor: float = 1.0,
 def bf16() -> Iterator[None]:
     with torch.autocast("cpu", torch.bfloat16):
         yield
-
-
-def refused(do: Callable[[], Any]) -> dict[str, Tensor]:
-    """The message of the one error."""
-    try:
-        do()
-    except racecar.ArgumentError as error:
-        return {"message": torch.tensor(list(str(error).encode()), dtype=torch.uint8)}
-    raise AssertionError("not refused")
 
 
 # --- DDP --------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import torch.distributed.checkpoint as dcp
 import torch.fx.experimental.symbolic_shapes
 import transformers
 from processes import together
+from refusals import refused
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
@@ -302,14 +303,6 @@ def loaded() -> dict[str, Tensor]:
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
-
-
-def refused(do: Callable[[], Any]) -> dict[str, Tensor]:
-    try:
-        do()
-    except racecar.ArgumentError as error:
-        return {"message": torch.tensor(list(str(error).encode()), dtype=torch.uint8)}
-    raise AssertionError("not refused")
 
 
 def without_a_root() -> dict[str, Tensor]:

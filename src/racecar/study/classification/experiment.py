@@ -23,6 +23,7 @@ from racecar.study.classification.recipe import Recipe
 from racecar.study.classification.training import Trainer
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.folder import Study
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.resume import saved_state, slot, train_run
@@ -74,12 +75,7 @@ class ClassificationConfig:
     WAYS: ClassVar[tuple[str, ...]] = ("probe", *SHARES)
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "width", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("train_images", "test_images", "few_epochs"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "seeds", "width", "evaluations", "train_images", "test_images", "few_epochs")
         for name in ("weight", "ort_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from racecar.study.classification.augmentation import Augmentation
+from racecar.study.core.counts import at_least_one
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,7 @@ class Recipe:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "epochs", "batch_size")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         for name in ("momentum", "weight_decay", "label_smoothing", "warmup"):

@@ -9,6 +9,7 @@ from typing import Any
 from racecar.study.classification.recipe import Recipe
 from racecar.study.coarse_to_fine.networks import SHAPES, Shape
 from racecar.study.coarse_to_fine.pairs import PAIRS, Pair
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.variants import STD, Run, Variant
 
@@ -49,12 +50,7 @@ class TransferConfig:
     evaluations: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "width", "evaluations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("train_images", "test_images"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "seeds", "width", "evaluations", "train_images", "test_images")
         if not self.compute_match >= 1:
             raise ValueError(f"compute_match must be at least 1, not {self.compute_match}")
         if self.pair not in PAIRS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.methods.srip import Ort
 from racecar.study.core.variants import EARLY, Run, Variant, plan
@@ -55,9 +56,7 @@ class Training:
     epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "epochs_b", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "epochs", "epochs_b", "batch_size")
         for name in ("learning_rate", "epsilon"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")

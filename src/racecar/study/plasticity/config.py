@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.methods import Method, Need, forms
 from racecar.study.core.variants import Run, Variant
 from racecar.study.plasticity.network import DEPTH
@@ -74,9 +75,7 @@ class PlasticityConfig:
     learning_rate: float = 2e-3
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "frontier", "tasks", "train_images", "test_images", "batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "seeds", "frontier", "tasks", "train_images", "test_images", "batch_size", "epochs")
         if self.classes < 2:
             raise ValueError(f"classes must be at least 2, not {self.classes}: one class is no task")
         if self.batch_size > self.train_images:

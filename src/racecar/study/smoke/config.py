@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from torch import nn
 
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.core.methods import Need, forms
 from racecar.study.core.variants import Run, Variant, plan
@@ -68,9 +69,7 @@ class SmokeConfig:
 
     def __post_init__(self) -> None:
         counts = ("seeds", "width", "discriminator_width", "steps_a", "steps_b", "batch_size", "capture_factor")
-        for name in (*counts, "evaluations", *(["test_frames"] if self.test_frames is not None else [])):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, *counts, "evaluations", "test_frames")
         if self.width % 2:
             raise ValueError(f"width must be even, not {self.width}: layer 5 has half as many channels")
         for name in ("weight", "adversarial_weight"):

@@ -19,6 +19,7 @@ import torch
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.checkpoints import Progress
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_json
 from racecar.study.core.folder import Study
@@ -62,9 +63,7 @@ class StylizeConfig:
     pooling: Literal["max", "avg"] = "avg"
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "size", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "seeds", "size", "steps")
         if self.factor < 2:
             raise ValueError(f"factor must be at least 2, not {self.factor}")
         for name in ("content_weight", "style_weight", "detail_weight"):

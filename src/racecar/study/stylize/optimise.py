@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from racecar.study.classification.batches import Normalisation
 from racecar.study.core.callbacks import QUIET, Callbacks, Timer
 from racecar.study.core.checkpoints import Progress
+from racecar.study.core.counts import at_least_one
 from racecar.study.core.errors import StudyError
 from racecar.study.stylize.features import Extractor
 from racecar.study.stylize.losses import content_loss, gram, style_loss
@@ -51,9 +52,7 @@ class Settings:
     history: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("steps", "history"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one(self, "steps", "history")
         for name in ("content_weight", "style_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")

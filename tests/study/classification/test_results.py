@@ -131,3 +131,10 @@ def test_curves_leave_out_epochs_without_an_evaluation(tmp_path) -> None:
     assert curve.seconds == [5.0, 15.0]
     run = found.median_run("RR^3_A")
     assert sorted(found.accuracies("RR^3_A"))[1] == found.metrics[run]["accuracy"]
+
+
+def test_one_evaluation_is_no_curve(tmp_path) -> None:
+    found = loaded(tmp_path, Digits(), DIGITS)
+    before = len(found.curves("RR^3_A"))
+    del found.metrics[found.median_run("RR^3_A")]["history"][1:]
+    assert len(found.curves("RR^3_A")) == before - 1

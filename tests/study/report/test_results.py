@@ -1,17 +1,17 @@
 """Numbers that all studies share: means, intervals, paired differences and verdicts against closed forms."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 from scipy import stats
 
 from racecar.study.core.variants import Run, Variant
 from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.report import Verdicts
-from racecar.study.report.figures import Bar, accuracies, lowest, png, svg
+from racecar.study.report.figures import Measured, accuracies, png, svg
 from racecar.study.report.markdown import file_stem, markdown, portable
 from racecar.study.report.models import math_title
 from racecar.study.report.results import ONE_SEED, AccuracyResults
@@ -105,8 +105,8 @@ def test_an_interval_ends_where_an_accuracy_does() -> None:
     ],
 )
 def test_every_model_name_has_a_colour_and_a_formula(model) -> None:
-    bars = [Bar(model, A, B), Bar(model, [])]
-    drawing = svg(accuracies({"Phase": bars}))
+    rows = [Measured(model, A, B), Measured(model, [])]
+    drawing = svg(accuracies({"Phase": rows}))
     assert "<svg" in drawing
     path, _, way = model.partition("_")[2].partition("-")
     savings = model.partition("_")[0].split("-")[1:]
@@ -115,17 +115,18 @@ def test_every_model_name_has_a_colour_and_a_formula(model) -> None:
     assert all(words in math_title(model) for words in savings)
 
 
-def test_an_axis_starts_at_zero_unless_all_is_high() -> None:
-    assert lowest([]) == lowest([0.1, 0.9]) == lowest([0.51, 0.95]) == 0
-    assert 0.9 < lowest([0.981, 0.986, 0.9827]) < 0.981
-    cut = accuracies({"a": [Bar("Std_A", [0.98, 0.985])], "b": [Bar("Std_B", [0.2])]})
-    labels = [axis.get_ylabel() for axis in cut.axes]
-    assert "axis starts at 0.97" in labels[0]
-    assert labels[1] == "test accuracy"
-    with_constant = accuracies({"": [Bar("Std_A", [0.98, 0.985])]}, 0.9)
-    assert with_constant.axes[0].get_ylim()[0] == 0
-    assert png(cut).startswith(b"\x89PNG")
-    assert not math.isnan(len(svg(with_constant)))
+def test_accuracies_are_dots_with_intervals_that_end_at_one() -> None:
+    some = [Measured("Std_B", [0.2]), Measured("Std_B", [])]
+    figure = accuracies({"both": [Measured("Std_A", [0.99, 1.0])], "one": some}, 0.9)
+    both, one = figure.axes
+    assert not [*both.patches, *one.patches]  # no bars, which an axis could cut
+    ends = [c.get_segments()[0] for c in both.collections if isinstance(c, LineCollection)]
+    half = stats.t.ppf(0.975, 1) * np.std([0.99, 1.0], ddof=1) / 2**0.5
+    assert np.allclose(ends[0][:, 0], [0.995 - half, 1.0])
+    assert not [c for c in one.collections if isinstance(c, LineCollection)]  # one run has no interval
+    assert [t.get_text() for t in one.texts] == ["not run"]
+    assert 0.9 in [line.get_xdata()[0] for line in both.lines]
+    assert png(figure).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

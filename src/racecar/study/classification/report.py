@@ -15,7 +15,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.folder import Study
 from racecar.study.report import Block, Column, Figure, Only, Page, Remarks, Section, Table, Text, Verdicts
 from racecar.study.report.claims import CONTROL, CONTROLS_NOTE, UNCORRECTED_NOTE
-from racecar.study.report.figures import Bar, accuracies
+from racecar.study.report.figures import Measured, accuracies
 from racecar.study.report.markdown import file_stem
 from racecar.study.report.models import variant_of
 from racecar.study.report.results import model_cell
@@ -46,14 +46,14 @@ class _Content:
     samples: int  # test images that the regeneration error is measured on
 
     @property
-    def bars(self) -> dict[str, list[Bar]]:
+    def measured(self) -> dict[str, list[Measured]]:
         results = self.results
-        panels: dict[str, list[Bar]] = {}
+        panels: dict[str, list[Measured]] = {}
         for heading, models in results.groups.items():
             # From scratch stands beside the transfer, as in the paper.
             beside = heading in ("Phase II, transfer to task B", "Task B from scratch")
             panels.setdefault("Task B" if beside else heading, []).extend(
-                Bar(m, results.accuracies(m), results.paper.get(m, ())) for m in models
+                Measured(m, results.accuracies(m), results.paper.get(m, ())) for m in models
             )
         return panels
 
@@ -151,11 +151,12 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
 
 def _first(content: _Content) -> Figure:
     return Figure(
-        partial(accuracies, content.bars),
-        "Accuracy: mean, standard deviation and runs; diamonds: the paper's, where comparable",
-        "Bar charts of test accuracy per model",
+        partial(accuracies, content.measured),
+        "Accuracy: means with 95 % intervals (Student's t over seeds), small dots: runs; diamonds: the paper's, where "
+        "comparable",
+        "Test accuracy, a row for each model",
         name="accuracy",
-        lead=f"**{content.results.constants.BARS}**.",
+        lead=f"**{content.results.constants.ACCURACIES}**.",
     )
 
 
@@ -166,7 +167,7 @@ def _accuracy(content: _Content) -> list[Block]:
 
 def _curves(content: _Content) -> Section:
     if not content.curves:
-        return Section("Training curves", [Only("page", Text("No run is finished."))])
+        return Section("Training curves", [Only("page", Text("No run has measured accuracy at two epochs."))])
     figure = Figure(
         partial(figures.curves, content.curves),
         "Test accuracy against epochs (above) and seconds (below)",

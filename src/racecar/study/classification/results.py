@@ -184,12 +184,13 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
         return [s for s in self.values(f"{variant.label}_A", "seconds_per_epoch") if s]
 
     def curves(self, model: str) -> list[Curve]:
-        """A model's test accuracy in training, by seed; runs without a single evaluation are left out."""
+        """A model's test accuracy in training, by seed; runs with fewer than two evaluations make none."""
         curves = []
         for metrics in self.of(model).values():
             seconds = np.cumsum([p["seconds"] for p in metrics["history"]])
             points = [(p["epoch"], s, p["accuracy"]) for p, s in zip(metrics["history"], seconds, strict=True)]
-            if measured := [point for point in points if point[2] is not None]:
+            measured = [point for point in points if point[2] is not None]
+            if len(measured) > 1:
                 curves.append(Curve(*(list(part) for part in zip(*measured, strict=True))))
         return curves
 

@@ -16,7 +16,7 @@ ACCURACY: dict[str, tuple[float, ...]] = {
 }
 SECONDS = {"Std": 3.522, "RR^3": 5.675, "Ort": 4.969}  # per epoch of phase I
 REGENERATION = "Section 5.1, Figure 5"  # where the paper shows regenerated inputs
-TABLES, BARS, CURVES = "Tables 3 and 4", "Figure 6", "Figure 16"
+TABLES, ACCURACIES, CURVES = "Tables 3 and 4", "Figure 6", "Figure 16"
 
 
 def claims(rr: str) -> list[Claim]:

@@ -13,7 +13,7 @@ from racecar.study.mutual_information.config import MutualInformationConfig
 from racecar.study.mutual_information.results import MutualInformationResults
 from racecar.study.mutual_information.saturation import SATURATED
 from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Section, Table, Text, Verdicts
-from racecar.study.report.figures import Bar, accuracies
+from racecar.study.report.figures import Measured, accuracies
 from racecar.study.report.results import model_cell
 from racecar.study.report.statistics import spread, summarise
 
@@ -65,15 +65,15 @@ def page(study: Study, config: MutualInformationConfig) -> Page:
 
 
 def _first(results: MutualInformationResults) -> Figure:
-    panels: dict[str, list[Bar]] = {}
+    panels: dict[str, list[Measured]] = {}
     for m in results.models:
         phase = m.partition("_")[2] if results.restarts else ""
-        panels.setdefault(phase, []).append(Bar(m, results.accuracies(m), results.paper.get(m, ())))
+        panels.setdefault(phase, []).append(Measured(m, results.accuracies(m), results.paper.get(m, ())))
     return Figure(
         partial(accuracies, panels, results.best_constant()),
-        "Bars: mean and standard deviation of this study, dots its runs; diamonds: the paper's; dashed: the best "
+        "Means with 95 % intervals (Student's t over seeds), small dots: runs; diamonds: the paper's; dashed: the best "
         "constant answer.",
-        "Bar chart of test accuracy per model",
+        "Test accuracy, a row for each model",
         name="accuracy" if results.restarts else "",
     )
 

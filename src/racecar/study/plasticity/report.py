@@ -112,6 +112,8 @@ def _curves(results: PlasticityResults) -> list[Block]:
     shown = [c for c in results.shown if results.of_chain(c)]
     if not shown:
         return [Text("No chain is finished.")]
+    if results.config.tasks < 2:
+        return [Text("One task has no curve.")]
 
     def drawn(chains: list[Chain], *names: str) -> list[figures.Curve]:
         return [

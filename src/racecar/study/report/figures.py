@@ -1,9 +1,8 @@
-"""Drawing that every study shares: bars of accuracy, and a figure as SVG, PNG or JPEG."""
+"""Drawing that every study shares: accuracies in rows, and a figure as SVG, PNG or JPEG."""
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,19 +10,19 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
 from racecar.study.report.models import PAPER, color_of, math_title
+from racecar.study.report.statistics import clipped, summarise
 
-_PER_ROW = 22  # bars
+_PER_ROW = 3  # panels
 
 
 @dataclass(frozen=True)
-class Bar:
+class Measured:
     """One model's accuracy.
 
     Attributes:
@@ -37,36 +36,34 @@ class Bar:
     theirs: Sequence[float] = ()
 
 
-def accuracies(groups: Mapping[str, Sequence[Bar]], constant: float | None = None) -> Figure:
-    """Accuracy as bars, one panel per group: mean and standard deviation, every run a dot, the paper's a diamond.
-
-    Where all accuracies of a panel are high its axis does not start at 0, and says so.
+def accuracies(groups: Mapping[str, Sequence[Measured]], constant: float | None = None) -> Figure:
+    """A panel per group, a row per model: the mean with its 95 % interval, every run a dot, the paper's a diamond.
 
     Args:
         groups: panels by title.
-        constant: the better constant predictor: a dashed line, and axes that start at 0.
+        constant: accuracy of the best constant answer: a dashed line.
     """
-    rows: list[list[str]] = [[]]
-    for title, bars in groups.items():
-        if rows[-1] and sum(len(groups[t]) for t in rows[-1]) + len(bars) > _PER_ROW:
-            rows.append([])
-        rows[-1].append(title)
-    width = max(sum(0.55 * max(len(groups[t]), 2) + 1.0 for t in row) for row in rows)
-    figure = plt.figure(figsize=(max(4.5, width), 3.3 * len(rows)), layout="constrained")
-    for part, row in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        ratios = [max(len(groups[t]), 2) + 1.4 for t in row]
-        # A short last row keeps the width of its bars.
-        spare = sum(max(len(groups[t]), 2) + 1.4 for t in max(rows, key=lambda r: sum(len(groups[t]) for t in r)))
-        rest = [spare - sum(ratios)] if spare - sum(ratios) > 1 else []
-        axes = part.subplots(1, len(row) + len(rest), width_ratios=ratios + rest, squeeze=False)[0]
-        for axis in axes[len(row) :]:
-            axis.set_axis_off()
-        for axis, title in zip(axes, row, strict=False):
-            _bars(axis, groups[title], constant)
-            axis.set_title(title, fontsize=9.5)
+    figure, axes = panels({title: len(models) for title, models in groups.items()})
+    for axis, (title, models) in zip(axes, groups.items(), strict=True):
+        rows(axis, [m.model for m in models])
+        for place, measured in enumerate(models):
+            color = color_of(measured.model)
+            axis.scatter(measured.ours, [place + 0.27] * len(measured.ours), s=9, color=color, alpha=0.55, linewidths=0)
+            for values, at, look in (
+                (measured.theirs, place - 0.22, (PAPER, "D", 3.6)),
+                (measured.ours, place, (color, "o", 5)),
+            ):
+                if values:
+                    _interval(axis, values, at, *look)
+            if not measured.ours:
+                not_run(axis, place)
+        if constant is not None:
+            axis.axvline(constant, color="#666666", linestyle="--", linewidth=1, zorder=1)
+        axis.set_title(title, fontsize=9.5)
+        axis.set_xlabel("test accuracy", fontsize=9)
     handles = []
-    if any(len(b.theirs) for bars in groups.values() for b in bars):
-        handles = [Line2D([], [], marker="D", linestyle="", color=PAPER, label="paper, mean ± sd")]
+    if any(m.theirs for models in groups.values() for m in models):
+        handles = [Line2D([], [], marker="D", linestyle="", markersize=4, color=PAPER, label="paper")]
     if constant is not None:
         label = f"best constant answer, {constant:.3f}"
         handles.append(Line2D([], [], color="#666666", linestyle="--", linewidth=1, label=label))
@@ -75,39 +72,44 @@ def accuracies(groups: Mapping[str, Sequence[Bar]], constant: float | None = Non
     return figure
 
 
-def _bars(axis: Axes, bars: Sequence[Bar], constant: float | None) -> None:
-    bottom = 0.0 if constant is not None else lowest([*(v for b in bars for v in (*b.ours, *b.theirs))])
-    for i, bar in enumerate(bars):
-        if len(bar.ours):
-            mean, sd = float(np.mean(bar.ours)), float(np.std(bar.ours, ddof=1)) if len(bar.ours) > 1 else 0.0
-            axis.bar(i, mean, 0.62, color=color_of(bar.model), yerr=sd, capsize=3, ecolor="#444444", zorder=2)
-            offsets = np.linspace(-0.18, 0.18, len(bar.ours)) if len(bar.ours) > 1 else np.zeros(1)
-            axis.scatter(i + offsets, bar.ours, s=12, color="white", edgecolors="black", linewidths=0.7, zorder=3)
-        else:
-            place = axis.get_xaxis_transform()
-            axis.text(i, 0.04, "not run", rotation=90, ha="center", fontsize=8, color="#777777", transform=place)
-        if len(bar.theirs):
-            sd = float(np.std(bar.theirs, ddof=1)) if len(bar.theirs) > 1 else 0.0
-            style = {"fmt": "D", "markersize": 4.5, "color": PAPER, "elinewidth": 1, "zorder": 4}
-            axis.errorbar([i + 0.4], [float(np.mean(bar.theirs))], [sd], **style)  # type: ignore[arg-type]
-    if constant is not None:
-        axis.axhline(constant, color="#666666", linestyle="--", linewidth=1, zorder=1)
-    axis.set_xticks(range(len(bars)), [math_title(b.model).replace("$ ", "$\n") for b in bars], fontsize=9.5)
-    axis.set_xlim(-0.6, max(len(bars), 2) - 0.4)
-    top = max([1.0 if bottom == 0 and constant is not None else 0.0, *(v for b in bars for v in (*b.ours, *b.theirs))])
-    axis.set_ylim(bottom, min(bottom + (top - bottom) * 1.12, max(1.0, top) + 0.03 * (1 - bottom)) or 1.0)
-    axis.set_ylabel("test accuracy" + (f" (axis starts at {bottom:g}, not 0)" if bottom else ""), fontsize=9)
-    axis.tick_params(axis="y", labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+def _interval(axis: Axes, values: Sequence[float], place: float, color: str, marker: str, size: float) -> None:
+    found = clipped(summarise(values))
+    reach = [[found.mean - found.low], [found.high - found.mean]] if found.n > 1 else None
+    axis.errorbar(
+        found.mean, place, xerr=reach, fmt=marker, color=color, markersize=size, elinewidth=1.2, capsize=2.5, zorder=3
+    )
 
 
-def lowest(values: Sequence[float]) -> float:
-    """Where an axis may start that shows these accuracies: 0, or below them all if they lie close and high."""
-    if not values or min(values) < 0.5 or max(values) - min(values) > 0.4:
-        return 0.0
-    span = max(max(values) - min(values), 0.01)
-    step = 10.0 ** math.floor(math.log10(span)) / 2
-    return max(0.0, round(math.floor((min(values) - 0.35 * span) / step) * step, 6))
+def panels(counts: Mapping[str, int]) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each title, three beside each other.
+
+    Args:
+        counts: rows of each panel.
+    """
+    lines = [list(counts)[i : i + _PER_ROW] for i in range(0, len(counts), _PER_ROW)]
+    tallest = [max(counts[title] for title in line) for line in lines]
+    columns = len(lines[0])
+    figure = plt.figure(
+        figsize=(max(4.8, 3.3 * columns), 0.25 + sum(0.95 + 0.27 * n for n in tallest)), layout="constrained"
+    )
+    grid = figure.add_gridspec(len(lines), columns, height_ratios=[0.8 + 0.27 * n for n in tallest])
+    return figure, [figure.add_subplot(grid[i, j]) for i, line in enumerate(lines) for j in range(len(line))]
+
+
+def rows(axis: Axes, models: Sequence[str]) -> None:
+    """A row for each model, the first above, with its name at the left."""
+    axis.set_yticks(range(len(models)), [math_title(m) for m in models], fontsize=9)
+    axis.set_ylim(len(models) - 0.45, -0.55)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.grid(axis="x", color="#e4e4e4", linewidth=0.5)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def not_run(axis: Axes, place: float) -> None:
+    """Say so in a row."""
+    axis.text(0.02, place, "not run", va="center", fontsize=8, color="#777777", transform=axis.get_yaxis_transform())
 
 
 def svg(figure: Figure) -> str:

@@ -12,11 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from racecar.study.report.models import PAPER, color_of, math_title, variant_of
+from racecar.study.report.figures import not_run, panels, rows
+from racecar.study.report.models import color_of, math_title, variant_of
 from racecar.study.report.svg import AS_DRAWN
 from racecar.study.smoke import paper
 from racecar.study.smoke.results import SmokeResults
 
+_COLLAPSED = "#d14f25"
 _PANELS = {
     "B1": ("AB1", "B1"),
     "B2": ("AB2", "B2"),
@@ -81,61 +83,48 @@ def figure_19(reference: Tensor, outputs: Mapping[str, Tensor]) -> Figure:
 
 
 def figure_9(results: SmokeResults) -> Figure:
-    """L2 on a logarithmic axis: bars are medians, dots runs, crosses collapsed ones; below, Table 6."""
-    panels = _run_panels(results)
-    figure, axes = plt.subplots(2, len(panels), figsize=(1 + 3.6 * len(panels), 6.2), squeeze=False)
-    figure.set_layout_engine("constrained")
-    for column, (title, phases) in zip(axes.T, panels.items(), strict=True):
-        models = results.of_task(*phases)
-        runs = {m: [(float(x["l2"]), bool(x["collapsed"])) for x in results.of(m).values()] for m in models}
-        constants: Mapping[str, float] = next(
-            (m["constants"] for r, m in results.metrics.items() if r.task == title[:2]), {}
-        )
-        _bars(column[0], runs, constants)
-        column[0].set_title(f"{title}, this study", fontsize=10)
-        if theirs := {m: [(v, False) for v in paper.L2[m]] for m in models if m in paper.L2}:
-            _bars(column[1], theirs, {})
-            column[1].set_title(f"{title}, the paper (its own sum)", fontsize=10, color=PAPER)
-        else:
-            column[1].set_axis_off()
+    """L2 on a logarithmic axis: medians, least to most, runs, collapsed ones crossed; then Table 6."""
+    models = {title: results.of_task(*phases) for title, phases in _run_panels(results).items()}
+    printed = {title: theirs for title, of in models.items() if (theirs := [m for m in of if m in paper.L2])}
+    heads = {f"{t}, this study": t for t in models} | {f"{t}, the paper (its own sum)": t for t in printed}
+    figure, axes = panels({head: len(models[title]) for head, title in heads.items()})
+    for axis, (head, title) in zip(axes, heads.items(), strict=True):
+        ours = head.endswith("study")
+        rows(axis, models[title])
+        for place, model in enumerate(models[title]):
+            runs = [(float(x["l2"]), bool(x["collapsed"])) for x in results.of(model).values()]
+            _row(axis, place, model, runs if ours else [(v, False) for v in paper.L2.get(model, ())])
+        constants = [m["constants"] for r, m in results.metrics.items() if r.task == title[:2]]
+        if ours and "black" in constants[0]:
+            axis.axvline(constants[0]["black"], color="#666666", linestyle="--", linewidth=1, zorder=1)
+        axis.set_xscale("log")
+        axis.set_xlabel("L2 loss", fontsize=9)
+        axis.set_title(head, fontsize=9.5)
     handles = [
-        Line2D([], [], marker="o", linestyle="", markerfacecolor="white", color="black", label="run"),
-        Line2D([], [], marker="x", linestyle="", color="#d14f25", label="collapsed run"),
+        Line2D([], [], marker="o", linestyle="-", color="black", label="median, least to most"),
+        Line2D([], [], marker="o", linestyle="", markersize=3.5, color="black", alpha=0.55, label="run"),
+        Line2D([], [], marker="x", linestyle="", color=_COLLAPSED, label="collapsed run"),
         Line2D([], [], color="#666666", linestyle="--", linewidth=1, label="black picture"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+def _row(axis: Axes, place: int, model: str, runs: Sequence[tuple[float, bool]]) -> None:
+    if not runs:
+        not_run(axis, place)
+        return
+    values, color = [v for v, _ in runs], color_of(model)
+    axis.hlines(place, min(values), max(values), color=color, linewidth=1.2)
+    axis.plot(float(np.median(values)), place, "o", color=color, markersize=5, zorder=3)
+    kept, collapsed = ([v for v, c in runs if c == which] for which in (False, True))
+    axis.scatter(kept, [place + 0.27] * len(kept), s=9, color=color, alpha=0.55, linewidths=0)
+    axis.scatter(collapsed, [place + 0.27] * len(collapsed), s=16, marker="x", color=_COLLAPSED, linewidths=1)
 
 
 def _run_panels(results: SmokeResults) -> dict[str, tuple[str, ...]]:
     """Panels of which something is finished."""
     return {t: p for t, p in _PANELS.items() if any(results.of(m) for m in results.of_task(*p))}
-
-
-def _bars(axis: Axes, models: Mapping[str, Sequence[tuple[float, bool]]], constants: Mapping[str, float]) -> None:
-    everything = [v for runs in models.values() for v, _ in runs]
-    for i, (model, runs) in enumerate(models.items()):
-        if not runs:
-            place = axis.get_xaxis_transform()
-            axis.text(i, 0.04, "not run", rotation=90, ha="center", fontsize=8, color="#777777", transform=place)
-            continue
-        axis.bar(i, float(np.median([v for v, _ in runs])), 0.62, color=color_of(model), zorder=2)
-        offsets = np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else np.zeros(1)
-        for x, (value, collapsed) in zip(i + offsets, runs, strict=True):
-            if collapsed:
-                axis.scatter(x, value, s=22, marker="x", color="#d14f25", linewidths=0.9, zorder=3)
-            else:
-                axis.scatter(x, value, s=22, color="white", edgecolors="black", linewidths=0.9, zorder=3)
-    if "black" in constants:
-        axis.axhline(constants["black"], color="#666666", linestyle="--", linewidth=1, zorder=1)
-    axis.set_yscale("log")
-    if everything:
-        axis.set_ylim(min(everything) / 2, max([*everything, constants.get("black", 0)]) * 1.6)
-    axis.set_ylabel("L2 loss", fontsize=9)
-    axis.set_xticks(range(len(models)), [math_title(m).replace("$ ", "$\n") for m in models], fontsize=9)
-    axis.set_xlim(-0.6, max(len(models), 2) - 0.4)
-    axis.tick_params(axis="y", which="both", labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
 
 
 def curves_a(results: SmokeResults) -> Figure:
@@ -176,10 +165,11 @@ def curves_b(results: SmokeResults) -> Figure:
 
 def _curve(axis: Axes, model: str, histories: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
     color, style = color_of(model), variant_of(model).method.line
+    histories = [history for history in histories if len(history) > 1]
     for history in histories:
         axis.plot([p["step"] for p in history], [p[name] for p in history], color=color, linewidth=0.6, alpha=0.5)
     steps = sorted(set.intersection(*({p["step"] for p in h} for h in histories))) if histories else []
-    if steps:
+    if len(steps) > 1:
         values = [[next(p[name] for p in h if p["step"] == s) for h in histories] for s in steps]
         axis.plot(steps, np.median(values, 1), style, color=color, linewidth=2, label=math_title(model))
     axis.set_xlabel("step")

@@ -238,24 +238,29 @@ def _super_resolved(study: Study, results: SmokeResults) -> list[Block]:
 
 
 def _curves_a(results: SmokeResults) -> list[Block]:
-    if not any(results.of(m) for m in results.of_task("A")):
+    if not _has_curves(results, "A"):
         return []
     caption = "Phase I on test pictures: thin lines are runs, thick ones their median. Dashed: as good as a mean value."
     return [Figure(partial(figures.curves_a, results), caption, caption, "curves-a", dpi=90)]
 
 
+def _has_curves(results: SmokeResults, *tasks: str) -> bool:
+    """Whether a run of these tasks was measured more than once."""
+    return any(len(m["history"]) > 1 for run, m in results.metrics.items() if run.task in tasks)
+
+
 def _figure_9(results: SmokeResults) -> Figure | None:
     if all(r.task == "A" for r in results.metrics):
         return None
-    bars = (
-        "**Figure 9**: L2 of the auto-encoders, logarithmic. Bars: medians; dots: runs; crosses: collapsed runs; "
-        "dashed: a black picture. Below, Table 6."
+    caption = (
+        "**Figure 9**: L2 of the auto-encoders, logarithmic. Medians with lines from the least to the most; small "
+        "dots: runs; crosses: collapsed runs; dashed: a black picture. Then Table 6."
     )
-    return Figure(partial(figures.figure_9, results), bars, bars, "figure-9", dpi=90)
+    return Figure(partial(figures.figure_9, results), caption, caption, "figure-9", dpi=90)
 
 
 def _curves_b(results: SmokeResults) -> list[Block]:
-    if all(r.task == "A" for r in results.metrics):
+    if not _has_curves(results, "B1", "B2"):
         return []
     curves = "**Figures 18 and 20**: test L2 against steps; thin lines are runs, thick ones their median."
     return [Figure(partial(figures.curves_b, results), curves, curves, "figures-18-20", dpi=90)]

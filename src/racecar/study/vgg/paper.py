@@ -13,7 +13,7 @@ UNIT = "batch"
 SPEED = "vgg-speed"
 WHAT = "top-5 accuracies on ImageNet, one run each"
 REGENERATION = CONTROL
-TABLES, BARS, CURVES = "Section 5.4", "Section 5.4", "Figures 22 and 23"
+TABLES, ACCURACIES, CURVES = "Section 5.4", "Section 5.4", "Figures 22 and 23"
 
 
 def claims(rr: str) -> list[Claim]:

@@ -32,8 +32,9 @@ demo: $(VENV)/.installed $(call unpacked,mnist)
 	$(BIN)/racecar study mutual-information --preset paper --protocol paper
 	$(BIN)/racecar study mutual-information --preset paper --protocol sound
 	$(BIN)/racecar study transfer --preset small --data $(DATA)
-	@echo "Open report.html in runs/mutual-information-paper-paper, runs/mutual-information-paper-sound and"
-	@echo "runs/transfer-mnist-parity-small"
+	@echo; echo "What was seen:"; echo
+	@$(BIN)/racecar report runs/mutual-information-paper-paper runs/mutual-information-paper-sound \
+	    runs/transfer-mnist-parity-small
 
 quick: $(VENV)/.installed
 	$(BIN)/racecar study mutual-information --preset quick

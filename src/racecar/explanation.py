@@ -56,7 +56,8 @@ class Explanation:
         flops = sum(s.flops for s in self.steps)
         sentence = (
             f"The reverse pass starts at {self.start!r}, reuses {layers} layers' weights, compares "
-            f"{len(self.lambdas)} and costs {flops / 1e6:.4g} MFLOP for the example, as much as these layers forward."
+            f"{len(self.lambdas)} and costs up to {flops / 1e6:.4g} MFLOP for the example, as much as these layers "
+            "forward."
         )
         for reason in dict.fromkeys(self.left_out.values()):
             names = [name for name, why in self.left_out.items() if why == reason]

@@ -40,7 +40,9 @@ def trained(tmp_path_factory) -> Path:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["racecar", *words])
         assert exit_code(*words) == 0
-    assert "report: s/report.html" in said.getvalue()
+    *_, seen, where = said.getvalue().splitlines()
+    assert seen.startswith("12-bit study (paper protocol): ")
+    assert where == "report: s/report.html"
     return folder
 
 

@@ -215,3 +215,12 @@ def test_a_file_in_place_of_the_folder_and_a_folder_in_place_of_the_file_are_nam
     with pytest.raises(StudyError, match=r"cannot write .*folder: .*directory"):
         write(full_page(), tmp_path / "folder")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_on_a_terminal_it_is_one_line() -> None:
+    page = Page("Study", "about", [], setting="own", answer="**RR^6 is ahead: reproduced.**\nBy -0.1.")
+    assert page.said() == "Study (own): RR⁶ is ahead: reproduced. By −0.1."
+    assert (
+        Page("Study", "about", [], answer="x", smoke_test=True).said().startswith("Study: Smoke test: no conclusions.")
+    )
+    assert Page("Study", "about", []).said() == "Study"

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from racecar.study.commands.report import write_report
+from racecar.study.commands.report import report_on
 from racecar.study.core.growing import remember
 from racecar.study.report import write_results
 from racecar.study.smoke import experiment, report
@@ -82,7 +82,8 @@ def test_a_study_on_its_way_has_a_page_too(study, tmp_path, left) -> None:
     for path in (folder / "runs").iterdir():
         if path.name not in left:
             shutil.rmtree(path)
-    html = write_report(folder).read_text(encoding="utf-8")
+    report_on(folder)
+    html = (folder / "report.html").read_text(encoding="utf-8")
     assert "0 of 2 seeds finished" in html
     assert ("<strong>Figure 8</strong>" in html) == bool(left)
 
@@ -92,7 +93,8 @@ def test_numbers_remain_where_weights_are_gone(study, tmp_path) -> None:
     shutil.copytree(study.folder, folder)
     for path in (folder / "runs" / "RR6_A").rglob("*.safetensors"):
         path.unlink()
-    html = write_report(folder).read_text(encoding="utf-8")
+    report_on(folder)
+    html = (folder / "report.html").read_text(encoding="utf-8")
     assert "Figure 9" in html
     text = html.partition("Tasks B1 and B2")[2]
     assert f"{study.metrics(CONFIG.runs()[-1])['l2']:.4g}" in text

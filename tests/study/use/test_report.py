@@ -45,7 +45,9 @@ def test_a_transfer_is_no_study_of_that_name(trained, tmp_path, command) -> None
     found = transfer(trained, "other", model=NET, out="t", scratch=True, seeds=2, recipe=recipe)
     code, out, err = command("report", "t", "--model", NET)
     assert code == 0, err
-    assert out.splitlines() == ["report: t/report.html"]
+    seen, where = out.splitlines()
+    assert seen.startswith("Transfer of a to other: Fine-tuned, the network reaches p_AB = ")
+    assert where == "report: t/report.html"
     page = Path("t/report.html").read_text()
     for part in (
         "p<sub>AB</sub> − p<sub>B</sub>",

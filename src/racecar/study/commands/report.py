@@ -37,6 +37,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     for name in options.runs:
         for folder in _studies(Path(name)):
             page = page_of_run(folder, options.model) if is_run(folder) else page_of(folder)
+            print(page.said())
             print(f"report: {write(page, folder / 'report.html')}")
             if options.results is not None:
                 for path in write_results(page, Path(options.results)):
@@ -49,11 +50,12 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     return 0
 
 
-def write_report(folder: Path) -> Path:
-    """Write report.html into a study's folder, whichever study it is."""
+def report_on(folder: Path) -> str:
+    """Write report.html into a study's folder, whichever study it is; what was found and where it stands, two lines."""
     from racecar.study.report import write
 
-    return write(page_of(folder), folder / "report.html")
+    page = page_of(folder)
+    return f"{page.said()}\nreport: {write(page, folder / 'report.html')}"
 
 
 def _studies(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from racecar.study.commands.report import write_report
+from racecar.study.commands.report import report_on
 from racecar.study.core.accelerator import make_accelerator
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.errors import StudyError
@@ -117,11 +117,11 @@ def _train(ready: ReadyStudy, workers: int) -> int:
             with Stopper() as stop, progress_bar(f"{len(ready.runs)} {ready.spec.unit}", *ready.work()) as advance:
                 complete = run_shares(train_part, parts, advance, stop)
             study.add_seconds(time.monotonic() - started)
-        path = write_report(study.folder)
+        found = report_on(study.folder)
     if not complete:
         print(STOPPED, file=sys.stderr)
         return 130
-    print(f"report: {path}")
+    print(found)
     return 0
 
 
@@ -147,6 +147,6 @@ def _train_together(spec: StudySpec, folder: Path, config: Any, inputs: Any, opt
         complete = spec.together(study, config, config.runs(), inputs, Callbacks(advance, stop=stop), options.shard)
     if ready is not None:
         ready.study.add_seconds(time.monotonic() - started)
-        print(STOPPED if not complete else f"report: {write_report(folder)}", file=sys.stderr if not complete else None)
+        print(STOPPED if not complete else report_on(folder), file=sys.stderr if not complete else None)
     accelerator.end_training()
     return 0 if complete else 130

@@ -29,6 +29,7 @@ from racecar.study.report.escaping import (
     markdown_line,
     paragraphs,
 )
+from racecar.study.report.typography import plain
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,12 @@ class Page:
     answer: str = ""
     figure: Figure | None = None
     smoke_test: bool = False
+
+    def said(self) -> str:
+        """Return title and answer in one line, for a terminal; only that it is a smoke test, of one."""
+        words = SMOKE_TEST if self.smoke_test else self.answer
+        title = self.title + (f" ({self.setting})" if self.setting else "")
+        return plain(f"{title}: {' '.join(words.replace('**', '').split())}" if words else title)
 
     def html(self) -> str:
         """Return the document; it needs no other file and no network."""

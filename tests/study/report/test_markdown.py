@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from racecar.study.report import (
     Text,
     Verdict,
     Verdicts,
+    write_figures,
     write_results,
 )
 
@@ -188,6 +190,24 @@ def test_results_are_written_with_their_figures(tmp_path: Path) -> None:
     assert written[1].read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no name for its results file"):
         write_results(Page("T", "S", []), tmp_path)
+
+
+def test_figures_for_print_are_vectors_with_words_and_fine_pictures(tmp_path: Path) -> None:
+    def photograph():
+        from matplotlib.figure import Figure as Drawing
+
+        figure = Drawing(figsize=(2, 2))
+        figure.add_axes((0, 0, 1, 1)).imshow([[0.0, 1.0]], aspect="auto")
+        return figure
+
+    written = write_figures(replace(page(), figure=Figure(photograph, "c", "a")), tmp_path / "new")
+    contents = {p.name: p.read_bytes() for p in written}
+
+    assert [*contents] == [f"digits-small-{name}.{kind}" for name in ("1", "lines") for kind in ("pdf", "svg")]
+    assert contents["digits-small-lines.pdf"].startswith(b"%PDF")
+    assert b"CreationDate" not in contents["digits-small-lines.pdf"]
+    assert b"<svg" in contents["digits-small-lines.svg"]
+    assert b"/Width 600" in contents["digits-small-1.pdf"]  # 2 inches at 300 dots
 
 
 def test_a_figure_is_drawn_as_its_format_says(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``racecar report``: report.html of studies, trainings and transfers, and their numbers for a repository."""
+"""``racecar report``: report.html of studies, trainings and transfers, their numbers and their figures as files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
         "--push", type=str, default=None, help="owner/name: put a training's weights and card on the Hugging Face hub"
     )
     made.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (PNG)")
+    made.add_argument(
+        "--figures", type=str, default=None, help="folder for figures for print: PDF and SVG, pictures at 300 dpi"
+    )
     return made
 
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Write them."""
-    from racecar.study.report import write, write_results
+    from racecar.study.report import write, write_figures, write_results
     from racecar.study.use.card import push
     from racecar.study.use.network import Network
     from racecar.study.use.report import is_run, page_of_run
@@ -42,6 +45,9 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
             if options.results is not None:
                 for path in write_results(page, Path(options.results)):
                     print(f"results: {path}")
+            if options.figures is not None:
+                for path in write_figures(page, Path(options.figures)):
+                    print(f"figure: {path}")
     if options.push is not None:
         if len(options.runs) != 1:
             raise ValueError("--push is for one training alone")

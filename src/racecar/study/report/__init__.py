@@ -15,7 +15,7 @@ from racecar.study.report.blocks import (
     Verdicts,
 )
 from racecar.study.report.claims import Outcome, Verdict
-from racecar.study.report.page import Page, Provenance, Section, write, write_results
+from racecar.study.report.page import Page, Provenance, Section, write, write_figures, write_results
 
 __all__ = [
     "Block",
@@ -36,5 +36,6 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "write",
+    "write_figures",
     "write_results",
 ]

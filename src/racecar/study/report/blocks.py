@@ -450,6 +450,17 @@ class Figure:
         make = _figures().jpeg if self.format == "jpeg" else _figures().png
         return make(self.drawing(), self.dpi)
 
+    def vector(self, kind: Literal["pdf", "svg"]) -> bytes:
+        """Return the figure for print.
+
+        Raises:
+            ValueError: The figure is an SVG document.
+        """
+        if isinstance(self.drawing, str):
+            raise ValueError("an SVG document is not drawn again")
+        content: bytes = _figures().vector(self.drawing(), kind)
+        return content
+
 
 def _figures() -> Any:
     # Imported here: whoever writes a table needs no matplotlib.
@@ -467,7 +478,7 @@ class Verdicts:
 
     Args:
         items: The verdicts.
-        folded: Whether even a few are folded, as those of a smoke test are.
+        folded: Whether all are folded under words that nothing follows from them, as those of a smoke test are.
     """
 
     items: Sequence[Verdict]
@@ -479,12 +490,16 @@ class Verdicts:
             return '<p class="muted">no claims</p>'
         kinds = {outcome: [item for item in self.items if item.outcome == outcome] for outcome in OUTCOMES}
         few = len(self.items) - len(kinds[NOT_RUN]) <= _FEW and not self.folded
-        return "\n".join(
+        found = "\n".join(
             f'<details class="kind"{" open" if few and outcome != NOT_RUN else ""}>\n'
             f"<summary>{_badge(outcome, f'{len(items)} {outcome}')}</summary>\n{self._list(items)}\n</details>"
             for outcome, items in kinds.items()
             if items
         )
+        if not self.folded:
+            return found
+        title = f"{len(self.items)} claims and what the numbers of this smoke test say of them: nothing follows"
+        return f'<details class="kinds">\n<summary class="muted">{title}</summary>\n{found}\n</details>'
 
     @staticmethod
     def _list(items: Sequence[Verdict]) -> str:

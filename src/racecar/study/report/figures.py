@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import matplotlib
 
@@ -18,7 +19,7 @@ from PIL import Image
 from racecar.study.report.models import PAPER, color_of, math_title
 from racecar.study.report.statistics import clipped, summarise
 
-_PER_ROW = 3  # panels
+PRINT = 300  # dots per inch
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,14 @@ def _interval(axis: Axes, values: Sequence[float], place: float, color: str, mar
     )
 
 
-def panels(counts: Mapping[str, int]) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each title, three beside each other.
+def panels(counts: Mapping[str, int], beside: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each title.
 
     Args:
         counts: rows of each panel.
+        beside: how many panels stand beside each other.
     """
-    lines = [list(counts)[i : i + _PER_ROW] for i in range(0, len(counts), _PER_ROW)]
+    lines = [list(counts)[i : i + beside] for i in range(0, len(counts), beside)]
     tallest = [max(counts[title] for title in line) for line in lines]
     columns = len(lines[0])
     figure = plt.figure(
@@ -119,6 +121,17 @@ def svg(figure: Figure) -> str:
     with plt.rc_context({"svg.hashsalt": "racecar"}):
         # Transparent: the page's card is the paper, which is dark where the reader's screen is.
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def vector(figure: Figure, kind: Literal["pdf", "svg"]) -> bytes:
+    """A figure for print: lines and words as curves, pictures at 300 dots per inch; closes the figure."""
+    buffer = io.BytesIO()
+    # Type 42 keeps words as words; no date: the same data gives the same file.
+    with plt.rc_context({"svg.hashsalt": "racecar", "pdf.fonttype": 42}):
+        date = "CreationDate" if kind == "pdf" else "Date"
+        figure.savefig(buffer, format=kind, dpi=PRINT, metadata={date: None})
     plt.close(figure)
     return buffer.getvalue()
 

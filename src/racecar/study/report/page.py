@@ -31,6 +31,8 @@ from racecar.study.report.escaping import (
 )
 from racecar.study.report.typography import plain
 
+_VECTORS: tuple[Literal["pdf", "svg"], ...] = ("pdf", "svg")
+
 
 @dataclass(frozen=True)
 class Section:
@@ -87,12 +89,12 @@ def _joined(heading: str, parts: Iterable[str]) -> str:
     return "\n\n".join([heading, *content]) if content else ""
 
 
-def _figures(blocks: Iterable[Block]) -> Iterator[Figure]:
-    """The figures with a file of their own, in the order of the page."""
-    for block in _shown(blocks, "results"):
+def _figures(blocks: Iterable[Block], where: Literal["page", "results"]) -> Iterator[Figure]:
+    """The figures that can be drawn anew, in the order of the page."""
+    for block in _shown(blocks, where):
         if isinstance(block, Section):
-            yield from _figures(block.blocks)
-        elif isinstance(block, Figure) and block.name:
+            yield from _figures(block.blocks, where)
+        elif isinstance(block, Figure) and not isinstance(block.drawing, str):
             yield block
 
 
@@ -248,8 +250,16 @@ class Page:
 
     def figures(self) -> list[Figure]:
         """Those that have a file of their own beside the results file, in the order of the page."""
+        return [figure for figure in _figures(self._blocks, "results") if figure.name]
+
+    def drawn(self) -> dict[str, Figure]:
+        """Every figure that can be drawn anew, by its name, else by its number."""
+        return {figure.name or f"{i}": figure for i, figure in enumerate(_figures(self._blocks, "page"), start=1)}
+
+    @property
+    def _blocks(self) -> list[Block]:
         first = [self.figure] if self.figure is not None else []
-        return list(_figures([*first, *self.summary_blocks, *self.sections]))
+        return [*first, *self.summary_blocks, *self.sections]
 
     def _anchors(self) -> list[tuple[str, Section]]:
         """Name each section after its title, with a number where a name is taken."""
@@ -299,6 +309,25 @@ def write(page: Page, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     write_text(target, page.html())
     return target
+
+
+def write_figures(page: Page, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every figure for print, as PDF and as SVG.
+
+    Folders that are missing are made. Each file is written whole or not at all.
+
+    Returns:
+        The paths.
+
+    Raises:
+        StudyError: A file cannot be written.
+    """
+    written = []
+    for name, figure in page.drawn().items():
+        for kind in _VECTORS:
+            written.append(Path(folder) / f"{page.name}-{name}.{kind}")
+            write_bytes(written[-1], figure.vector(kind))
+    return written
 
 
 def write_results(page: Page, folder: str | os.PathLike[str]) -> list[Path]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor
 
 from racecar.study.report.figures import not_run, panels, rows
@@ -87,7 +88,7 @@ def figure_9(results: SmokeResults) -> Figure:
     models = {title: results.of_task(*phases) for title, phases in _run_panels(results).items()}
     printed = {title: theirs for title, of in models.items() if (theirs := [m for m in of if m in paper.L2])}
     heads = {f"{t}, this study": t for t in models} | {f"{t}, the paper (its own sum)": t for t in printed}
-    figure, axes = panels({head: len(models[title]) for head, title in heads.items()})
+    figure, axes = panels({head: len(models[title]) for head, title in heads.items()}, max(1, len(models)))
     for axis, (head, title) in zip(axes, heads.items(), strict=True):
         ours = head.endswith("study")
         rows(axis, models[title])
@@ -97,7 +98,7 @@ def figure_9(results: SmokeResults) -> Figure:
         constants = [m["constants"] for r, m in results.metrics.items() if r.task == title[:2]]
         if ours and "black" in constants[0]:
             axis.axvline(constants[0]["black"], color="#666666", linestyle="--", linewidth=1, zorder=1)
-        axis.set_xscale("log")
+        _logarithmic(axis)
         axis.set_xlabel("L2 loss", fontsize=9)
         axis.set_title(head, fontsize=9.5)
     handles = [
@@ -108,6 +109,16 @@ def figure_9(results: SmokeResults) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
+
+
+def _logarithmic(axis: Axes) -> None:
+    """Within a decade matplotlib labels every step, one over the other: there the labels are a few plain numbers."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    if high < 10 * low:
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter("{x:.4g}")
+        axis.xaxis.set_minor_locator(NullLocator())
 
 
 def _row(axis: Axes, place: int, model: str, runs: Sequence[tuple[float, bool]]) -> None:

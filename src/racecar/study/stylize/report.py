@@ -83,7 +83,7 @@ def _sheets(study: Study, results: StylizeResults) -> list[Figure]:
         if lines:
             draw = partial(contact_sheet, lines)
             label = f"Contact sheet: {comparison}"
-            sheets.append(Figure(draw, _CAPTIONS[comparison], label, comparison, dpi=100, format="jpeg"))
+            sheets.append(Figure(draw, _CAPTIONS[comparison], label, comparison, dpi=300, format="jpeg"))
     return sheets
 
 

@@ -55,6 +55,7 @@ def front_page(app, docname, source) -> None:
         .replace("(../results/)", "(tables.md)")
     )
     if docname == root_doc:
+        app.env.note_dependency(str(ROOT / "README.md"))  # else a changed README leaves the page as it was
         source[0] = source[0].replace("<!-- README.md -->", text)
 
 

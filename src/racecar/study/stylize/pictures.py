@@ -1,4 +1,4 @@
-"""Pictures as files: read with one clear error, written whole or not at all."""
+"""Pictures as files: one that cannot be read is named in an error; one is written whole or not at all."""
 
 from __future__ import annotations
 

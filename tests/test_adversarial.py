@@ -228,6 +228,33 @@ class Reshaped(nn.Module):
         return self.conv(F.interpolate(F.relu(self.fc(z)).view(-1, 8, 4, 4), scale_factor=2.0))
 
 
+class SelfAttention(nn.Module):
+    """SAGAN's: every place gets an average of all places, added with a gain."""
+
+    def __init__(self, c: int = 8) -> None:
+        super().__init__()
+        self.query, self.key, self.value = conv(c, 4, 1), conv(c, 4, 1), conv(c, c, 1)
+        self.gain = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (layer(x).flatten(2) for layer in (self.query, self.key, self.value))
+        weights = (query.transpose(1, 2) @ key).softmax(-1)
+        return x + self.gain * (value @ weights.transpose(1, 2)).view_as(x)
+
+
+class Modulated(nn.Module):
+    """A batch norm whose gain and bias are computed from the condition, as BigGAN's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = conv(3, 8), conv(8, 3)
+        self.norm, self.gain, self.bias = nn.BatchNorm2d(8, affine=False), nn.Linear(10, 8), nn.Linear(10, 8)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gain, bias = (layer(condition)[:, :, None, None] for layer in (self.gain, self.bias))
+        return self.last(torch.relu(self.norm(self.first(x)) * (1 + gain) + bias))
+
+
 def images(n: int) -> tuple[Tensor, ...]:
     return (torch.randn(n, 3, 16, 16),)
 
@@ -244,6 +271,10 @@ def labelled(n: int) -> tuple[Tensor, ...]:
     return torch.randn(n, 10), torch.randint(10, (n,))
 
 
+def conditioned(n: int) -> tuple[Tensor, ...]:
+    return torch.randn(n, 3, 16, 16), torch.randn(n, 10)
+
+
 # name → (generator, inputs, layers, shape of the regenerated input of one sample)
 GENERATORS: dict[str, tuple[Callable[[], nn.Module], Any, Any, tuple[int, ...]]] = {
     "DCGAN": (dcgan, maps, None, (100, 1, 1)),
@@ -256,6 +287,13 @@ GENERATORS: dict[str, tuple[Callable[[], nn.Module], Any, Any, tuple[int, ...]]]
     "bilinear": (bilinear, images, None, (3, 16, 16)),
     "view, then upsampling": (Reshaped, latents, "all", (10,)),
     "conditional": (Conditional, labelled, "all", (16,)),  # latent and embedding
+    "self-attention": (
+        lambda: nn.Sequential(conv(3, 8), nn.ReLU(), SelfAttention(), conv(8, 3)),
+        images,
+        None,
+        (3, 16, 16),
+    ),
+    "modulated norm": (Modulated, conditioned, None, (3, 16, 16)),
 }
 
 

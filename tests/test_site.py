@@ -45,3 +45,13 @@ def test_every_public_name_is_on_a_page() -> None:
         page = (ROOT / "docs" / "api" / f"{module.rpartition('.')[2]}.md").read_text(encoding="utf-8")
         named = re.findall(rf"^\.\. auto\w+:: {re.escape(module)}\.(\w+)$", page, re.MULTILINE)
         assert sorted(named) == sorted(importlib.import_module(module).__all__)
+
+
+def test_no_property_begins_with_what_is_read_as_its_type() -> None:
+    """Napoleon takes what stands before a colon in the first line of a property's docstring for its type."""
+    for module in ("racecar", "racecar.analysis", "racecar.study"):
+        for public in map(importlib.import_module(module).__dict__.get, importlib.import_module(module).__all__):
+            for name, value in vars(public).items() if isinstance(public, type) else ():
+                if isinstance(value, property):
+                    first = (value.__doc__ or "").splitlines()[:1]
+                    assert ": " not in re.sub(r"``.*?``", "", "".join(first)), f"{module}: {public.__name__}.{name}"

@@ -177,17 +177,17 @@ class Racecar(nn.Module):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the compared layers, from the network's input on: one λ_m each."""
+        """Names of the compared layers, from the network's input on; each has one λ_m."""
         return self.program.palindrome.layers
 
     @property
     def every(self) -> int:
-        """k: the reverse pass runs in one of so many training calls."""
+        """The reverse pass runs in one of so many training calls."""
         return self._options.every
 
     @property
     def calls(self) -> int:
-        """Training calls so far, modulo ``every``: 0 where the next one runs the reverse pass.
+        """Training calls so far, modulo ``every``; at 0 the next one runs the reverse pass.
 
         Every call in training mode counts, of each batch that gradients are accumulated over as well, and with
         ``no_grad`` too; ``reconstruct`` does not. Processes that train together call alike and so agree. It is no part

@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def half(self) -> torch.dtype | None:
-        """The lower precision of autocast; None: there is no autocast."""
+        """The lower precision of autocast, or None without autocast."""
         return torch.bfloat16 if self.precision == "bfloat16" else None
 
     def rate(self, step: int, steps_per_epoch: int) -> float:

@@ -55,7 +55,7 @@ class Trained:
 
     @property
     def task(self) -> str:
-        """``"classify"``, or ``"reconstruct"``: without labels."""
+        """``"classify"``, or ``"reconstruct"`` for a training without labels."""
         return str(self.about.get("task") or "classify")
 
     @property

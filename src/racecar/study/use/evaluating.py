@@ -68,7 +68,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % of the top-1 accuracy, by Wilson's score: of other images drawn as these were, the network as it is."""
+        """Wilson's 95 % interval of the top-1 accuracy, for other images drawn as these were and the same network."""
         return wilson(self.top(1), len(self.labels))
 
     @property

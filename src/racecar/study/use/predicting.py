@@ -30,7 +30,7 @@ class Predictions:
 
     @property
     def probabilities(self) -> Tensor:
-        """[N, classes]: softmax; how far they can be believed, `racecar evaluate` measures (calibration)."""
+        """Softmax of the logits, [N, classes]; ``racecar evaluate`` measures how far they can be believed (calibration)."""
         return self.logits.softmax(1)
 
     def top(self, k: int = 1) -> list[list[tuple[str, float]]]:

@@ -49,9 +49,10 @@ def test_every_public_name_is_on_a_page() -> None:
 
 def test_no_property_begins_with_what_is_read_as_its_type() -> None:
     """Napoleon takes what stands before a colon in the first line of a property's docstring for its type."""
-    for module in ("racecar", "racecar.analysis", "racecar.study"):
-        for public in map(importlib.import_module(module).__dict__.get, importlib.import_module(module).__all__):
-            for name, value in vars(public).items() if isinstance(public, type) else ():
+    for name in ("racecar", "racecar.analysis", "racecar.study"):
+        module = importlib.import_module(name)
+        for public in (getattr(module, each) for each in module.__all__):
+            for attribute, value in vars(public).items() if isinstance(public, type) else ():
                 if isinstance(value, property):
-                    first = (value.__doc__ or "").splitlines()[:1]
-                    assert ": " not in re.sub(r"``.*?``", "", "".join(first)), f"{module}: {public.__name__}.{name}"
+                    first = (value.__doc__ or "").partition("\n")[0]
+                    assert ": " not in re.sub(r"``.*?``", "", first), f"{public.__name__}.{attribute}"

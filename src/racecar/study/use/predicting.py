@@ -30,7 +30,7 @@ class Predictions:
 
     @property
     def probabilities(self) -> Tensor:
-        """Softmax of the logits, [N, classes]; ``racecar evaluate`` measures how far they can be believed (calibration)."""
+        """Softmax of the logits, [N, classes]; ``racecar evaluate`` measures how far they are right (calibration)."""
         return self.logits.softmax(1)
 
     def top(self, k: int = 1) -> list[list[tuple[str, float]]]:

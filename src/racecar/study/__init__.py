@@ -1,9 +1,9 @@
-"""The paper's experiments, and training on one's own images: ``import racecar.study`` gives
+"""The paper's experiments, and training on one's own images. ``import racecar.study`` gives
 
-    train, transfer                  the commands' work as functions, whose results are objects with numbers and paths
-    evaluate, predict, embed,        what one does with what was trained; likewise
-    regenerate, export
-    Source, Mirror, Recipe, Extras   what they take: where images come from, how racecar is used, how one trains
+- ``train`` and ``transfer``, which do what the commands do, and return objects with numbers and paths;
+- ``evaluate``, ``predict``, ``embed``, ``regenerate`` and ``export``, for what was trained, in the same way;
+- ``Source``, ``Mirror``, ``Recipe`` and ``Extras``, their arguments: where images come from, how racecar is used, how
+  one trains.
 
 Needs the ``[study]`` extra; imports ``racecar``, never the other way round.
 """

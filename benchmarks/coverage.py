@@ -362,14 +362,15 @@ def page(rows: list[dict[str, Any]], names: list[str], about: dict[str, str], st
     hidden = {i + d for i, a in enumerate(sys.argv) if a in ("--table", "--rows") for d in (0, 1)}
     given = " ".join(a for i, a in enumerate(sys.argv[1:], 1) if i not in hidden)
     totals = []
-    for library in dict.fromkeys(n.partition(":")[0] for n in names):
+    libraries = list(dict.fromkeys(n.partition(":")[0] for n in names))
+    for library in libraries:
         mine = [r for r in rows if r["model"].startswith(f"{library}:")]
         good = [r for r in mine if "why" not in r and not r.get("lacking_trained", r["lacking"])]
         totals.append(f"| {library} | {len(good)} of {len(mine)} |")
     revisions = dict.fromkeys(r["revision"] for r in rows)
     missing = [n for n in names if n not in {r["model"] for r in rows}]
     return [
-        "# Models that the palindrome derives for",
+        f"# Models that the palindrome derives for: {', '.join(libraries)}",
         "",
         f"`python benchmarks/coverage.py {given}`".replace(" `", "`"),
         "",

@@ -58,6 +58,8 @@ def test_the_page_has_tables_figures_and_what_was_not_run(page) -> None:
         "width 4 (64 in the paper)",
     ):
         assert words in html, words
+    # Not run, and said once.
+    assert html.count("outperforms an untied decoder of the same shape, after transfer to B2") == 1
     assert html.count("<svg") == 7
 
 

@@ -47,6 +47,13 @@ def test_a_seed_gives_the_same_frames_whatever_was_simulated_before(simulated) -
     assert sum(told) == 42
 
 
+def test_a_process_compiles_its_solver_once(simulated, monkeypatch) -> None:
+    traced = []
+    monkeypatch.setattr(torch.jit, "trace", lambda *args, **options: traced.append(args))
+    assert len(simulate(Settings(frames=2, size=16, warm_up=0), 5).density) == 2
+    assert not traced
+
+
 def test_plumes_are_drawn_from_the_documented_ranges() -> None:
     plumes = [Plume.of(seed) for seed in range(200)]
     assert len(set(plumes)) == 200

@@ -184,10 +184,6 @@ class Results(Generic[AnyConfig]):
         counts = {count: [m for m in planned if len(self.of(m)) == count] for count in range(wanted)}
         return [f"{', '.join(m)}: {count} of {wanted} seeds finished." for count, m in counts.items() if m]
 
-    def not_judged(self) -> list[str]:
-        """A sentence for every verdict that waits for runs."""
-        return [f"Not judged: {v.claim} ({v.evidence})." for v in self.verdicts() if v.outcome == "not run"]
-
     def verdicts(self) -> list[Verdict]:
         """The paper's claims, then controls that it does not have."""
         return []

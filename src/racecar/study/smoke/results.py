@@ -269,7 +269,7 @@ class SmokeResults(Results[SmokeConfig]):
         )
         lines += [f"Diverged: {r.model}, seed {r.seed}: {text}." for r, text in self.diverged.items()]
         lines.append("LPIPS and DISTS need weights that have to be downloaded: the perceptual distance is 1 − SSIM.")
-        return lines + self.not_judged()
+        return lines
 
     def cost_rows(self) -> list[list[str | None]]:
         """Variant; seconds per step of phase I, median and range, or None; ratio to Std."""

@@ -6,6 +6,7 @@ open at the top: with a closed top PhiFlow 3.4's plain CG diverges on the torch 
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -149,6 +150,28 @@ def _simulate(settings: Settings, seed: int, advance: Callable[[int], None]) -> 
     return Simulated(torch.from_numpy(np.stack(density)).unsqueeze(1), *columns.unbind())
 
 
+@functools.cache
+def _compiled() -> Callable[..., tuple[Any, Any, Any, Any]]:
+    """A time step, compiled once for all simulations of a process that have one size."""
+    from phi.torch import flow
+
+    solve = flow.Solve("CG", rel_tol=1e-4, abs_tol=1e-4, max_iterations=2000)
+
+    @flow.jit_compile  # type: ignore[untyped-decorator]
+    def advanced(v: Any, s: Any, speed: Any, inflow: Any, force: Any) -> tuple[Any, Any, Any, Any]:
+        moved = flow.advect.mac_cormack(s, v, 1.0)
+        s = moved.with_values(flow.math.clip(flow.math.maximum(moved.values, inflow.values), 0, 1))
+        share = (inflow * flow.math.tensor((1.0, 1.0), flow.channel(vector="x,y"))) @ v
+        v = flow.advect.mac_cormack(v, v, 1.0)
+        v = v * (1 - share) + share * speed + (s * force) @ v
+        v, _ = flow.fluid.make_incompressible(v, (), solve)
+        left = flow.math.max(abs(flow.field.divergence(v).values))
+        return v, s, left, flow.math.sum(flow.math.clip(moved.values, 0, 1))
+
+    compiled: Callable[..., tuple[Any, Any, Any, Any]] = advanced
+    return compiled
+
+
 _Step = Callable[[Any, tuple[float, float]], tuple[Any, NDArray[np.float32], float, float]]
 
 
@@ -167,23 +190,12 @@ def _solver(settings: Settings, plume: Plume) -> tuple[_Step, Any]:
     source = flow.Sphere(x=size * plume.x, y=size * plume.y, radius=size * plume.radius)
     inflow = flow.CenteredGrid(source, flow.extrapolation.ZERO_GRADIENT, **grid)
     force = flow.math.tensor((plume.wind * scale, plume.buoyancy * scale), flow.channel(vector="x,y"))
-    solve = flow.Solve("CG", rel_tol=1e-4, abs_tol=1e-4, max_iterations=2000)
-
-    @flow.jit_compile  # type: ignore[untyped-decorator]
-    def advanced(v: Any, s: Any, speed: Any) -> tuple[Any, Any, Any, Any]:
-        moved = flow.advect.mac_cormack(s, v, 1.0)
-        s = moved.with_values(flow.math.clip(flow.math.maximum(moved.values, inflow.values), 0, 1))
-        share = (inflow * flow.math.tensor((1.0, 1.0), flow.channel(vector="x,y"))) @ v
-        v = flow.advect.mac_cormack(v, v, 1.0)
-        v = v * (1 - share) + share * speed + (s * force) @ v
-        v, _ = flow.fluid.make_incompressible(v, (), solve)
-        left = flow.math.max(abs(flow.field.divergence(v).values))
-        return v, s, left, flow.math.sum(flow.math.clip(moved.values, 0, 1))
+    advanced = _compiled()
 
     def step(state: Any, speed: tuple[float, float]) -> tuple[Any, NDArray[np.float32], float, float]:
         v, s = state
         tensor = flow.math.tensor((speed[0] * scale, speed[1] * scale), flow.channel(vector="x,y"))
-        v, s, left, advected = advanced(v, s, tensor)
+        v, s, left, advected = advanced(v, s, tensor, inflow, force)
         return (v, s), s.values.numpy("y,x"), float(left), float(advected)
 
     return step, (velocity, density)

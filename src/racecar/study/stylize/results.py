@@ -188,7 +188,7 @@ class StylizeResults(Results[StylizeConfig]):
         if not self.metadata.get("judge"):
             lines.append("No independent network was given (--judge): errors against the reference are in pixels only.")
         lines.append("LPIPS with its learnt weights: they have to be downloaded.")
-        return lines + self.not_judged()
+        return lines
 
 
 def _value(metrics: Mapping[str, Any], number: Number) -> float | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.core.errors import StudyError
+from racecar.study.core.terminal import progress_bar
 from racecar.study.studies import page_of
 
 
@@ -37,17 +38,21 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     from racecar.study.use.network import Network
     from racecar.study.use.report import is_run, page_of_run
 
-    for name in options.runs:
-        for folder in _studies(Path(name)):
-            page = page_of_run(folder, options.model) if is_run(folder) else page_of(folder)
-            print(page.said())
-            print(f"report: {write(page, folder / 'report.html')}")
-            if options.results is not None:
-                for path in write_results(page, Path(options.results)):
-                    print(f"results: {path}")
-            if options.figures is not None:
-                for path in write_figures(page, Path(options.figures)):
-                    print(f"figure: {path}")
+    folders = [folder for name in options.runs for folder in _studies(Path(name))]
+    said: list[str] = []
+    try:
+        with progress_bar(f"{len(folders)} report{'s' * (len(folders) > 1)}", len(folders), 0) as advance:
+            for folder in folders:
+                page = page_of_run(folder, options.model) if is_run(folder) else page_of(folder)
+                said += [page.said(), f"report: {write(page, folder / 'report.html')}"]
+                if options.results is not None:
+                    said += [f"results: {path}" for path in write_results(page, Path(options.results))]
+                if options.figures is not None:
+                    said += [f"figure: {path}" for path in write_figures(page, Path(options.figures))]
+                advance(1)
+    finally:
+        for line in said:
+            print(line)
     if options.push is not None:
         if len(options.runs) != 1:
             raise ValueError("--push is for one training alone")

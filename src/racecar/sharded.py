@@ -11,15 +11,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from racecar.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
-def is_sharded(weight: object) -> bool:
+
+def is_sharded(weight: object) -> TypeGuard[DTensor]:
     """Whether a weight is a DTensor, asked without an import of torch.distributed.tensor."""
     return isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter) and hasattr(weight, "device_mesh")
 

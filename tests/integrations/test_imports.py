@@ -39,6 +39,7 @@ def test_what_an_import_brings(brought, module) -> None:
     assert "racecar.study" not in imported
 
 
-def test_torchs_compiler_is_not_loaded_before_a_model_is_there(brought) -> None:
-    """It takes as long as all the rest of torch."""
-    assert "torch._dynamo" not in brought["racecar"]
+@pytest.mark.parametrize("module", ["torch._dynamo", "sympy", "torch.distributed.tensor"])
+def test_what_only_a_derivation_needs_is_not_loaded_before(brought, module) -> None:
+    """Torch's compiler takes as long as all the rest of torch."""
+    assert module not in brought["racecar"]

@@ -136,7 +136,7 @@ def test_interrupted_or_killed_it_goes_on(
         time.sleep(0.1)
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "s" / "runs").rglob("run.json")}
     assert not list((tmp_path / "s" / "runs").rglob(".*"))
-    assert exit_code(*arguments) == 0, capsys.readouterr().err
+    assert exit_code(*arguments, "--workers", "1") == 0, capsys.readouterr().err
     assert all(p.stat().st_mtime_ns == t for p, t in kept.items())
     assert len(list((tmp_path / "s" / "runs").rglob("run.json"))) == 4
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import sympy
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, fx, nn
@@ -24,6 +23,8 @@ class Shapes:
 
     def __init__(self, values: list[Any]) -> None:
         dims: list[list[Any]] = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
+        import sympy  # which only a derivation needs
+
         symbolic: list[Any] = [d.node for sizes in dims for d in sizes if isinstance(d, torch.SymInt)]
         self.guards = [g.expr for g in symbolic[0].shape_env.guards] if symbolic else []
         self.dims = [
@@ -41,6 +42,8 @@ class Shapes:
 
     def sizes(self, leaves: list[Any]) -> dict[Any, Any] | None:
         """The sizes that the symbols of the dimensions have for such inputs; None where the graph would be another."""
+        import sympy
+
         known: dict[Any, Any] = {}
         for dims, leaf in zip(self.dims, leaves, strict=True):
             sizes = leaf.shape if isinstance(leaf, Tensor) else ()

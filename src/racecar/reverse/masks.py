@@ -6,7 +6,6 @@ from collections.abc import Sequence, Set
 from typing import Any, Literal
 
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from racecar.errors import IrreversibleError
 from racecar.forward.graph import example, symbolic, where
@@ -86,6 +85,8 @@ class Masks:
 
     def note(self, value: fx.Node, mask: Known) -> None:
         """A mask that differs along a dimension in which the batch lies holds for this very batch."""
+        from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols  # brings sympy
+
         if mask is not None:
             for size, length in zip(getattr(symbolic(value), "shape", ()), mask.shape, strict=False):
                 if length > 1 and free_unbacked_symbols(size):

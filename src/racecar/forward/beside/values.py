@@ -13,7 +13,6 @@ import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from racecar.errors import ArgumentError
 from racecar.sharded import is_sharded
@@ -88,6 +87,8 @@ def stood_in_for(model: nn.Module, device: torch.device) -> Iterator[None]:
         yield
         return
     # As torch.export makes its own: of the inputs' sizes some vary.
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv  # brings sympy, which only a derivation needs
+
     shapes = ShapeEnv(tracked_fakes=[], prefer_deferred_runtime_asserts_over_guards=True, trace_asserts=True)
     mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True, export=True)
     fakes: dict[int, Tensor] = {}

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from racecar.sharded import is_sharded
 from racecar.study.classification.augmentation import Augmentation
 from racecar.study.core.counts import at_least_one
 
@@ -94,7 +94,7 @@ class Recipe:
             for scale in dict.fromkeys(each):
                 own = [p for p, s in zip(of, each, strict=True) if s == scale]
                 groups.append({"params": own, "weight_decay": decay, "scale": scale})
-        fused = not any(isinstance(p, DTensor) for p in parameters)  # not for all of them, where weights are sharded
+        fused = not any(is_sharded(p) for p in parameters)  # not for all of them, where weights are sharded
         if self.optimiser == "sgd":
             nesterov = self.momentum > 0
             return torch.optim.SGD(groups, self.learning_rate, self.momentum, nesterov=nesterov, fused=fused)

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from racecar.sharded import is_sharded
 from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors_and_metadata, write_tensors
 
@@ -40,14 +40,16 @@ def pack(modules: Sequence[nn.Module], optimisers: Sequence[Optimizer]) -> dict[
 
 def whole(tensor: Tensor) -> Tensor:
     """A copy of a tensor, gathered from all processes if they share it."""
-    if isinstance(tensor, DTensor):
+    if is_sharded(tensor):
         return tensor.full_tensor().detach().cpu()
     return tensor.clone()
 
 
 def _shared(value: Tensor, like: Tensor | None) -> Tensor:
     """This process's part of a whole tensor, where the one it replaces is shared."""
-    if isinstance(like, DTensor):
+    if is_sharded(like):
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return value
 

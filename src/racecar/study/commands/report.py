@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from racecar.study.core.errors import StudyError
 from racecar.study.core.terminal import progress_bar
 from racecar.study.studies import page_of
+
+if TYPE_CHECKING:
+    from racecar.study.report import Page
 
 
 def parser(argv: Sequence[str]) -> ArgumentParser:
@@ -33,7 +37,7 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
 
 def run(parser: ArgumentParser, options: Namespace) -> int:
     """Write them."""
-    from racecar.study.report import write, write_figures, write_results
+    from racecar.study.report import write_figures, write_results
     from racecar.study.use.card import push
     from racecar.study.use.network import Network
     from racecar.study.use.report import is_run, page_of_run
@@ -44,7 +48,7 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
         with progress_bar(f"{len(folders)} report{'s' * (len(folders) > 1)}", len(folders), 0) as advance:
             for folder in folders:
                 page = page_of_run(folder, options.model) if is_run(folder) else page_of(folder)
-                said += [page.said(), f"report: {write(page, folder / 'report.html')}"]
+                said += _written(page, folder)
                 if options.results is not None:
                     said += [f"results: {path}" for path in write_results(page, Path(options.results))]
                 if options.figures is not None:
@@ -63,10 +67,14 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
 
 def report_on(folder: Path) -> str:
     """Write report.html into a study's folder, whichever study it is; what was found and where it stands, two lines."""
+    return "\n".join(_written(page_of(folder), folder))
+
+
+def _written(page: Page, folder: Path) -> list[str]:
+    """What to say of a page, once it is written: what was found, and where it stands."""
     from racecar.study.report import write
 
-    page = page_of(folder)
-    return f"{page.said()}\nreport: {write(page, folder / 'report.html')}"
+    return [page.said(), f"report: {write(page, folder / 'report.html')}"]
 
 
 def _studies(folder: Path) -> list[Path]:

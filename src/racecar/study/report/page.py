@@ -194,12 +194,10 @@ class Page:
     def said(self) -> str:
         """Return title and answer in one line, for a terminal; only that it is a smoke test, of one."""
         words = SMOKE_TEST if self.smoke_test else self.answer
-        title = self.title + (f" ({self.setting})" if self.setting else "")
-        return plain(f"{title}: {' '.join(words.replace('**', '').split())}" if words else title)
+        return plain(f"{self._heading}: {' '.join(words.replace('**', '').split())}" if words else self._heading)
 
     def html(self) -> str:
         """Return the document; it needs no other file and no network."""
-        title = self.title + (f" ({self.setting})" if self.setting else "")
         setting = f'<p class="setting">{html_words(self.setting)}</p>\n' if self.setting else ""
         warning = f'<p class="warning">{html_inline(SMOKE_TEST)}</p>\n' if self.smoke_test else ""
         answer = "".join(f'<p class="answer">{html_inline(p)}</p>\n' for p in paragraphs(self.answer))
@@ -229,7 +227,7 @@ class Page:
             '<meta name="color-scheme" content="light dark">\n'
             # Without an icon of its own, a served page makes the browser ask for /favicon.ico.
             '<link rel="icon" href="data:,">\n'
-            f"<title>{html_label(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
+            f"<title>{html_label(self._heading)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
             f"<header>\n<h1>{html_words(self.title)}</h1>\n{setting}{warning}{answer}{figure}{subtitle}</header>\n{nav}"
             "<main>\n" + "\n".join(body) + "\n</main>\n"
             f"<footer>\n<p>Made by</p>\n{Command(self.command).html()}\n</footer>\n</body>\n</html>\n"
@@ -255,6 +253,10 @@ class Page:
     def drawn(self) -> dict[str, Figure]:
         """Every figure that can be drawn anew, by its name, else by its number."""
         return {figure.name or f"{i}": figure for i, figure in enumerate(_figures(self._blocks, "page"), start=1)}
+
+    @property
+    def _heading(self) -> str:
+        return self.title + (f" ({self.setting})" if self.setting else "")
 
     @property
     def _blocks(self) -> list[Block]:

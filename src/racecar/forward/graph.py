@@ -22,9 +22,9 @@ class Shapes:
     """What the model's Python code asked of its inputs' shapes while it was traced (``if x.shape[-1] > 8``)."""
 
     def __init__(self, values: list[Any]) -> None:
-        dims: list[list[Any]] = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
         import sympy  # which only a derivation needs
 
+        dims: list[list[Any]] = [list(value.shape) if isinstance(value, Tensor) else [] for value in values]
         symbolic: list[Any] = [d.node for sizes in dims for d in sizes if isinstance(d, torch.SymInt)]
         self.guards = [g.expr for g in symbolic[0].shape_env.guards] if symbolic else []
         self.dims = [

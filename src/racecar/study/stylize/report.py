@@ -42,11 +42,12 @@ def page(study: Study, config: StylizeConfig) -> Page:
     results = StylizeResults.load(study, config)
     provenance = results.provenance(results.sources, "runs", results.all_seeds)
     sheets = _sheets(study, results)
+    no_more = "No more than what stands above." if sheets else "No run is finished."
     return Page(
         "Stylization: what VGG's features see",
         f"{results.sources} {provenance.amount} in {results.metadata['seconds']:.0f} s.",
         [
-            Section("Pictures", sheets[1:] or [Only("page", Text("No more than what stands above."))]),
+            Section("Pictures", sheets[1:] or [Only("page", Text(no_more))]),
             Section("Numbers", [_numbers(results)]),
             Section("Not run", [Remarks(results.not_run())]),
         ],

@@ -25,14 +25,9 @@ from accelerate import Accelerator
 
 import racecar
 from racecar.study.cifar.experiment import Cifar
-from racecar.study.classification.experiment import (
-    ClassificationConfig,
-    Experiment,
-    Task,
-    make_trainer,
-    regeneration,
-)
+from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
 from racecar.study.classification.recipe import Recipe
+from racecar.study.classification.running import make_trainer, regeneration
 from racecar.study.classification.training import Trainer
 from racecar.study.commands.study import preset
 from racecar.study.core.accelerator import make_accelerator

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from racecar.study.classification import experiment as runs
-from racecar.study.classification import report
+from racecar.study.classification import report, running
 from racecar.study.classification.experiment import ClassificationConfig, Task
 from racecar.study.classification.objective import Objective
 from racecar.study.classification.recipe import Recipe
@@ -77,7 +76,7 @@ def test_a_new_method_is_trained_and_reported(towards_start, tmp_path) -> None:
     config = ClassificationConfig(**{**vars(CONFIG), "variants": ["Std", "anchor", "RR3"]})
     Digits().check(config)
     study = opened(tmp_path / "s", config)
-    assert runs.run_share(study, Digits(), config, config.runs())
+    assert running.run_share(study, Digits(), config, config.runs())
     ours, plain = (study.weights(Run(Variant(v), "A", 0)) for v in ("Anchor", "Std"))
     start = Digits().network(config, 1, 28, 10, 0).state_dict()
 
@@ -104,12 +103,12 @@ def test_a_new_method_is_trained_and_reported(towards_start, tmp_path) -> None:
 def test_it_goes_on_where_it_was_stopped(towards_start, tmp_path) -> None:
     config = ClassificationConfig(**{**vars(CONFIG), "variants": ["Anchor"]})
     whole, parts = (opened(tmp_path / name, config) for name in ("whole", "parts"))
-    assert runs.run_share(whole, Digits(), config, config.runs())
+    assert running.run_share(whole, Digits(), config, config.runs())
     steps = iter(range(10**6))
-    assert not runs.run_share(parts, Digits(), config, config.runs(), Callbacks(stop=lambda: next(steps) == 4))
-    total, done = work(parts, config.runs(), partial(runs.cost, config))
+    assert not running.run_share(parts, Digits(), config, config.runs(), Callbacks(stop=lambda: next(steps) == 4))
+    total, done = work(parts, config.runs(), partial(running.cost, config))
     assert 0 < done < total
-    assert runs.run_share(parts, Digits(), config, config.runs())
+    assert running.run_share(parts, Digits(), config, config.runs())
     for run in config.runs():
         assert all(torch.equal(parts.weights(run)[n], w) for n, w in whole.weights(run).items())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from racecar.study.classification import experiment as runs
+from racecar.study.classification import running
 from racecar.study.classification.experiment import ClassificationConfig, Experiment
 from racecar.study.core.callbacks import Callbacks
 from racecar.study.core.folder import Study
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PRESETS = {"paper": "in full, for a GPU", "small": "an hour on 2 cores", "quick": "minutes"}
 EXAMPLES = {"variants": "e.g. Std Ort RR3 Dec3", "phases": "e.g. A B AA AB AB-probe"}
-DIVISION = ByCost(runs.cost)
+DIVISION = ByCost(running.cost)
 
 
 def classification_study(
@@ -114,7 +114,7 @@ class _Parts:
         callbacks: Callbacks,
         shard: bool = False,
     ) -> bool:
-        return runs.run_share(study, self.experiment, config, part, callbacks, shard=shard)
+        return running.run_share(study, self.experiment, config, part, callbacks, shard=shard)
 
     def report(self, study: Study, config: ClassificationConfig) -> Page:
         from racecar.study.classification.report import page

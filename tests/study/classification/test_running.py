@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import racecar
-from racecar.study.classification import experiment as runs
+from racecar.study.classification import running
 from racecar.study.classification.experiment import ClassificationConfig, Experiment, Task
 from racecar.study.classification.recipe import Recipe
 from racecar.study.core.accelerator import make_accelerator, reset_accelerator
@@ -79,7 +79,7 @@ CONFIG = ClassificationConfig(
     few_epochs=3,
     evaluations=2,
 )
-COST = partial(runs.cost, CONFIG)
+COST = partial(running.cost, CONFIG)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def finished(tmp_path_factory) -> Study:
     study = opened(tmp_path_factory.mktemp("study") / "s")
     told = []
     for share in chains(CONFIG.runs(), COST, 2):
-        assert runs.run_share(study, Rows(), CONFIG, share, Callbacks(told.append))
+        assert running.run_share(study, Rows(), CONFIG, share, Callbacks(told.append))
     assert sum(told) == work(study, CONFIG.runs(), COST)[0]
     return study
 
@@ -127,7 +127,7 @@ def test_chains_hold_every_run_once_after_its_source(workers) -> None:
 def test_phase_two_begins_where_phase_one_ended(finished) -> None:
     for phase in ("AA", "AB"):
         run = Run(Variant("RR2"), phase, 1)
-        model, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
+        model, trainer = running.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
         source = finished.weights(run.source)
         kept = [k for k in source if phase == "AA" or not k.startswith("fc.")]
         for name in kept:
@@ -141,7 +141,7 @@ def test_phases_draw_dropout_masks_of_their_own(finished) -> None:
     masks = {}
     for phase in ("A", "AA", "AB"):
         run = Run(Variant("Std"), phase, 0)
-        _, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
+        _, trainer = running.make_trainer(finished, Rows(), CONFIG, run, TASKS[run.task], make_accelerator())
         drawn = []
         trainer.objective.model.conv1.register_forward_hook(lambda *_: drawn.append(torch.rand(64)))  # noqa: B023
         trainer.run(Callbacks(stop=lambda: True))
@@ -163,14 +163,14 @@ def test_few_labels_are_a_share_of_the_images_and_the_same_for_every_variant(fin
     drawn = []
     for variant in ("Std", "RR2"):
         run = Run(Variant(variant), "AB-10pct", 0)
-        _, trainer = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["B"], make_accelerator())
+        _, trainer = running.make_trainer(finished, Rows(), CONFIG, run, TASKS["B"], make_accelerator())
         drawn.append(trainer.batches.images.pixels)
     assert torch.equal(*drawn)
 
 
 def test_variants_begin_alike_and_differ_by_their_penalty(finished) -> None:
     begin = [
-        runs.make_trainer(finished, Rows(), CONFIG, Run(Variant(v), "A", 0), TASKS["A"], make_accelerator())
+        running.make_trainer(finished, Rows(), CONFIG, Run(Variant(v), "A", 0), TASKS["A"], make_accelerator())
         for v in ("Std", "RR2", "Ort", "Dec2")
     ]
     for model, _ in begin[1:]:
@@ -197,7 +197,7 @@ def test_compute_matched_std_trains_longer_in_phase_one_only(finished) -> None:
 
 def test_regeneration_is_measured_as_defined(finished) -> None:
     run = Run(Variant("RR2"), "A", 0)
-    model, _ = runs.make_trainer(finished, Rows(), CONFIG, run, TASKS["A"], make_accelerator())
+    model, _ = running.make_trainer(finished, Rows(), CONFIG, run, TASKS["A"], make_accelerator())
     model.load_state_dict(finished.weights(run))
     x = TASKS["A"].test.pixels.float() / 255
     rr = racecar.Racecar(model, x, input_range="paper")
@@ -227,9 +227,9 @@ def test_stopped_and_called_again_it_ends_the_same(finished, tmp_path) -> None:
         return calls % 5 == 0
 
     rounds = 1
-    while not runs.run_share(study, Rows(), config, config.runs(), Callbacks(stop=stop)):
+    while not running.run_share(study, Rows(), config, config.runs(), Callbacks(stop=stop)):
         rounds += 1
-        total, done = work(study, config.runs(), partial(runs.cost, config))
+        total, done = work(study, config.runs(), partial(running.cost, config))
         assert 0 < done < total
     assert rounds > 3
     for run in config.runs():
@@ -241,7 +241,7 @@ def test_a_run_that_diverges_is_a_result(tmp_path) -> None:
     wild = Recipe(epochs=2, batch_size=10, learning_rate=1e30, optimiser="sgd")
     config = ClassificationConfig(variants=["Std", "RR2"], seeds=1, phases=["A"], width=4, weight=1.0, a=wild)
     study = opened(tmp_path / "s", config)
-    assert runs.run_share(study, Rows(), config, config.runs())
+    assert running.run_share(study, Rows(), config, config.runs())
     for run in config.runs():
         metrics = study.metrics(run)
         assert "not finite" in metrics["diverged"]

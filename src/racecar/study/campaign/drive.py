@@ -189,8 +189,10 @@ def _end(process: subprocess.Popen[bytes]) -> int:
     return process.wait()
 
 
-# If the campaign is killed, Linux interrupts its command, which keeps its state: it would train on, unseen.
+# If the campaign is killed, Linux interrupts its command, which keeps its state: it would train on, unseen. Started in
+# the background of a script, the campaign ignores SIGINT; its command must not.
 _TIED = """import ctypes, os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 ctypes.CDLL(None).prctl(1, signal.SIGINT)
 if os.getppid() != int(sys.argv[1]): sys.exit(130)
 os.execv(sys.argv[2], sys.argv[2:])"""

@@ -1,15 +1,16 @@
-"""The command in two processes, as a launcher starts them, stopped and started again: a script of its own, which forks.
+"""The command in two processes, as a launcher starts them: a script of its own, which forks.
 
-``python launched.py FILE WORDS``: both get SIGTERM once the file is there; then two go on. Prints their exit codes.
+``python launched.py CALLS``: one after another, each a JSON object with the ``words`` of the command and whether it is
+``stopped``: the main process gets SIGTERM once its first run is finished. Prints the exit codes of each; what the
+processes say of call 0 is in ``0/rank0.txt`` and ``0/rank1.txt``.
 """
 
 import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
 import datasets  # noqa: F401
 import sympy  # noqa: F401
@@ -21,19 +22,28 @@ from processes import together
 
 import racecar.study.commands.study  # noqa: F401
 from racecar.study.cli import main
+from racecar.study.core.folder import Study
 
 
-def stopped(file: Path, words: list[str]) -> int:
-    def stop() -> None:
-        while not file.exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+def called(words: list[str], stopped: bool) -> int:
+    if stopped:
+        finish = Study.finish
 
-    Thread(target=stop, daemon=True).start()
+        def finish_and_stop(*content: Any) -> None:
+            finish(*content)
+            Study.finish = finish
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        Study.finish = finish_and_stop
     return main(words)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # so that there are no threads that would not survive the fork
-    first, *words = sys.argv[1:]
-    print(json.dumps([together(2, lambda rank: stopped(Path(first), words)), together(2, lambda rank: main(words))]))
+    codes = []
+    for number, call in enumerate(json.loads(sys.argv[1])):
+        Path(str(number)).mkdir()
+        os.chdir(str(number))
+        codes.append(together(2, lambda rank: called(**call)))  # noqa: B023
+        os.chdir("..")
+    print(json.dumps(codes))

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -136,15 +135,8 @@ def test_bad_input_is_one_clear_line(data, tmp_path, capsys, more, said) -> None
     assert error.count("\n") == 1
 
 
-def call(*argv: str, processes: int = 1) -> list[str]:
-    start = [sys.executable, "-m", "racecar.study.cli"]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-        start += ["--master_port", str(port), "-m", "racecar.study.cli"]
-    return [*start, *argv]
+def call(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "racecar.study.cli", *argv]
 
 
 HERE = Path(__file__).parent
@@ -207,40 +199,45 @@ def test_a_signal_to_the_whole_group_leaves_the_decoders_alive_until_the_state_i
     assert list((tmp_path / "s").glob("progress-*"))
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains(data, tmp_path) -> None:
-    """Without dropout, whose masks belong to the process."""
-    argv = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--weight", "1e-3")
-    argv += ("--start.precision", "float32", "--a.precision", "float32")
-    assert main(streamed(data, tmp_path / "one", *argv)) == 0
-    command = call(*streamed(data, tmp_path / "two", *argv), processes=2)
-    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("report:") == 1
-    for model in ("Std_A-start", "RR16_A"):
-        one, two = (weights(tmp_path / f, model) for f in ("one", "two"))
-        for name, value in one.items():
-            torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-3, msg=lambda m: f"{model} {name}: {m}")  # noqa: B023
+@pytest.fixture(scope="module")
+def launched(data, tmp_path_factory) -> Path:
+    """The same training by one process, by two, and by two that share the weights, stopped and started again.
 
-
-@pytest.mark.slow
-def test_a_stopped_sharded_training_goes_on_to_the_weights_of_one_process(data, tmp_path) -> None:
-    argv = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--a.epochs", "8")
+    Without dropout, whose masks belong to the process.
+    """
+    folder = tmp_path_factory.mktemp("launched")
+    argv = ("--phases", "A-start", "A", "--dropout", "0", "--variants", "RR16", "--weight", "1e-3", "--a.epochs", "6")
     argv += ("--start.precision", "float32", "--a.precision", "float32", "--a.learning_rate", "1e-3")
-    assert main(streamed(data, tmp_path / "one", *argv)) == 0
-    # When the first run is finished, the next one has begun or is about to: it stops after a step.
-    script = [sys.executable, str(HERE / "launched.py"), str(tmp_path / "two/runs/Std_A-start/seed-0/run.json")]
+    reset_accelerator()
+    assert main(streamed(data, folder / "one", *argv)) == 0
+    # Signals are looked for every 16 steps, of which phase A has 18.
+    two, shard = streamed(data, folder / "two", *argv), streamed(data, folder / "shard", *argv, "--shard")
+    calls = [{"words": two, "stopped": False}, *({"words": shard, "stopped": stopped} for stopped in (True, False))]
     paths = [str(HERE.parents[1] / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
     result = subprocess.run(
-        [*script, *streamed(data, tmp_path / "two", *argv, "--shard")], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, str(HERE / "launched.py"), json.dumps(calls)], cwd=folder, capture_output=True, text=True,
         env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(paths)}, timeout=300,
     )  # fmt: skip
-    said = "\n".join(f"{p.name}:\n{p.read_text()[-3000:]}" for p in tmp_path.glob("rank*.txt"))
+    said = "\n".join(f"{p.relative_to(folder)}:\n{p.read_text()[-3000:]}" for p in folder.glob("*/rank*.txt"))
     assert result.returncode == 0, result.stderr + said
-    assert json.loads(result.stdout) == [[130, 130], [0, 0]], said
-    one, two = (weights(tmp_path / f, "RR16_A") for f in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3)
+    assert json.loads(result.stdout) == [[0, 0], [130, 130], [0, 0]], said
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["two", "shard"])
+def test_two_processes_train_what_one_trains(launched, processes) -> None:
+    for model in ("Std_A-start", "RR16_A"):
+        one, two = (weights(launched / f, model) for f in ("one", processes))
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3, msg=lambda m: f"{model} {name}: {m}")  # noqa: B023
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_speaks(launched) -> None:
+    said = [[(launched / str(call) / f"rank{rank}.txt").read_text() for rank in range(2)] for call in range(3)]
+    assert [[text.count("report:") for text in ranks] for ranks in said] == [[1, 0], [0, 0], [1, 0]]
+    assert "stopped; what is done is kept" in said[1][0]
 
 
 # --- stylization as a study -------------------------------------------------------------------------------------------

@@ -227,6 +227,11 @@ def test_values_come_from_another_pair(tmp_path) -> None:
         tuning.chosen(tmp_path / "t", TransferConfig(pair="cifar10-animals"))
     with pytest.raises(StudyError, match="was trained with other recipes, width or images"):
         tuning.chosen(tmp_path / "t", TransferConfig(train_images=100))
+    with pytest.raises(StudyError, match="was trained with other recipes, width or images"):
+        tuning.chosen(tmp_path / "t", dataclasses.replace(config, a=dataclasses.replace(config.a, batch_size=7)))
+    longer = dataclasses.replace(config, a=dataclasses.replace(config.a, epochs=2 * config.a.epochs))
+    assert tuning.chosen(tmp_path / "t", longer) == chosen
+    assert tuning.epochs(tmp_path / "t") == [config.a.epochs, config.b.epochs]
     with pytest.raises(StudyError, match="is a study on mnist-halves itself"):
         tuning.chosen(tmp_path / "t", TransferConfig(pair="mnist-halves"))
 

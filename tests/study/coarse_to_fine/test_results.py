@@ -148,6 +148,23 @@ def test_page_and_results_file(tmp_path) -> None:
     assert 2.2 < float(row.split("|")[5]) < 2.8
 
 
+def test_values_from_shorter_trainings_are_said_to_be(tmp_path) -> None:
+    study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
+    study.note(tuning_epochs=[6, 2])
+    asked = f"in trainings of 6 and 2 epochs, here {CONFIG.a.epochs} and {CONFIG.b.epochs}, see docs/plan.md"
+    assert asked in page(study, CONFIG).markdown()
+    study.note(tuning_epochs=[CONFIG.a.epochs, CONFIG.b.epochs])
+    assert "Values were chosen on another pair, see docs/plan.md" in page(study, CONFIG).markdown()
+
+
+def test_a_pair_for_tuning_has_its_frontier_with_one_seed_and_nothing_is_judged(tmp_path) -> None:
+    study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9}, seeds=1, pair="mnist-halves")
+    text = page(study, TransferConfig(**{**vars(CONFIG), "seeds": 1, "pair": "mnist-halves"})).markdown()
+    assert "Tuning values are chosen on this pair: nothing is judged on it" in text
+    assert "Smoke test" not in text
+    assert "## Frontier" in text
+
+
 def test_a_missing_run_is_said(tmp_path) -> None:
     study = study_of(tmp_path, {"Std": 0.5, "Dec1": 0.6, "RR1": 0.9})
     (study.path(Run(Variant("RR1"), "A-t4", 2)) / "run.json").unlink()

@@ -73,6 +73,8 @@ def _first(results: TransferResults) -> Figure | None:
 
 def answer(results: TransferResults) -> str:
     """The pair's answer in a sentence or two."""
+    if not results.config.tasks.is_reported:
+        return "Tuning values are chosen on this pair: nothing is judged on it."
     candidate, found = results.candidate, results.against_controls
     if candidate is None or found is None:
         return "No answer yet: the candidate or its controls were not run at chosen values with two seeds or more."
@@ -201,6 +203,12 @@ def _table(found: list[Comparison], caption: str, margin: float) -> Table:
     return Table(columns, rows, caption, _COMPARED.format(margin=margin))
 
 
+def _where_chosen(results: TransferResults) -> str:
+    here, there = [results.config.a.epochs, results.config.b.epochs], results.metadata.get("tuning_epochs")
+    shorter = f" in trainings of {there[0]} and {there[1]} epochs, here {here[0]} and {here[1]}," if there else ""
+    return f"Values were chosen on another pair,{shorter if there != here else ''} see docs/plan.md."
+
+
 def _frontier(results: TransferResults) -> list[Block]:
     rows = []
     for variant in results.ordered:
@@ -212,7 +220,7 @@ def _frontier(results: TransferResults) -> list[Block]:
         ["method", "value", "", "n", "accuracy on A", "probe on B, all labels"],
         rows,
         "All tuning values",
-        "Values were chosen on another pair, see docs/plan.md.",
+        _where_chosen(results),
     )
     if not rows:
         return [Text("No run of phase I is finished.")]

@@ -78,8 +78,8 @@ class TransferResults(Results[TransferConfig]):
 
     @property
     def is_smoke_test(self) -> bool:
-        """Whether nothing may be concluded: the quick preset, or one seed."""
-        return self.config.seeds < 2 or "quick" in self.setting
+        """Whether nothing may be concluded: the quick preset, or one seed of a pair that is reported."""
+        return (self.config.tasks.is_reported and self.config.seeds < 2) or "quick" in self.setting
 
     @property
     def scratch(self) -> list[Run]:
@@ -286,7 +286,8 @@ class TransferResults(Results[TransferConfig]):
             said.append(
                 f"{self.outdated} runs measured by an older version are left out: the same command measures again."
             )
-        said += [f"Diverged, and left out: {r.model}, seed {r.seed}: {why}." for r, why in self.diverged.items()]
+        for run, why in self.diverged.items():
+            said.append(f"Diverged, and left out: {run.model}, seed {run.seed}: {why.removesuffix('.')}.")
         late = [r for r in self.metrics if "finetuning_diverged" in self.metrics[r]]
         said += [f"Fine-tuning diverged, and is left out: {r.model}, seed {r.seed}." for r in late]
         ends = [v.label for v in self.variants if self.at_the_end(v)]

@@ -73,7 +73,8 @@ def _prepare(study: Study, config: TransferConfig, options: Any, like: Study | N
             }
         )
     if options.tuned_on is not None:
-        study.note(candidate=tuning.candidate(Path(options.tuned_on), config))
+        folder = Path(options.tuned_on)
+        study.note(candidate=tuning.candidate(folder, config), tuning_epochs=tuning.epochs(folder))
     study.note(setting=f"{config.pair}, {options.preset} preset")
 
 

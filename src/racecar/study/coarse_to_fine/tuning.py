@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def best(accuracy: Mapping[float, Sequence[float]], probe: Mapping[float, Sequen
 def chosen(folder: Path, config: TransferConfig) -> dict[str, float]:
     """The value of every variant of a configuration that has any, from a finished study on another pair.
 
+    Its trainings may have been shorter, which the report says, see :func:`epochs`.
+
     Raises:
         StudyError: no such study, one on another pair or with other recipes, or one that lacks a variant.
     """
@@ -46,11 +49,21 @@ def chosen(folder: Path, config: TransferConfig) -> dict[str, float]:
         )
     if tuning.pair != config.tasks.tuning:
         raise StudyError(f"{folder} is a study on {tuning.pair}: {config.pair} takes values from {config.tasks.tuning}")
-    asked = [(c.a, c.b, c.width, c.train_images) for c in (tuning, config)]
+    asked = [(replace(c.a, epochs=1), replace(c.b, epochs=1), c.width, c.train_images) for c in (tuning, config)]
     if asked[0] != asked[1]:
         raise StudyError(f"{folder} was trained with other recipes, width or images than are asked for now")
     variants = [Variant.parse(v) for v in config.variants]
     return {v.name: _value(study, tuning, v) for v in dict.fromkeys(variants) if v.method.strengths}
+
+
+def epochs(folder: Path) -> list[int]:
+    """Of phase I and of fine-tuning, in a finished study.
+
+    Raises:
+        StudyError: no such study.
+    """
+    _, tuning = reopen(folder, "transfer", TransferConfig)
+    return [tuning.a.epochs, tuning.b.epochs]
 
 
 def candidate(folder: Path, config: TransferConfig) -> str:

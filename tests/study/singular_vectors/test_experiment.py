@@ -1,11 +1,15 @@
 """First layers on data whose directions are known."""
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
 from racecar import analysis
 from racecar.study.core.variants import Variant
 from racecar.study.singular_vectors import data, experiment
+from racecar.study.singular_vectors.kept import Measured
 
 
 def test_peaks_are_where_their_class_says_under_hats() -> None:
@@ -50,5 +54,56 @@ def test_the_table_says_what_it_was_made_by(tmp_path, capsys, monkeypatch) -> No
     assert "| Std | — | " in text
     assert "| RR^1 | 10 (ratio) | " in text
     assert "n = 2; 3 steps" in text
-    with pytest.raises(SystemExit, match="at least 1"):
-        experiment.main(["--seeds", "0"])
+
+
+SHORT = ["--seeds", "2", "--steps", "3", "--variants", "Std", "RR1"]
+
+
+def test_stopped_it_goes_on_and_trains_nothing_twice(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert experiment.main([*SHORT, "--out", "whole"]) == 0
+    whole = capsys.readouterr().out.partition("\n\n|")[2]
+    train, trained = experiment.train, 0
+
+    def interrupted(*arguments: Any) -> Measured:
+        nonlocal trained
+        trained += 1
+        if trained == 6:
+            raise KeyboardInterrupt
+        return train(*arguments)
+
+    monkeypatch.setattr(experiment, "train", interrupted)
+    assert experiment.main([*SHORT, "--out", "s"]) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert experiment.main([*SHORT, "--out", "s"]) == 0
+    assert trained == 12 + 1
+    assert capsys.readouterr().out.partition("\n\n|")[2] == whole
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seeds", "0"], "--seeds and --steps must be at least 1"),
+        (["--variants", "RR0"], "RR0"),
+        (["--data", "./nowhere"], "./nowhere does not exist"),
+        (["--steps", "4"], "s holds networks of other steps or data: choose another --out"),
+        (["--out", "damaged"], "damaged/measured.json"),
+        (["--out", "wrong"], "seed 0 is 'a', no angle and accuracy: delete it to train it again"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, capsys, monkeypatch, more, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    (case,) = experiment.cases(None)
+    network = {"two classes of peaks, k = 3: Std, 0, seed 0": [45.0, 1.0]}
+    content = {"steps": 3, "data": {case.title: float(case.inputs.double().sum())}, "networks": network}
+    for name, written in (
+        ("s", json.dumps(content)),
+        ("damaged", json.dumps(content)[:-9]),
+        ("wrong", json.dumps(content | {"networks": dict.fromkeys(network, "a")})),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "measured.json").write_text(written)
+    assert experiment.main([*SHORT, "--out", "s", *more]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1

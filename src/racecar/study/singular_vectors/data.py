@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 POINTS = 40
 CENTRES = (10, 30)  # of the peaks, by class
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data, and which of their directions a first layer is compared with.
+
+    Attributes:
+        title: for the table.
+        inputs: [N, D].
+        classes: [N].
+        directions: [D, k].
+    """
+
+    title: str
+    inputs: Tensor
+    classes: Tensor
+    directions: Tensor
 
 
 def peaks(count: int, seed: int) -> tuple[Tensor, Tensor]:

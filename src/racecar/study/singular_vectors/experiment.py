@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -16,51 +15,26 @@ from torch import Tensor, nn
 
 import racecar
 from racecar import analysis
+from racecar.errors import RacecarError
 from racecar.study.core import greedy
 from racecar.study.core.environment import environment, pasted
+from racecar.study.core.errors import StudyError
 from racecar.study.core.files import write_text
 from racecar.study.core.initialisation import initialise_glorot
 from racecar.study.core.methods import Strength
 from racecar.study.core.randomness import seed_device
-from racecar.study.core.terminal import progress_bar
+from racecar.study.core.sole import sole_use
+from racecar.study.core.terminal import STOPPED, progress_bar
 from racecar.study.core.variants import Variant
 from racecar.study.images.load import train_and_validation
 from racecar.study.report.markdown import portable
 from racecar.study.report.statistics import summarise
-from racecar.study.singular_vectors.data import peaks, two_images
+from racecar.study.singular_vectors.data import Case, peaks, two_images
+from racecar.study.singular_vectors.kept import Kept, Measured
 
 VARIANTS = ("Std", "Ort", "Pre", "Dec1", "Dec2", "RR1", "RR2")
 STEPS, RATE, HIDDEN = 2000, 3e-3, (16, 8)
-
-
-@dataclass(frozen=True)
-class Case:
-    """Data, and which of their directions a first layer is compared with.
-
-    Attributes:
-        title: for the table.
-        inputs: [N, D].
-        classes: [N].
-        directions: [D, k].
-    """
-
-    title: str
-    inputs: Tensor
-    classes: Tensor
-    directions: Tensor
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One network after training.
-
-    Attributes:
-        angle: mean principal angle, in degrees, between the directions and the first layer's singular vectors.
-        accuracy: on the data.
-    """
-
-    angle: float
-    accuracy: float
+Found = dict[tuple[str, str, float], list[Measured]]  # by case, method and value, over seeds
 
 
 def network(inputs: int, seed: int) -> nn.Sequential:
@@ -121,7 +95,7 @@ def cases(mnist: str | None) -> list[Case]:
     return found
 
 
-def table(found: dict[tuple[str, str, float], list[Measured]]) -> str:
+def table(found: Found) -> str:
     """Markdown: a row per method and value, the mean angle in every case."""
     titles = list(dict.fromkeys(title for title, _, _ in found))
     rows = list(dict.fromkeys((name, strength) for _, name, strength in found))
@@ -141,46 +115,75 @@ def table(found: dict[tuple[str, str, float], list[Measured]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train everything and print the table."""
+def train_all(cases: Sequence[Case], variants: Sequence[Variant], seeds: int, steps: int, kept: Kept) -> Found:
+    """Every method and value in every case, less what is kept."""
+    jobs = [(c, v, s, i) for c in cases for v in variants for s in v.method.strengths or (0.0,) for i in range(seeds)]
+    names = [f"{c.title}: {v.name}, {s:g}, seed {i}" for c, v, s, i in jobs]
+    known = sum(kept.get(name) is not None for name in names)
+    found: Found = {}
+    with progress_bar(f"{len(jobs)} networks", len(jobs), known) as advance:
+        for (case, variant, strength, seed), name in zip(jobs, names, strict=True):
+            measured = kept.get(name)
+            if measured is None:
+                measured = train(case, variant, strength, seed, steps)
+                kept.add(name, measured)
+                advance(1)
+            found.setdefault((case.title, variant.name, strength), []).append(measured)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default=None, help="MNIST: a hub name or a folder; without it peaks alone")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/singular-vectors"), help="finished networks are kept here"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--table", type=Path, default=None, help="write the table here as well")
     options = parser.parse_args(argv)
-    if options.seeds < 1 or options.steps < 1:
-        sys.exit("--seeds and --steps must be at least 1")
-    known = cases(options.data)
-    variants = [Variant.parse(v) for v in options.variants]
-    jobs = [(c, v, s) for c in known for v in variants for s in v.method.strengths or (0.0,)]
-    found: dict[tuple[str, str, float], list[Measured]] = {}
-    with progress_bar(f"{len(jobs) * options.seeds} networks", len(jobs) * options.seeds, 0) as advance:
-        for case, variant, strength in jobs:
-            for seed in range(options.seeds):
-                measured = train(case, variant, strength, seed, options.steps)
-                found.setdefault((case.title, variant.name, strength), []).append(measured)
-                advance(1)
-    here = environment()
     given = sys.argv[1:] if argv is None else argv
+    try:
+        if options.seeds < 1 or options.steps < 1:
+            raise StudyError("--seeds and --steps must be at least 1")
+        known = cases(options.data)
+        variants = [Variant.parse(v) for v in options.variants]
+        options.out.mkdir(parents=True, exist_ok=True)
+        with sole_use(options.out):
+            kept = Kept(options.out, known, options.steps)
+            found = train_all(known, variants, options.seeds, options.steps, kept)
+        written = text(found, options.seeds, options.steps, given)
+        print(written)
+        if options.table is not None:
+            write_text(options.table, written)
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
+    except (StudyError, RacecarError, ValueError) as error:
+        print(f"singular vectors: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def text(found: Found, seeds: int, steps: int, given: Sequence[str]) -> str:
+    """The table with its command and what its numbers are."""
+    here = environment()
     command = portable(pasted(["python", "-m", "racecar.study.singular_vectors.experiment", *given]))
-    text = (
+    return (
         f"# Singular vectors of the first layer, and the directions of the data\n\n`{command}`\n\n"
         "Mean principal angle between the span of the first layer's k strongest right singular vectors and that of the "
         "data's k principal directions (of the two images: their span): 0° is the same span, 90° one that has nothing "
-        f"in common with it. Mean over seeds with a 95 % t interval, n = {options.seeds}; {options.steps} steps of "
+        f"in common with it. Mean over seeds with a 95 % t interval, n = {seeds}; {steps} steps of "
         f"Adam on all samples, layers of {HIDDEN[0]} and {HIDDEN[1]} units. Data and networks are made after the "
         "description in arXiv 2007.00024, whose own are not published; what it compares by LPIPS is compared by angles "
         "here. "
         f"{here['processor']}, torch {here['torch']}, Python {here['python']}, revision {here['revision']}.\n\n"
         f"{table(found)}\n"
     )
-    print(text)
-    if options.table is not None:
-        write_text(options.table, text)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main()
+    sys.exit(main())

@@ -52,7 +52,7 @@ def test_the_table_says_what_it_was_made_by(tmp_path, capsys, monkeypatch) -> No
     assert capsys.readouterr().out.strip() == text.strip()
     assert "`python -m racecar.study.singular_vectors.experiment --seeds 2 --steps 3 --variants Std RR1" in text
     assert "| Std | — | " in text
-    assert "| RR^1 | 10 (ratio) | " in text
+    assert "| RR¹ | 10 (ratio) | " in text
     assert "n = 2; 3 steps" in text
 
 

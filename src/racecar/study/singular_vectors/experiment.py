@@ -27,7 +27,7 @@ from racecar.study.core.sole import sole_use
 from racecar.study.core.terminal import STOPPED, progress_bar
 from racecar.study.core.variants import Variant
 from racecar.study.images.load import train_and_validation
-from racecar.study.report.markdown import portable
+from racecar.study.report.markdown import markdown, portable
 from racecar.study.report.statistics import summarise
 from racecar.study.singular_vectors.data import Case, peaks, two_images
 from racecar.study.singular_vectors.kept import Kept, Measured
@@ -98,9 +98,8 @@ def cases(mnist: str | None) -> list[Case]:
 def table(found: Found) -> str:
     """Markdown: a row per method and value, the mean angle in every case."""
     titles = list(dict.fromkeys(title for title, _, _ in found))
-    rows = list(dict.fromkeys((name, strength) for _, name, strength in found))
-    lines = ["| method | value | " + " | ".join(titles) + " |", "|---|---|" + "---|" * len(titles)]
-    for name, strength in rows:
+    rows = []
+    for name, strength in dict.fromkeys((name, strength) for _, name, strength in found):
         cells = []
         for title in titles:
             runs = found[title, name, strength]
@@ -110,9 +109,8 @@ def table(found: Found) -> str:
             interval = f" [{summary.low:.1f}, {summary.high:.1f}]" if summary.n > 1 else ""
             cells.append(f"{summary.mean:.1f}°{interval}{low}")
         unit = Variant(name).method.unit
-        value = f"{strength:g} ({unit})" if unit else "—"
-        lines.append(f"| {Variant(name).label} | {value} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([Variant(name).label, f"{strength:g} ({unit})" if unit else "—", *cells])
+    return "\n".join(markdown(["method", "value", *titles], rows))
 
 
 def train_all(cases: Sequence[Case], variants: Sequence[Variant], seeds: int, steps: int, kept: Kept) -> Found:

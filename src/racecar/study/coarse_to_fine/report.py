@@ -91,7 +91,7 @@ def answer(results: TransferResults) -> str:
         "undecided": f"Whether it is {asked} is undecided",
     }
     return (
-        f"{results.config.tasks.title}: a linear probe on the features of {candidate.label} reaches {ours:.3f}{plain}; "
+        f"A linear probe on the features of {candidate.label} reaches {ours:.3f}{plain}; "
         f"{candidate.label} {words}, {found.control} ({found.difference.mean:+.3f} [{found.difference.low:+.3f}, "
         f"{found.difference.high:+.3f}], n = {found.difference.n})."
         + (f" {close[verdict]}." if verdict in close else "")

@@ -225,12 +225,12 @@ def launched(data, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", ["two", "shard"])
-def test_two_processes_train_what_one_trains(launched, processes) -> None:
+@pytest.mark.parametrize(("processes", "atol"), [("two", 1e-5), ("shard", 1e-4)])
+def test_two_processes_train_what_one_trains(launched, processes, atol) -> None:
     for model in ("Std_A-start", "RR16_A"):
         one, two = (weights(launched / f, model) for f in ("one", processes))
         for name, value in one.items():
-            torch.testing.assert_close(two[name], value, atol=1e-4, rtol=1e-3, msg=lambda m: f"{model} {name}: {m}")  # noqa: B023
+            torch.testing.assert_close(two[name], value, atol=atol, rtol=1e-3, msg=lambda m: f"{model} {name}: {m}")  # noqa: B023
 
 
 @pytest.mark.slow

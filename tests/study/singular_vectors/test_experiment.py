@@ -11,6 +11,8 @@ from racecar.study.core.variants import Variant
 from racecar.study.singular_vectors import data, experiment
 from racecar.study.singular_vectors.kept import Measured
 
+SHORT = ["--seeds", "2", "--steps", "3", "--variants", "Std", "RR1"]
+
 
 def test_peaks_are_where_their_class_says_under_hats() -> None:
     signals, classes = data.peaks(100, 0)
@@ -47,16 +49,13 @@ def test_a_strong_racecar_loss_turns_the_layer_towards_the_data() -> None:
 
 def test_the_table_says_what_it_was_made_by(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    experiment.main(["--seeds", "2", "--steps", "3", "--variants", "Std", "RR1", "--table", "t.md"])
+    experiment.main([*SHORT, "--table", "t.md"])
     text = (tmp_path / "t.md").read_text()
     assert capsys.readouterr().out.strip() == text.strip()
     assert "`python -m racecar.study.singular_vectors.experiment --seeds 2 --steps 3 --variants Std RR1" in text
     assert "| Std | — | " in text
     assert "| RR¹ | 10 (ratio) | " in text
     assert "n = 2; 3 steps" in text
-
-
-SHORT = ["--seeds", "2", "--steps", "3", "--variants", "Std", "RR1"]
 
 
 def test_stopped_it_goes_on_and_trains_nothing_twice(tmp_path, capsys, monkeypatch) -> None:

@@ -26,6 +26,7 @@ from racecar.study.core.errors import StudyError
 from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.growing import remember
+from racecar.study.core.schedule import work
 from racecar.study.core.variants import Run, Variant
 from racecar.study.images.decoded import Images
 
@@ -97,6 +98,28 @@ def test_every_method_is_trained_and_measured(tmp_path) -> None:
     assert [metrics(study, k)["epochs"] for k in ("Std_A", "StdC_A", "Early_A-t3", "Std_B")] == [2, 4, 1, 4]
     shapes = {k: v.shape for k, v in study.weights(Run.parse("Proj_A-t3/seed-0")).items()}
     assert shapes["projector.0.weight"] == (128, 32)
+
+
+def test_progress_moves_while_layers_are_pretrained_and_while_the_network_is_fine_tuned(tmp_path) -> None:
+    config = dataclasses.replace(CONFIG, variants=["Pre"], phases=["A-tuned"])
+    study, (run,) = opened(tmp_path, config), config.runs()
+    parts = experiment.costs(config, run)
+    units: list[int] = []
+
+    def stopped_at(amount: int) -> int:
+        units.clear()
+        callbacks = Callbacks(units.append, stop=lambda: sum(units) >= amount)
+        assert not experiment.run_share(study, config, [run], callbacks)
+        return sum(units)
+
+    half = parts.pretraining // 2
+    assert half <= stopped_at(half) < parts.pretraining  # nothing of it is kept
+    assert work(study, [run], lambda r: sum(parts)) == (sum(parts), 0)
+    reached = stopped_at(parts.pretraining + 1)
+    assert parts.pretraining < reached < parts.pretraining + parts.training
+    assert work(study, [run], lambda r: sum(parts)) == (sum(parts), reached)
+    more = stopped_at(parts.training - (reached - parts.pretraining) + experiment.MEASURING + 1)
+    assert parts.pretraining + parts.training < reached + more < sum(parts)
 
 
 def test_the_penalty_pulls_by_the_ratio_that_was_asked_for(tmp_path) -> None:

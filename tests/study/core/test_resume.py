@@ -53,6 +53,19 @@ def test_stopped_it_leaves_a_state_and_goes_on_from_it(tmp_path) -> None:
     assert saved_state(study, RUN) is None
 
 
+def test_what_a_run_does_before_and_after_its_training_counts_as_work(tmp_path) -> None:
+    study = Study(tmp_path / "s", "counting", {})
+    told: list[int] = []
+    training = Counting()
+    parts = {"before": 5, "after": 10}
+    assert train_run(study, RUN, training, 20, Callbacks(told.append, stop=lambda: training.step == 5), **parts) is None
+    assert sum(told) == 10  # the caller tells of the rest
+    assert work(study, [RUN], lambda run: 35) == (35, 15)
+    training.restore(saved_state(study, RUN))
+    assert train_run(study, RUN, training, 20, Callbacks(told.append), **parts) == ""
+    assert sum(told) == 20
+
+
 def test_one_process_of_several_saves(tmp_path) -> None:
     study = Study(tmp_path / "s", "counting", {})
     assert train_run(study, RUN, Counting(), 10, Callbacks(stop=lambda: True), writes=False) is None

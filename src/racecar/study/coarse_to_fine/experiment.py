@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -29,6 +29,7 @@ from racecar.study.core.files import read_tensors
 from racecar.study.core.folder import Study
 from racecar.study.core.methods import Strength
 from racecar.study.core.resume import saved_state, slot, train_run
+from racecar.study.core.schedule import Units
 from racecar.study.core.variants import Run
 from racecar.study.images.decoded import Images
 
@@ -86,15 +87,31 @@ def tasks(study: Study, config: TransferConfig, device: torch.device) -> dict[st
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def cost(config: TransferConfig, run: Run) -> int:
-    """Expected work of a run, in tenths of a plain epoch."""
+MEASURING = 10  # expected work of the probes
+
+
+class Cost(NamedTuple):
+    """Expected work of a run's parts, in tenths of a plain epoch."""
+
+    pretraining: int
+    training: int
+    fine_tuning: int  # and measuring
+
+
+def costs(config: TransferConfig, run: Run) -> Cost:
+    """Of a run."""
     recipe = config.recipe(run)
     if run.phase == "B":
-        return 10 * recipe.epochs
-    method = run.variant.method
-    strength = strength_of(run)
+        return Cost(0, 10 * recipe.epochs, 0)
+    method, strength = run.variant.method, strength_of(run)
     epochs = max(1, round(recipe.epochs * method.stop(strength))) * method.cost
-    return round(10 * (epochs + config.b.epochs + method.pretraining(strength) * config.shape.depth)) + 10
+    layers = method.pretraining(strength) * config.shape.depth
+    return Cost(10 * layers, round(10 * epochs), 10 * config.b.epochs + MEASURING)
+
+
+def cost(config: TransferConfig, run: Run) -> int:
+    """Expected work of a run, in tenths of a plain epoch."""
+    return sum(costs(config, run))
 
 
 def seed_of(config: TransferConfig, run: Run) -> int:
@@ -170,13 +187,15 @@ def _train(
     method, strength, seed = run.variant.method, strength_of(run), seed_of(config, run)
     task = data["B" if run.phase == "B" else "A"]
     model = network(config, task, seed, method.projector(strength))
-    recipe, state = config.recipe(run), saved_state(study, run)
+    recipe, state, parts = config.recipe(run), saved_state(study, run), costs(config, run)
     objective, epochs = Objective(model), None
     if run.phase != "B":
         if (long := method.pretraining(strength)) and state is None:
             batches = task.batches(recipe.batch_size, seed, recipe.augmentation, 0, 1)
             example = task.some_tests(recipe.batch_size)
-            if not pretrain(model, batches, long, recipe, config.shape, example, callbacks):
+            steps = len(batches) * long * config.shape.depth
+            told = replace(callbacks, advance=Units(parts.pretraining, steps, 0, callbacks.advance))
+            if not pretrain(model, batches, long, recipe, config.shape, example, told):
                 return False
         objective = objective_of(config, run, model, task)
         epochs = round(recipe.epochs * method.stop(strength))
@@ -195,12 +214,15 @@ def _train(
             balance(trainer, strength)
         except racecar.NonFiniteError as error:  # before the first step
             study.finish(run, model.state_dict(), {"diverged": str(error), "strength": strength, "history": []})
+            callbacks.advance(parts.training + parts.fine_tuning)
             return True
     if method.until() < 1 and run.phase != "B":
         objective.last = round(method.until() * trainer.total)
     if state is not None:
         trainer.restore(state)
-    failure = train_run(study, run, trainer, cost(config, run), callbacks)
+    failure = train_run(
+        study, run, trainer, parts.training, callbacks, before=parts.pretraining, after=parts.fine_tuning
+    )
     if failure is None:
         return False
     accelerator.free_memory()
@@ -218,10 +240,13 @@ def _train(
     if failure:
         metrics["diverged"] = failure
     answers: dict[str, Tensor] = {}
-    if run.phase != "B" and not failure:
+    if failure:
+        callbacks.advance(parts.fine_tuning)
+    elif run.phase != "B":
         measured = outcomes.measure(model, data["B"], config.shape.before, seed)
         metrics |= measured.numbers
         answers = {k: measured.answers[k] for k in KEPT if k in measured.answers}
+        callbacks.advance(MEASURING)
         tuned = _fine_tuned(config, run, model, data["B"], accelerator, callbacks)
         if tuned is None:
             return False
@@ -229,7 +254,7 @@ def _train(
             metrics["finetuning_diverged"] = tuned
         else:
             metrics["finetuned"], answers["finetuned"] = tuned
-    elif not failure:
+    else:
         answers["scratch"] = _answers(model, data["B"])
     if answers:
         study.keep(run, ANSWERS, _counts(answers))
@@ -293,11 +318,13 @@ def _fine_tuned(
     model.body.load_state_dict(source.body.state_dict())
     trainer = Trainer(Objective(model), config.b, data, seed=seed, phase="AB", accelerator=accelerator, evaluations=1)
     # Short, so that no state of its own is saved: stopped here, the run begins again where phase I was saved last.
-    quiet = Callbacks(stop=callbacks.stop, alive=callbacks.alive, advance=lambda steps: callbacks.alive())
+    units = Units(10 * config.b.epochs, trainer.total, 0, callbacks.advance)
+    quiet = Callbacks(stop=callbacks.stop, alive=callbacks.alive, advance=units)
     try:
         if not trainer.run(quiet):
             return None
     except DivergedError as error:
+        units.finish()
         return str(error)
     accelerator.free_memory()
     right = _answers(model, data)

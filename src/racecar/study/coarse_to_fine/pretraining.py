@@ -29,7 +29,7 @@ def pretrain(
         recipe: its precision; Adam takes steps of 1e-3.
         shape: of the network.
         example: a batch.
-        callbacks: ``alive`` is called after every step, ``stop`` is asked.
+        callbacks: ``advance`` is told of every step, ``stop`` is asked.
 
     Returns:
         Whether it came to its end.

@@ -32,7 +32,7 @@ def pretrain(
         start: where the reverse pass begins, see :class:`racecar.Racecar`.
         rate: of Adam.
         precision: of autocast; None: as the weights are.
-        callbacks: ``alive`` is called after every step, ``stop`` is asked.
+        callbacks: ``advance`` is told of every step, ``stop`` is asked.
 
     Returns:
         Whether it came to its end.
@@ -48,7 +48,7 @@ def pretrain(
             optimiser.zero_grad()
             penalty.backward()
             optimiser.step()
-            callbacks.alive()
+            callbacks.advance(1)
             if callbacks.stop():
                 return False
     for parameter in model.parameters():

@@ -44,7 +44,15 @@ def saved_state(study: Study, run: Run) -> Progress | None:
 
 
 def train_run(
-    study: Study, run: Run, training: Resumable, cost: int, callbacks: Callbacks, *, writes: bool = True
+    study: Study,
+    run: Run,
+    training: Resumable,
+    cost: int,
+    callbacks: Callbacks,
+    *,
+    before: int = 0,
+    after: int = 0,
+    writes: bool = True,
 ) -> str | None:
     """Train a run to its end, its state kept in the study's folder until :meth:`Study.drop_progress`.
 
@@ -52,8 +60,9 @@ def train_run(
         study: the folder.
         run: what is trained.
         training: where it begins, or restored from :func:`saved_state`.
-        cost: of the whole run, in the unit that ``callbacks.advance`` is told.
+        cost: of the training, in the unit that ``callbacks.advance`` is told.
         callbacks: of the caller; states are saved here.
+        before, after: cost of what the run does before and after it; the caller tells of that.
         writes: whether this process saves, where several train a run together.
 
     Returns:
@@ -64,7 +73,8 @@ def train_run(
 
     def save(state: Progress) -> None:
         if writes:
-            metadata = state.metadata | {"run": run.key, "total": training.total}
+            parts = {"before": before, "after": after} if before or after else {}
+            metadata = state.metadata | {"run": run.key, "total": training.total} | parts
             study.save_progress(slot(run), Progress(state.tensors, metadata))
 
     failure = ""

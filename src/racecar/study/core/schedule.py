@@ -35,13 +35,17 @@ def chains(runs: Sequence[Run], cost: Cost, workers: int) -> list[list[Run]]:
 
 
 def work(study: Study, runs: Sequence[Run], cost: Cost) -> tuple[int, int]:
-    """(all, already done) in the unit of ``cost``; saved states say ``run``, ``step`` and ``total``."""
+    """(all, already done) in the unit of ``cost``.
+
+    Saved states say ``run``, ``step`` and ``total``; and ``before`` and ``after`` where a run does more than its steps.
+    """
     done = {r: cost(r) for r in runs if study.finished(r)}
     unfinished = {r.key: r for r in runs if r not in done}
     for state in study.progress_notes():
         step, total = state.get("step"), state.get("total")
         if (run := unfinished.get(str(state.get("run")))) is not None and is_count(step) and is_count(total) and total:
-            done[run] = round(cost(run) * min(1.0, step / total))
+            before, after = (state[k] if is_count(state.get(k)) else 0 for k in ("before", "after"))
+            done[run] = before + round(max(0, cost(run) - before - after) * min(1.0, step / total))
     return sum(map(cost, runs)), sum(done.values())
 
 

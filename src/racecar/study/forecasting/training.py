@@ -63,9 +63,10 @@ class Job:
         return round(a * self.variant.method.length(config.compute_match)), b
 
     def work(self, config: Config) -> int:
-        """In plain steps, about; those of Pre's layers go unseen."""
+        """In steps, those of Pre's layers among them."""
         a, b = self.steps(config)
-        return a + b
+        epochs = 0 if self.variant is None else self.variant.method.pretraining(self.value)
+        return DEPTH * _steps_a_layer(epochs, a) + a + b
 
 
 def train(
@@ -100,6 +101,10 @@ def train(
     return found, model
 
 
+def _steps_a_layer(epochs: int, steps: int) -> int:
+    return math.ceil(epochs * steps / SHARE)
+
+
 def _measured(job: Job, task: Task) -> Pairs:
     return task.validation if job.tuning else task.test
 
@@ -129,7 +134,7 @@ def pretrained(
     method = variant.method
     example = task.train.past[: config.batch]
     if epochs := method.pretraining(value):
-        each = math.ceil(epochs * steps / SHARE)
+        each = _steps_a_layer(epochs, steps)
 
         def seen() -> itertools.islice[Tensor]:
             chosen = batches(len(task.train.past), config.batch, 2000 + seed)

@@ -169,9 +169,14 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 	$(BIN)/racecar study transfer --preset full --pair fashion-groups --phases A-tuned B $(TUNED) --data $(DATA)
 	$(BIN)/racecar report runs/transfer-mnist-halves-full runs/transfer-mnist-parity-full --results results
 	$(BIN)/racecar report runs/transfer-fashion-groups-full --results results
-	$(BIN)/racecar study transfer --preset full --pair cifar10-animals --seeds 5 --variants Std Dec1 Dec7 RR1 RR7 \
-		--phases A-tuned B --tuned '{"Dec1": 0.3, "Dec7": 3.0, "RR1": 1.0, "RR7": 3.0}' --data $(DATA)
-	$(BIN)/racecar report runs/transfer-cifar10-animals-full --results results
+	$(BIN)/racecar study transfer --preset full --pair cifar10-halves --seeds 1 --a.epochs 6 --b.epochs 2 \
+		--variants Std Proj Pre Dec1 Dec7 RR1 RR7 --data $(DATA)
+	$(BIN)/racecar study transfer --preset full --pair cifar10-animals --seeds 5 --variants Std StdC Proj Pre Dec1 RR1 \
+		--phases A-tuned B --tuned-on runs/transfer-cifar10-halves-full --data $(DATA)
+	$(BIN)/racecar study transfer --preset full --pair cifar100-superclasses --seeds 5 --variants Std StdC Dec1 RR1 \
+		--phases A-tuned B --tuned-on runs/transfer-cifar10-halves-full --data $(DATA)
+	$(BIN)/racecar report runs/transfer-cifar10-halves-full runs/transfer-cifar10-animals-full --results results
+	$(BIN)/racecar report runs/transfer-cifar100-superclasses-full --results results
 	$(BIN)/racecar study transfer --preset full --pair superposed-tuning --phases A --seeds 2 --data $(DATA)
 	for share in $(SHARES); do $(BIN)/racecar study transfer --preset full --pair superposed-$$share --phases A-tuned B \
 		--tuned-on runs/transfer-superposed-tuning-full --data $(DATA) || exit; done
@@ -180,7 +185,13 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 	$(BIN)/racecar study plasticity --preset small --sequence permuted-pixels --tasks 25 --seeds 3 $(FIVE) --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small $(FIVE) A A-first --data $(DATA)
+	$(BIN)/racecar study plasticity --preset small --sequence class-sequence --seeds 5 --data $(DATA) \
+		--variants Std Ort L2Init RR1 RR3 Dec1 Dec3 SP
 	$(BIN)/racecar report runs/plasticity-permuted-pixels-small runs/plasticity-random-labels-small --results results
+	$(BIN)/racecar report runs/plasticity-class-sequence-small --results results
+	$(BIN)/racecar study cifar --recipe strong --preset small --width 16 --variants Std Ort RR1 RR7 Dec7 --phases A \
+		--seeds 3 --data $(DATA) --out runs/cifar-byproducts
+	$(BIN)/python -m racecar.study.cifar.byproducts runs/cifar-byproducts --table results/byproducts.md
 	$(BIN)/racecar study vgg --data $(TWICE) $(PHOTOGRAPHS) --out runs/vgg-photographs
 	$(BIN)/python benchmarks/vgg.py $(VGG) --trained runs/vgg-photographs --table results/vgg-speed.md
 	$(if $(UNPACK),$(BIN)/python benchmarks/images.py --work .data/links --seconds 5 --rounds 4 --table results/images.md \

@@ -111,8 +111,11 @@ class TransferResults(Results[TransferConfig]):
         if self.named_candidate:
             wanted = Variant.parse(self.named_candidate)
             return wanted if wanted in self.judged else None
-        ours = [v for v in self.judged if isinstance(v.method, RR)]
-        return max(ours, key=lambda v: self.summary(self.tuned(v), "probe").mean, default=None)
+        return max(self._ours, key=lambda v: self.summary(self.tuned(v), "probe").mean, default=None)
+
+    @property
+    def _ours(self) -> list[Variant]:
+        return [v for v in self.judged if isinstance(v.method, RR)]
 
     @property
     def named_candidate(self) -> str:
@@ -267,7 +270,11 @@ class TransferResults(Results[TransferConfig]):
             f"{', '.join(c.label for c in self.controls)}"
         )
         if not self.named_candidate:
-            evidence += f"; {name} is the racecar variant with the best probe here: no tuning has chosen it beforehand"
+            evidence += (
+                f"; {name} is the racecar variant with the best probe here: no tuning has chosen it beforehand"
+                if len(self._ours) > 1
+                else f"; {name}'s value was given by --tuned, and not read from a finished tuning"
+            )
         equal, lost = on_a.difference.low > -pair.margin, on_a.difference.high < -pair.margin
         if found.better and found.difference.mean >= pair.least and equal and self.named_candidate:
             return Verdict(claim, where, "reproduced", evidence)

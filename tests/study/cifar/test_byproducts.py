@@ -50,6 +50,7 @@ def test_the_command_measures_the_networks_of_phase_one_and_says_what_it_cannot(
     )
     study, experiment = SPEC.open(tmp_path / "run", config), Cifar()
     remember(study, config)
+    study.note(command=f"racecar study cifar --width 2 --data {tmp_path}")
     assert main([str(study.folder)]) == 2
     assert "no finished network of phase I" in capsys.readouterr().err
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +64,10 @@ def test_the_command_measures_the_networks_of_phase_one_and_says_what_it_cannot(
     rows = {line.split(" | ")[0]: line for line in (tmp_path / "table.md").read_text().splitlines()}
     assert rows["| Dec¹"].count("not measured") == 2
     assert "not measured" not in rows["| RR¹"]
-    said = (tmp_path / "table.md").read_text().partition("Not finished, and left out: ")[2].partition(".")[0]
+    text = (tmp_path / "table.md").read_text()
+    assert "`python -m racecar.study.cifar.byproducts RUN --images 10 --table " in text
+    assert "`racecar study cifar --width 2 --data DATA`" in text
+    said = text.partition("Not finished, and left out: ")[2].partition(".")[0]
     assert sorted(said.split("; ")) == ["Dec¹, seed 1", "RR¹, seed 1", "Std, seed 1"]
 
 

@@ -188,12 +188,13 @@ def _measured(folder: Path, count: int, argv: Sequence[str] | None) -> str:
     missing = [f"{r.variant.label}, seed {r.seed}" for r in config.runs() if r.phase == "A" and r not in runs]
     said += f" Not finished, and left out: {typography.plain('; '.join(missing))}." if missing else ""
     here = environment()
-    given = sys.argv[1:] if argv is None else argv
+    given = ["RUN" if Path(word) == folder else word for word in (sys.argv[1:] if argv is None else argv)]
     command = portable(pasted(["python", "-m", "racecar.study.cifar.byproducts", *given]))
+    trained, known = study.metadata(), f"{len(train)} training images of {NAMES['A']}"
     return (
         f"# By-products: corruptions, calibration, unknown images\n\n`{command}`\n\n"
-        f"Networks of phase I of `racecar study cifar`, {study.metadata().get('setting', 'own settings')}, "
-        f"{len(train)} training images of {NAMES['A']}. {len(test)} test images, {len(unknown)} unknown ones of "
+        f"Networks of phase I of `{portable(trained.get('command', 'racecar study cifar'))}`, "
+        f"{trained.get('setting', 'own settings')}, {known}. {len(test)} test images, {len(unknown)} unknown ones of "
         f"{NAMES['B']}. Columns from confidence on: the area under the ROC curve by which a score tells the unknown "
         "from the test images; 0.5 is chance. I − I': the reverse pass's error of the input; all layers: the mean of "
         "the errors' logarithms in standard deviations of the test images. Known and unknown images share the batches. "

@@ -190,13 +190,14 @@ def _measured(folder: Path, count: int, argv: Sequence[str] | None) -> str:
     here = environment()
     given = ["RUN" if Path(word) == folder else word for word in (sys.argv[1:] if argv is None else argv)]
     command = portable(pasted(["python", "-m", "racecar.study.cifar.byproducts", *given]))
-    trained, known = study.metadata(), f"{len(train)} training images of {NAMES['A']}"
+    trained = study.metadata()
     return (
         f"# By-products: corruptions, calibration, unknown images\n\n`{command}`\n\n"
         f"Networks of phase I of `{portable(trained.get('command', 'racecar study cifar'))}`, "
-        f"{trained.get('setting', 'own settings')}, {known}. {len(test)} test images, {len(unknown)} unknown ones of "
-        f"{NAMES['B']}. Columns from confidence on: the area under the ROC curve by which a score tells the unknown "
-        "from the test images; 0.5 is chance. I − I': the reverse pass's error of the input; all layers: the mean of "
+        f"{trained.get('setting', 'own settings')}, {len(train)} training images of {NAMES['A']}. "
+        f"{len(test)} test images, {len(unknown)} unknown ones of {NAMES['B']}. "
+        "Columns from confidence on: the area under the ROC curve by which a score tells the unknown from the test "
+        "images; 0.5 is chance. I − I': the reverse pass's error of the input; all layers: the mean of "
         "the errors' logarithms in standard deviations of the test images. Known and unknown images share the batches. "
         "The decoder of Dec is not kept, so that its errors are not measured. "
         f"{said} Mean ± standard deviation over seeds, 95 % t intervals of differences paired by seed. "

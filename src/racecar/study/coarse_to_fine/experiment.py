@@ -95,18 +95,24 @@ class Cost(NamedTuple):
 
     pretraining: int
     training: int
-    fine_tuning: int  # and measuring
+    measuring: int
+    fine_tuning: int
+
+    @property
+    def after(self) -> int:
+        """Of what follows phase I."""
+        return self.measuring + self.fine_tuning
 
 
 def costs(config: TransferConfig, run: Run) -> Cost:
     """Of a run."""
     recipe = config.recipe(run)
     if run.phase == "B":
-        return Cost(0, 10 * recipe.epochs, 0)
+        return Cost(0, 10 * recipe.epochs, 0, 0)
     method, strength = run.variant.method, strength_of(run)
     epochs = max(1, round(recipe.epochs * method.stop(strength))) * method.cost
     layers = method.pretraining(strength) * config.shape.depth
-    return Cost(10 * layers, round(10 * epochs), 10 * config.b.epochs + MEASURING)
+    return Cost(10 * layers, round(10 * epochs), MEASURING, 10 * config.b.epochs)
 
 
 def cost(config: TransferConfig, run: Run) -> int:
@@ -214,15 +220,13 @@ def _train(
             balance(trainer, strength)
         except racecar.NonFiniteError as error:  # before the first step
             study.finish(run, model.state_dict(), {"diverged": str(error), "strength": strength, "history": []})
-            callbacks.advance(parts.training + parts.fine_tuning)
+            callbacks.advance(parts.training + parts.after)
             return True
     if method.until() < 1 and run.phase != "B":
         objective.last = round(method.until() * trainer.total)
     if state is not None:
         trainer.restore(state)
-    failure = train_run(
-        study, run, trainer, parts.training, callbacks, before=parts.pretraining, after=parts.fine_tuning
-    )
+    failure = train_run(study, run, trainer, parts.training, callbacks, before=parts.pretraining, after=parts.after)
     if failure is None:
         return False
     accelerator.free_memory()
@@ -241,12 +245,12 @@ def _train(
         metrics["diverged"] = failure
     answers: dict[str, Tensor] = {}
     if failure:
-        callbacks.advance(parts.fine_tuning)
+        callbacks.advance(parts.after)
     elif run.phase != "B":
         measured = outcomes.measure(model, data["B"], config.shape.before, seed)
         metrics |= measured.numbers
         answers = {k: measured.answers[k] for k in KEPT if k in measured.answers}
-        callbacks.advance(MEASURING)
+        callbacks.advance(parts.measuring)
         tuned = _fine_tuned(config, run, model, data["B"], accelerator, callbacks)
         if tuned is None:
             return False
@@ -318,7 +322,7 @@ def _fine_tuned(
     model.body.load_state_dict(source.body.state_dict())
     trainer = Trainer(Objective(model), config.b, data, seed=seed, phase="AB", accelerator=accelerator, evaluations=1)
     # Short, so that no state of its own is saved: stopped here, the run begins again where phase I was saved last.
-    units = Units(10 * config.b.epochs, trainer.total, 0, callbacks.advance)
+    units = Units(costs(config, run).fine_tuning, trainer.total, 0, callbacks.advance)
     quiet = Callbacks(stop=callbacks.stop, alive=callbacks.alive, advance=units)
     try:
         if not trainer.run(quiet):

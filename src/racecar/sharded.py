@@ -141,8 +141,8 @@ class Gathering:
     def __init__(self, precision: dict[int, Precision]) -> None:
         self._precision = precision
         self._here: dict[int, _Gathered] = {}  # by the address of its storage, while an operation reads it
-        self._kept: list[_Gathered] = []  # what autograd keeps of the call, in order
-        self._ahead: tuple[int, Tensor] | None = None  # gathered for the backward pass before it asks
+        self._kept: list[list[_Gathered]] = [[]]  # what autograd keeps of the call, operation by operation, in order
+        self._coming: dict[int, dict[int, _Coming]] = {}  # by operation and place, for the backward pass
 
     def begin(self, weight: Tensor, position: int, lowered: bool) -> _Gathered:
         """Begin to gather a weight.
@@ -171,9 +171,11 @@ class Gathering:
         return value
 
     def free(self, *values: Tensor) -> None:
-        """What has been read is not read again: autograd has kept its name."""
+        """What an operation has read is not read again: autograd has kept its name."""
         for value in values:
             self._here.pop(value.untyped_storage().data_ptr(), None)
+        if self._kept[-1]:
+            self._kept.append([])
 
     def saving(self) -> AbstractContextManager[Any]:
         """Autograd keeps the names of whole weights in place of the weights while it lasts."""
@@ -182,19 +184,22 @@ class Gathering:
     def _pack(self, tensor: Tensor) -> Any:
         gathered = self._here.get(tensor.untyped_storage().data_ptr()) if self._here else None
         if gathered is None:
-            return tensor
-        self._kept.append(gathered)
-        return _Kept(len(self._kept) - 1, tensor.shape, tensor.stride(), tensor.storage_offset())
+            return tensor.detach()  # an operation's own output would otherwise hold the operation, and never go
+        self._kept[-1].append(gathered)
+        at = len(self._kept) - 1, len(self._kept[-1]) - 1
+        return _Kept(*at, tensor.shape, tensor.stride(), tensor.storage_offset())
 
     def _unpack(self, kept: Any) -> Tensor:
         if not isinstance(kept, _Kept):
             return kept  # type: ignore[no-any-return]
-        place, ahead = kept.place, self._ahead
-        self._ahead = None
-        value = ahead[1] if ahead is not None and ahead[0] == place else self._kept[place].begun()
-        if place:  # the backward pass reads them from the last one to the first
-            self._ahead = place - 1, self._kept[place - 1].begun()
-        return _arrived(value).as_strided(kept.size, kept.stride, kept.offset)
+        # The backward pass reads the operations from the last one to the first: the one before is begun ahead.
+        near = [operation for operation in (kept.operation, kept.operation - 1) if operation >= 0]
+        for operation in near:
+            if operation not in self._coming:
+                self._coming[operation] = {i: g.begun() for i, g in enumerate(self._kept[operation])}
+        self._coming = {operation: self._coming[operation] for operation in near}
+        coming = self._coming[kept.operation].pop(kept.place, None) or self._kept[kept.operation][kept.place].begun()
+        return coming.arrived().as_strided(kept.size, kept.stride, kept.offset)
 
 
 class _Gathered:
@@ -202,37 +207,60 @@ class _Gathered:
 
     def __init__(self, weight: Tensor, dtype: torch.dtype, reduced: torch.dtype | None) -> None:
         self.weight, self.dtype, self.reduced = weight, dtype, reduced
-        self._begun: Tensor | None = self.begun()
+        self._first: _Coming | None = self.begun()
 
     @torch.no_grad()
-    def begun(self) -> Tensor:
+    def begun(self) -> _Coming:
         """The whole weight, maybe still on its way."""
         from torch.distributed.tensor import Replicate
 
         weight = self.weight.detach().to(self.dtype)
         everywhere = [Replicate()] * weight.device_mesh.ndim  # type: ignore[attr-defined]
-        return weight.redistribute(placements=everywhere, async_op=True).to_local()  # type: ignore[attr-defined, no-any-return]
+        beside = gathers_beside_computing(weight.device_mesh.device_type)  # type: ignore[attr-defined]
+        return _Coming(weight.redistribute(placements=everywhere, async_op=beside).to_local())  # type: ignore[attr-defined]
 
     def take(self) -> Tensor:
         """The one that was begun when this was made."""
-        value, self._begun = self._begun, None
-        assert value is not None
-        return _arrived(value)
+        coming, self._first = self._first, None
+        assert coming is not None
+        return coming.arrived()
+
+
+def gathers_beside_computing(device: str) -> bool:
+    """Whether a weight travels while operations compute.
+
+    Not between processors: with two collective operations under way at once gloo now and then corrupts the memory of
+    its process (``results/gloo.md``).
+    """
+    return device != "cpu"
+
+
+class _Coming:
+    """A whole weight, maybe on its way; let go before it has arrived, it is waited for, as torch asks for."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._value = value
+
+    def arrived(self) -> Tensor:
+        """The whole weight."""
+        from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
+        if isinstance(self._value, AsyncCollectiveTensor):
+            self._value = self._value.wait()
+        return self._value
+
+    def __del__(self) -> None:
+        self.arrived()
 
 
 class _Kept(NamedTuple):
-    """What autograd keeps of a whole weight: its place among those of the call, and which view of it was saved."""
+    """What autograd keeps of a whole weight: its operation, its place there, and which view of it was saved."""
 
+    operation: int
     place: int
     size: torch.Size
     stride: tuple[int, ...]
     offset: int | torch.SymInt
-
-
-def _arrived(value: Tensor) -> Tensor:
-    from torch.distributed._functional_collectives import AsyncCollectiveTensor
-
-    return value.wait() if isinstance(value, AsyncCollectiveTensor) else value  # type: ignore[no-any-return]
 
 
 class _Whole(torch.autograd.Function):

@@ -240,12 +240,12 @@ def counting() -> Iterator[list[int]]:
     seen: list[int] = []
     begun = sharded._Gathered.begun
 
-    def watched(self: Any) -> Tensor:
-        value = begun(self)
-        whole = sharded._arrived(value)
+    def watched(self: Any) -> Any:
+        coming = begun(self)
+        whole = coming.arrived()
         alive[id(whole)] = (weakref.ref(whole), whole.nbytes)
         seen.append(sum(size for ref, size in alive.values() if ref() is not None))
-        return whole
+        return coming
 
     sharded._Gathered.begun = watched  # type: ignore[method-assign]
     try:
@@ -279,6 +279,17 @@ def memory() -> dict[str, Tensor]:
             total.backward()
         found[name] = torch.tensor(max(seen) / of_one)
     return found
+
+
+def gatherings() -> dict[str, Tensor]:
+    """How many whole weights the forward and the backward pass of a transformer ask for."""
+    rr = ready("vit")
+    shard("vit", rr)
+    with counting() as seen:
+        total = loss(*rr(data("vit")))
+        forward = len(seen)
+        total.backward()
+    return {"forward": torch.tensor(forward), "backward": torch.tensor(len(seen) - forward)}
 
 
 def saved() -> dict[str, Tensor]:
@@ -326,7 +337,7 @@ def compiled() -> dict[str, Tensor]:
 
 
 BESIDE: dict[int, list[Callable[[], dict[str, Tensor]]]] = {
-    2: [reconstruct, evaluation, other_sizes, memory, saved, without_a_root, tensor_parallel, compiled],
+    2: [reconstruct, evaluation, other_sizes, memory, gatherings, saved, without_a_root, tensor_parallel, compiled],
     4: [loaded],
 }
 OF_FOUR = ("mlp", "conv", "vit", "gpt2", "hsdp")

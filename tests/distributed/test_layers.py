@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from racecar import sharded
 
 HERE = Path(__file__).parent
 
@@ -105,6 +108,37 @@ def test_at_most_two_layers_are_whole(computed) -> None:
     assert found["checkpoint"] <= 2
     assert found["bf16"] <= 1.1, "half of the bytes, but for the biases"
     assert found["plain"] > 1.5, "nothing is gathered ahead"
+
+
+def test_no_weight_is_gathered_in_vain(computed) -> None:
+    """The backward pass reads fewer of them: neither biases nor what begins the network."""
+    found = computed(2, "gatherings")
+    assert 0 < found["backward"] < found["forward"]
+
+
+@pytest.fixture
+def one_of_two() -> Iterator[Callable[[], int]]:
+    """This process as one of two of which the other is missing: how many collective operations nobody has waited for.
+
+    They give anything.
+    """
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    yield torch._C._distributed_c10d._get_work_registry_size
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpoint": True}], ids=str)
+def test_what_is_gathered_beside_computing_is_waited_for(layers, one_of_two, monkeypatch, options) -> None:
+    """As on a GPU; also what was begun for the next operation of a backward pass that ends before."""
+    monkeypatch.setattr(sharded, "gathers_beside_computing", lambda device: True)
+    rr = layers.ready("mlp", **options)
+    layers.shard("mlp", rr)
+    penalty = rr(layers.data("mlp")[:4])[1]
+    last = rr.model[6].weight
+    torch.autograd.grad(penalty, [last], retain_graph=True)
+    assert one_of_two() > 0, "nothing is gathered ahead"
+    del penalty
+    assert one_of_two() == 0
 
 
 def test_beside_training(layers, computed) -> None:

@@ -79,6 +79,22 @@ def test_report_writes_results_with_their_command(done: Path) -> None:
     assert "n = 1" in text
 
 
+def test_a_report_is_named(done: Path, capsys) -> None:
+    """So that two runs of one study stand beside each other."""
+    assert exit_code("report", "s", "--results", "named", "--figures", "named", "--name", "s-again") == 0
+    assert (done / "named" / "s-again.md").exists()
+    assert all(p.name.startswith("s-again") for p in (done / "named").iterdir())
+    capsys.readouterr()
+    for words, said in (
+        (["s", "s", "--results", "none", "--name", "x"], "one run alone, and here are 2"),
+        (["s", "--name", "x"], "add --results FOLDER"),
+        (["s", "--results", "none", "--name", "../x"], "use letters, digits"),
+    ):
+        assert exit_code("report", *words) == 2
+        assert said in capsys.readouterr().err
+    assert not (done / "none").exists()
+
+
 def test_missing_runs_are_said_to_be_not_run(done: Path) -> None:
     run = done / "s" / "runs" / "RR6_AA" / "seed-0" / "run.json"
     content = run.read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,9 @@ def parser(argv: Sequence[str]) -> ArgumentParser:
     )
     made.add_argument("--results", type=str, default=None, help="folder for tables (Markdown) and figures (PNG)")
     made.add_argument(
+        "--name", type=str, default=None, help="of the table and the figures, for one run alone; without .md"
+    )
+    made.add_argument(
         "--figures", type=str, default=None, help="folder for figures for print: PDF and SVG, pictures at 300 dpi"
     )
     return made
@@ -43,11 +48,14 @@ def run(parser: ArgumentParser, options: Namespace) -> int:
     from racecar.study.use.report import is_run, page_of_run
 
     folders = [folder for name in options.runs for folder in _studies(Path(name))]
+    if options.name is not None:
+        _check_name(options, folders)
     said: list[str] = []
     try:
         with progress_bar(f"{len(folders)} report{'s' * (len(folders) > 1)}", len(folders), 0) as advance:
             for folder in folders:
                 page = page_of_run(folder, options.model) if is_run(folder) else page_of(folder)
+                page = dataclasses.replace(page, name=options.name or page.name)
                 said += _written(page, folder)
                 if options.results is not None:
                     said += [f"results: {path}" for path in write_results(page, Path(options.results))]
@@ -75,6 +83,20 @@ def _written(page: Page, folder: Path) -> list[str]:
     from racecar.study.report import write
 
     return [page.said(), f"report: {write(page, folder / 'report.html')}"]
+
+
+def _check_name(options: Namespace, folders: Sequence[Path]) -> None:
+    """Refuse a name that nothing or several runs would have, or that is none of a file.
+
+    Raises:
+        ValueError: it is.
+    """
+    if len(folders) != 1:
+        raise ValueError(f"--name {options.name} is for one run alone, and here are {len(folders)}")
+    if options.results is None and options.figures is None:
+        raise ValueError(f"--name {options.name} names tables and figures: add --results FOLDER or --figures FOLDER")
+    if not re.fullmatch(r"\w[\w.-]*", options.name):
+        raise ValueError(f"--name {options.name!r}: use letters, digits, '-', '_' and '.', as in transfer-mine")
 
 
 def _studies(folder: Path) -> list[Path]:

@@ -22,6 +22,7 @@ PHOTOGRAPHS := --train_images 96 --test_images 24 --size 128 --decoders 1 --star
 ZOO := --steps 10 --largest 30000000 --seconds 400 --memory 18
 SMOKE := --simulations .data/smoke $(addprefix --captures ,$(call unpacked,scalarflow))
 TUNED := --tuned-on runs/transfer-mnist-halves-full
+REMEDIES := {"RR1": 3, "RR1-end": 3, "RR1-pooled": 3, "RR1-gain": 3, "RR1-denoise": 3, "RR7-fade": 0.1}
 SHARES := 0.0001 0.001 0.01 0.1 0.5
 FIVE := --phases A-1 A-2 A-3 A-4 A-5
 
@@ -177,6 +178,13 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 		--phases A-tuned B --tuned-on runs/transfer-cifar10-halves-full --data $(DATA)
 	$(BIN)/racecar report runs/transfer-cifar10-halves-full runs/transfer-cifar10-animals-full --results results
 	$(BIN)/racecar report runs/transfer-cifar100-superclasses-full --results results
+	$(BIN)/racecar study transfer --preset full --pair cifar10-halves --seeds 2 --a.epochs 6 --b.epochs 2 --phases A-tuned \
+		--variants Std RR1 RR1-end RR1-pooled RR1-gain RR1-denoise RR7-fade --tuned '$(REMEDIES)' --data $(DATA) \
+		--out runs/transfer-cifar10-remedies
+	$(BIN)/racecar study transfer --preset full --pair cifar10-animals --seeds 3 --variants Std StdC RR1 --phases A-tuned \
+		--tuned '{"RR1": 3}' --train_images null --test_images null --width 32 --data $(DATA) --out runs/transfer-cifar10-strong
+	for run in remedies strong; do $(BIN)/racecar report runs/transfer-cifar10-$$run --results results \
+		--name transfer-cifar10-$$run || exit; done
 	$(BIN)/racecar study transfer --preset full --pair superposed-tuning --phases A --seeds 2 --data $(DATA)
 	for share in $(SHARES); do $(BIN)/racecar study transfer --preset full --pair superposed-$$share --phases A-tuned B \
 		--tuned-on runs/transfer-superposed-tuning-full --data $(DATA) || exit; done

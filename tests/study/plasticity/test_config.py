@@ -49,7 +49,7 @@ def test_methods_with_a_reverse_pass_have_the_ratios_of_this_study() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"variants": ["LS"]}, "no variant LS in this study: use L2Init, Std, Reset, SP, Ort, RR1 to RR3"),
+        ({"variants": ["LS"]}, "no variant LS in this study: use L2Init, Std, StdC, Reset, SP, Ort, RR1 to RR3"),
         ({"variants": ["RR4"]}, "no variant RR4 in this study: use .*RR1 to RR3, Dec1 to Dec3"),
         ({"variants": ["RR3-end"]}, "no variant RR3-end"),
         ({"variants": []}, "name at least one each"),

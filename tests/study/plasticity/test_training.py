@@ -29,7 +29,7 @@ def images(count: int = 20, channels: int = 1, size: int = 28, classes: int = 10
 
 def training(variant: str, config: PlasticityConfig = CONFIG, way: str = "3", seed: int = 0) -> Training:
     parsed = Variant.parse(variant)
-    phase = "A" if variant in ("Std", "Reset") else f"A-{way}"
+    phase = "A" if variant in ("Std", "StdC", "Reset") else f"A-{way}"
     form = (20, 1, 28, 10) if config.sequence != "class-sequence" else (36, 3, 32, 6)
     train, test = images(*form), images(*form, seed=1)
     return Training(Run(parsed, phase, seed), config, KINDS[config.sequence](train, test, config), torch.device("cpu"))
@@ -116,6 +116,12 @@ def test_stopped_and_continued_it_ends_at_the_same_weights(variant, stop_after) 
     assert rest.history == whole.history
     for name, value in weights(whole).items():
         assert torch.equal(rest.model.get_parameter(name), value), name
+
+
+def test_the_control_of_equal_computing_is_plain_training_of_twice_the_epochs() -> None:
+    control, longer = trained("StdC"), trained("Std", replace(CONFIG, epochs=2 * CONFIG.epochs))
+    assert control.total == 2 * training("Std").total
+    assert all(torch.equal(weights(control)[n], w) for n, w in weights(longer).items())
 
 
 def test_the_penalty_of_the_way_first_acts_in_the_first_tenth_of_the_tasks_alone() -> None:

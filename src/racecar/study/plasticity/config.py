@@ -12,10 +12,12 @@ from racecar.study.core.methods import Method, Need, forms
 from racecar.study.core.variants import Run, Variant
 from racecar.study.plasticity.network import DEPTH
 
-OFFERS = frozenset({Need.REVERSE, Need.DECODER, Need.REGULARISER, Need.BETWEEN})  # what the study can do for a method
+# What the study can do for a method.
+OFFERS = frozenset({Need.LONGER, Need.REVERSE, Need.DECODER, Need.REGULARISER, Need.BETWEEN})
 RATIOS = (0.003, 0.01, 0.03, 0.1, 0.3)  # of methods with a reverse pass: over many tasks, small ones are what matters
 # The best of five on permuted pixels, 25 tasks of the small preset, 3 seeds: results/plasticity-permuted-pixels.md.
 CHOSEN = {"Ort": 0.1, "L2Init": 0.01, "RR1": 0.3, "RR3": 0.1, "Dec1": 0.003, "Dec3": 0.3, "SP": 0.2}
+LONGER = 2.0  # epochs of StdC over those of the others
 FIRST = "first"  # way in which the penalty acts in the first tenth of the tasks alone
 _PHASE = re.compile(rf"A(?:-([1-5])?({FIRST})?)?")
 
@@ -53,7 +55,7 @@ class PlasticityConfig:
         train_images: of a task; the same for all seeds.
         test_images: of a task, at most.
         batch_size: images per step; a last, smaller batch is left out.
-        epochs: passes over a task's images.
+        epochs: passes over a task's images; twice as many for StdC.
         learning_rate: of Adam.
     """
 
@@ -115,6 +117,10 @@ class PlasticityConfig:
             words = ", ".join(f"{v:g}" for v in values)
             raise ValueError(f"{variant.name} has no value in chosen: give one of {words}, or phases A-1 to A-5")
         return values.index(chosen[variant]) + 1
+
+    def epochs_of(self, variant: Variant) -> int:
+        """Passes over a task's images."""
+        return round(self.epochs * variant.method.length(LONGER))
 
     def value(self, run: Run) -> float | None:
         """The tuning value of a run; None where the method has none."""

@@ -6,7 +6,7 @@ from functools import partial
 
 from racecar.study.core.folder import Study
 from racecar.study.plasticity import experiment, figures
-from racecar.study.plasticity.config import PlasticityConfig, strengths
+from racecar.study.plasticity.config import LONGER, PlasticityConfig, strengths
 from racecar.study.plasticity.results import DELTA, Chain, PlasticityResults
 from racecar.study.plasticity.sequences import KINDS
 from racecar.study.report import Block, Cell, Column, Figure, Only, Page, Remarks, Section, Table, Text
@@ -183,7 +183,7 @@ def _means(results: PlasticityResults) -> Table:
         *("method", "value", "n", "accuracy, all tasks", "95 % CI", "accuracy, last fifth"),
         *(f"{late}cross entropy", f"{late}effective rank", f"{late}dead units", f"{late}weight norm"),
     ]
-    notes = [v.method.note(1.0) for v in results.variants]
+    notes = [v.method.note(LONGER) for v in results.variants]
     ratio = "Ratio: of the penalty's gradient to the loss's before the first step (racecar.balance); λ is kept then."
     note = " ".join(dict.fromkeys(n for n in ("Mean ± standard deviation over seeds.", ratio, *notes) if n))
     return Table(columns, rows, "Means over tasks.", note)

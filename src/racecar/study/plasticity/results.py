@@ -161,7 +161,7 @@ class PlasticityResults(Results[PlasticityConfig]):
         """The plan's hypothesis, then RR^s against every other chain that is shown, corrected for their number."""
         shown = {c.name: c for c in self.shown}
         pairs = [("RR^3", "Dec^3")]
-        pairs += [("RR^3", other) for other in ("Std", "Ort", "L2Init", "SP", "Reset", "RR^1")]
+        pairs += [("RR^3", other) for other in ("Std", "StdC", "Ort", "L2Init", "SP", "Reset", "RR^1")]
         pairs += [("RR^1", "Dec^1"), ("RR^1", "Std"), ("Dec^3", "Std"), ("Dec^1", "Std")]
         pairs += [(f"{n}, first tenth", other) for n in ("RR^3", "Dec^3") for other in ("Std", n)]
         pairs += [("RR^3", "Dec^1")] if self.exploratory else []  # not among those fixed before the runs

@@ -46,7 +46,7 @@ class Training:
         self.which, self.config, self.sequence, self.device = run, config, sequence, device
         self.method, self.strength = run.variant.method, config.value(run) or 0.0
         self.steps_per_epoch = config.train_images // config.batch_size
-        self.steps_per_task = self.steps_per_epoch * config.epochs
+        self.steps_per_task = self.steps_per_epoch * config.epochs_of(run.variant)
         self.total = self.steps_per_task * config.tasks
         self.step, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []

@@ -24,4 +24,4 @@ class StdC(Method):
 
     def note(self, compute_match: float) -> str:
         """How much longer."""
-        return f"StdC: Std with {compute_match:g} times the epochs in phase I."
+        return f"StdC: Std with {compute_match:g} times the epochs."

@@ -182,7 +182,8 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 		--variants Std RR1 RR1-end RR1-pooled RR1-gain RR1-denoise RR7-fade --tuned '$(REMEDIES)' --data $(DATA) \
 		--out runs/transfer-cifar10-remedies
 	$(BIN)/racecar study transfer --preset full --pair cifar10-animals --seeds 3 --variants Std StdC RR1 --phases A-tuned \
-		--tuned '{"RR1": 3}' --train_images null --test_images null --width 24 --a.epochs 10 --data $(DATA) --out runs/transfer-cifar10-strong
+		--tuned '{"RR1": 3}' --train_images null --test_images null --width 24 --a.epochs 10 --data $(DATA) \
+		--out runs/transfer-cifar10-strong
 	for run in remedies strong; do $(BIN)/racecar report runs/transfer-cifar10-$$run --results results \
 		--name transfer-cifar10-$$run || exit; done
 	$(BIN)/racecar study transfer --preset full --pair superposed-tuning --phases A --seeds 2 --data $(DATA)
@@ -194,7 +195,10 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 	$(BIN)/racecar study plasticity --preset small --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small $(FIVE) A A-first --data $(DATA)
 	$(BIN)/racecar study plasticity --preset small --sequence class-sequence --seeds 5 --data $(DATA) \
-		--variants Std Ort L2Init RR1 RR3 Dec1 Dec3 SP
+		--variants Std StdC Ort L2Init RR1 RR3 Dec1 Dec3 SP
+	$(BIN)/racecar study plasticity --preset small --sequence class-sequence --classes 5 --tasks 20 --train_images 500 \
+		--seeds 5 --variants Std StdC Ort L2Init RR3 Dec3 --data $(DATA) --out runs/plasticity-five-classes
+	$(BIN)/racecar report runs/plasticity-five-classes --results results --name plasticity-five-classes
 	$(BIN)/racecar report runs/plasticity-permuted-pixels-small runs/plasticity-random-labels-small --results results
 	$(BIN)/racecar report runs/plasticity-class-sequence-small --results results
 	$(BIN)/racecar study cifar --recipe strong --preset small --width 16 --variants Std Ort RR1 RR7 Dec7 --phases A \

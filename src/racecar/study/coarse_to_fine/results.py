@@ -240,10 +240,9 @@ class TransferResults(Results[TransferConfig]):
         """Whether the candidate's probe with all labels gains enough over every control, at equal accuracy on A."""
         candidate, pair = self.candidate, self.config.tasks
         name = candidate.label if candidate is not None else "RR"
-        claim = (
-            f"A linear probe on {name}'s features gains {pair.least:g} or more over the best of {len(self.controls)} "
-            "controls, at equal accuracy on A"
-        )
+        controls = "the one control" if len(self.controls) == 1 else f"the best of {len(self.controls)} controls"
+        gain = f"gains {pair.least:g} or more over {controls}, at equal accuracy on A"
+        claim = f"A linear probe on {name}'s features {gain}"
         where = "docs/plan.md"
         if self.is_smoke_test:
             return Verdict(claim, where, "not run", "a smoke test: no conclusions")

@@ -182,9 +182,9 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 		--variants Std RR1 RR1-end RR1-pooled RR1-gain RR1-denoise RR7-fade --tuned '$(REMEDIES)' --data $(DATA) \
 		--out runs/transfer-cifar10-remedies
 	$(BIN)/racecar study transfer --preset full --pair cifar10-animals --seeds 3 --variants Std StdC RR1 --phases A-tuned \
-		--tuned '{"RR1": 3}' --train_images null --test_images null --width 24 --a.epochs 10 --data $(DATA) \
-		--out runs/transfer-cifar10-strong
-	for run in remedies strong; do $(BIN)/racecar report runs/transfer-cifar10-$$run --results results \
+		--tuned '{"RR1": 3}' --train_images null --test_images null --a.epochs 10 --data $(DATA) \
+		--out runs/transfer-cifar10-all-images
+	for run in remedies all-images; do $(BIN)/racecar report runs/transfer-cifar10-$$run --results results \
 		--name transfer-cifar10-$$run || exit; done
 	$(BIN)/racecar study transfer --preset full --pair superposed-tuning --phases A --seeds 2 --data $(DATA)
 	for share in $(SHARES); do $(BIN)/racecar study transfer --preset full --pair superposed-$$share --phases A-tuned B \

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -70,6 +71,7 @@ def by_task(curves: Sequence[Curve], titles: Sequence[str], chance: float | None
         if chance is not None and panel == 0:
             axis.axhline(chance, color="#666666", linestyle="--", linewidth=0.8, zorder=0)
         axis.set_xlabel("task")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_title(title, fontsize=10)
         axis.grid(color="#e2e2e2", linewidth=0.5)
         axis.set_xlim(1, None)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import sys
 import tempfile
 import time
 import warnings
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tests" / "support"))
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 import torch.distributed._functional_collectives as collectives  # noqa: E402
-from processes import together  # noqa: E402
+from processes import fork, together, wait  # noqa: E402
 
 BETWEEN = 500  # gatherings, then a look at the clock
 
@@ -43,23 +43,21 @@ def gather(at_once: int, seconds: float, rank: int) -> None:
         count += BETWEEN
         go_on.fill_(time.monotonic() < end)
         dist.broadcast(go_on, 0)  # both stop after the same number
-        Path(f"{os.getppid()}-{rank}-count.txt").write_text(str(count))
+        Path(f"count-{rank}.txt").write_text(str(count))
     dist.destroy_process_group()
 
 
-def pair(at_once: int, seconds: float) -> tuple[list[int], int]:
-    """Exit codes, and how often was gathered: in a process of its own, as files are named after it."""
-    reading, writing = os.pipe()
-    if not (child := os.fork()):
-        codes = together(2, functools.partial(gather, at_once, seconds))
-        os.write(writing, ",".join(map(str, codes)).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    codes = [int(code) for code in os.read(reading, 100).split(b",")]
-    os.close(reading)
-    written = Path(f"{child}-0-count.txt")
-    return codes, int(written.read_text()) if written.exists() else 0
+def pair(at_once: int, seconds: float, folder: Path) -> None:
+    """Two processes that gather, in a folder of their own; their exit codes are written there."""
+    os.chdir(folder)
+    codes = together(2, functools.partial(gather, at_once, seconds))
+    Path("codes.json").write_text(json.dumps(codes))
+
+
+def found_in(folder: Path) -> tuple[list[int], int]:
+    """Exit codes of a pair, and how often it has gathered."""
+    count = folder / "count-0.txt"
+    return json.loads((folder / "codes.json").read_text()), int(count.read_text()) if count.exists() else 0
 
 
 def main() -> None:
@@ -71,19 +69,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="for each kind")
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
-    table = options.table.resolve() if options.table else None
     about, rows = environment(), []
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
         for at_once in (1, 2):
-            with ThreadPool(options.pairs) as threads:
-                found = threads.starmap(pair, [(at_once, options.seconds)] * options.pairs)
+            places = [Path(folder, f"{at_once}-{i}") for i in range(options.pairs)]
+            for place in places:
+                place.mkdir()
+            children = [fork(functools.partial(pair, at_once, options.seconds, p), str(p / "pair.txt")) for p in places]
+            for child in children:
+                wait(child)
+            found = [found_in(place) for place in places]
             ended = sorted(code for codes, _ in found for code in codes if code < 0)
             crashed = sum(min(codes) < 0 for codes, _ in found)
             signals = f" (signals {', '.join(str(-code) for code in ended)})" if ended else ""
             rows.append(f"| {at_once} | {sum(count for _, count in found):,} | {crashed}{signals} |")
             print(rows[-1], flush=True)
-        os.chdir("/")
     lines = [
         "# Collective operations at once under gloo",
         "",
@@ -96,8 +96,8 @@ def main() -> None:
         *rows,
     ]
     print("\n".join(lines))
-    if table is not None:
-        write_text(table, "\n".join(lines) + "\n")
+    if options.table is not None:
+        write_text(options.table, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

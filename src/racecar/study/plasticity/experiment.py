@@ -13,7 +13,7 @@ from racecar.study.core.callbacks import QUIET, Callbacks
 from racecar.study.core.folder import Study
 from racecar.study.core.resume import saved_state, slot, train_run
 from racecar.study.core.variants import Run
-from racecar.study.plasticity.config import LONGER, PlasticityConfig
+from racecar.study.plasticity.config import PlasticityConfig
 from racecar.study.plasticity.sequences import KINDS, Sequence
 from racecar.study.plasticity.training import Training
 
@@ -31,8 +31,7 @@ def sequence_of(study: Study, config: PlasticityConfig) -> Sequence:
 
 def cost(config: PlasticityConfig, run: Run) -> int:
     """Expected work of a run, in tenths of a plain task."""
-    method = run.variant.method
-    return round(10 * config.tasks * method.cost * method.length(LONGER))
+    return round(10 * config.tasks * run.variant.method.cost * config.epochs_of(run.variant) / config.epochs)
 
 
 def run_share(study: Study, config: PlasticityConfig, runs: Several[Run], callbacks: Callbacks = QUIET) -> bool:

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser
 
-from racecar.study.classification.spec import classification_study
+from racecar.study.classification.spec import PRESETS, classification_study
 from racecar.study.digits.experiment import Digits
 
 
@@ -18,4 +18,5 @@ SPEC = classification_study(
     data="a folder with mnist in parquet",
     published="nmnist",
     add_options=_add_options,
+    presets=PRESETS | {"full": "all images until it has converged, an hour of a core per seed"},
 )

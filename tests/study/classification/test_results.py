@@ -75,6 +75,20 @@ def test_evidence_has_the_paired_effect_its_interval_and_the_papers(tmp_path) ->
     assert "the paper has" not in control.evidence
 
 
+def test_a_gain_below_delta_is_no_gain(tmp_path, monkeypatch) -> None:
+    config = ClassificationConfig(variants=["Std", "RR3"], seeds=4)
+    claim = "RR^3 outperforms Std when training on A continues"
+    for gain, experiment, expected in (
+        (0.002, Digits(), "equivalent"),
+        (0.0075, Digits(), "reproduced"),
+        (0.0075, Cifar(), "equivalent"),
+        (0.02, Cifar(), "reproduced"),
+    ):
+        monkeypatch.setitem(LEVELS, "RR3", LEVELS["Std"] + gain)
+        found = loaded(tmp_path / f"{experiment.name}-{gain}", experiment, config)
+        assert [v.outcome for v in found.verdicts() if v.claim == claim] == [expected]
+
+
 def test_regeneration_is_judged_by_ratios(tmp_path) -> None:
     found = loaded(tmp_path, Digits(), DIGITS)
     most, more, ort = [v for v in found.verdicts() if "Figure 5" in v.where]

@@ -146,5 +146,7 @@ def test_verdicts_are_counted_and_said_in_words() -> None:
 
 
 def test_an_unknown_outcome_is_refused_with_those_allowed() -> None:
-    with pytest.raises(ValueError, match=r"'maybe'.*'reproduced', 'not reproduced', 'undecided', 'not run'"):
+    with pytest.raises(
+        ValueError, match=r"'maybe'.*'reproduced', 'equivalent', 'not reproduced', 'undecided', 'not run'"
+    ):
         Verdict("A", "Section 1", "maybe", "")  # type: ignore[arg-type]

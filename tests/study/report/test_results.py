@@ -57,6 +57,25 @@ def test_the_verdict_is_that_of_the_paired_test(better, worse, expected) -> None
         assert verdict.evidence == ONE_SEED
 
 
+@pytest.mark.parametrize(
+    ("gains", "delta", "expected", "words"),
+    [
+        ([0.002, 0.001, 0.003], 0.005, "equivalent", "the 90 % CI lies within ±0.005"),  # and above zero
+        ([0.002, 0.0018, 0.0022], 0.001, "reproduced", "n = 3"),
+        ([-0.002, -0.0018, -0.0022], 0.001, "not reproduced", "n = 3"),
+        ([0.002, 0.001, 0.003], 0.0, "undecided", "n = 3"),  # none declared
+        ([0.03, -0.01, 0.01], 0.005, "undecided", "about 171 seeds would find a difference of 0.005"),
+    ],
+)
+def test_a_difference_that_cannot_matter_is_none(gains, delta, expected, words) -> None:
+    found = results({"RR6_AB": [0.9 + g for g in gains], "Std_AB": [0.9] * 3})
+    verdict = dataclasses.replace(found, delta=delta).gap("words", "Table 2", "RR^6_AB", "Std_AB")
+    assert verdict.outcome == expected
+    assert words in verdict.evidence
+    low, high = stats.t.interval(0.90, 2, np.mean(gains), stats.sem(gains))
+    assert (expected == "equivalent") == (-delta < low and high < delta)
+
+
 def test_a_verdict_names_what_was_not_run() -> None:
     found = results({"RR6_AB": A, "Std_AB": []})
     verdict = found.gap("words", "Table 2", "RR^6_AB", "Std_AB")

@@ -126,6 +126,7 @@ class Experiment(ABC):
     head: ClassVar[str]  # prefix of the parameters of the last layer, new for a task with other classes
     config: ClassVar[type[ClassificationConfig]] = ClassificationConfig
     regenerated: ClassVar[int] = 1000  # test images that regeneration is measured on
+    delta: ClassVar[float] = 0.01  # δ, the smallest difference in accuracy that matters
     together: ClassVar[bool] = False  # whether several processes can train one run together
 
     @abstractmethod

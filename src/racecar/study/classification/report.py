@@ -136,7 +136,7 @@ def page(study: Study, experiment: Experiment, config: ClassificationConfig) -> 
         ],
         summary_blocks=[
             Verdicts(results.verdicts(), folded=results.is_smoke_test),
-            Text(CONTROLS_NOTE),
+            Text(f"{CONTROLS_NOTE} Equivalent: no difference of {results.delta:g}, the smallest that matters here."),
             Only("page", Text(UNCORRECTED_NOTE)),
         ],
         command=provenance.command,

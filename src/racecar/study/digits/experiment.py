@@ -41,6 +41,7 @@ class Digits(Experiment):
     name = "digits"
     title = "Digits: MNIST, then MNIST with motion blur"
     head = "fc"
+    delta = 0.005
 
     def load(
         self, source: str, config: ClassificationConfig, file: Path | None

@@ -27,7 +27,7 @@ _NUMBER_CLASS = ' class="number"'
 _FEW = 3  # verdicts that need no folding
 
 # A badge must be readable without its colour, so each outcome has a sign as well as its words.
-_SIGNS = {"reproduced": "✓", "not reproduced": "✕", "undecided": "?", "not run": "–"}
+_SIGNS = {"reproduced": "✓", "equivalent": "=", "not reproduced": "✕", "undecided": "?", "not run": "–"}
 
 
 class Block(Protocol):

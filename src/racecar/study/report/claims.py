@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Outcome = Literal["reproduced", "not reproduced", "undecided", "not run"]
+Outcome = Literal["reproduced", "equivalent", "not reproduced", "undecided", "not run"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 CONTROL = "control, not in the paper"
@@ -38,7 +38,7 @@ class Verdict:
     Args:
         claim: The claim in one sentence.
         where: Its place, such as "Section 4".
-        outcome: "reproduced", "not reproduced", "undecided" or "not run".
+        outcome: "reproduced", "equivalent" (no difference that matters), "not reproduced", "undecided" or "not run".
         evidence: The numbers that decide it, or why they are missing.
 
     Raises:

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from racecar.study.core.folder import Study
 from racecar.study.core.methods.rr import RR
 from racecar.study.core.variants import Run, Variant
+from racecar.study.report import inference
 from racecar.study.report.blocks import Block, Cell, Column, Group, Only, Table
-from racecar.study.report.claims import Verdict, answer
+from racecar.study.report.claims import Outcome, Verdict, answer
 from racecar.study.report.models import color_of
 from racecar.study.report.page import Provenance
 from racecar.study.report.statistics import (
@@ -220,6 +221,12 @@ def load_metrics(study: Study, runs: Sequence[Run]) -> dict[Run, dict[str, Any]]
 # --- accuracies beside the paper's ------------------------------------------------------------------------------------
 
 _PAPER = "paper, mean ± sd"
+_OF_A_CLAIM: Mapping[inference.Verdict, Outcome] = {
+    "better": "reproduced",
+    "equivalent": "equivalent",
+    "worse": "not reproduced",
+    "undecided": "undecided",
+}
 
 
 @dataclass(frozen=True)
@@ -228,12 +235,14 @@ class AccuracyResults(Results[AnyConfig]):
 
     Attributes:
         paper: per model, the accuracies of the paper's runs.
+        delta: δ, the smallest difference in accuracy that matters; 0: none was declared, so nothing is equivalent.
     """
 
     digits: ClassVar[int] = 3
     accuracy_columns: ClassVar[Sequence[str]] = ("model", "n", "mean ± sd", "95 % CI", "runs by seed", _PAPER)
 
     paper: Mapping[str, Sequence[float]]
+    delta: float = 0.0
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -253,17 +262,19 @@ class AccuracyResults(Results[AnyConfig]):
         """n, mean, deviation and interval of the paper's runs of a model; None where it has none."""
         return clipped(summarise(self.paper[model])) if model in self.paper else None
 
-    def difference(self, a: str, b: str) -> Summary:
+    def difference(self, a: str, b: str, level: float = 0.95) -> Summary:
         """Accuracy of model ``a`` minus that of ``b``, paired by seed."""
-        return clipped(paired_difference(*self.paired(a, b, "accuracy")), -1.0)
+        return clipped(paired_difference(*self.paired(a, b, "accuracy"), level=level), -1.0)
 
     def gap(self, claim: str, where: str, better: str, worse: str, margin: float = 0.0) -> Verdict:
         """What the paired difference of accuracies says of a claim that one model is better than another.
 
+        An undecided one says what would change that: how many seeds of this spread find :attr:`delta`.
+
         Args:
             claim, where: see :class:`racecar.study.report.claims.Verdict`.
             better, worse: the models.
-            margin: of a claim that ``better`` is less than so much behind.
+            margin: of a claim that ``better`` is less than so much behind; it knows no equivalence.
         """
         gain, d = self.difference(better, worse), self.digits
         if gain.n < 2:
@@ -274,7 +285,15 @@ class AccuracyResults(Results[AnyConfig]):
             evidence += f"; the paper has {theirs[0].mean - theirs[1].mean:+.{d}f}"
         if margin:
             evidence += f"; the claim allows −{margin:g}"
-        return Verdict(claim, where, outcome(gain, margin), evidence)
+        if margin or not self.delta:
+            return Verdict(claim, where, outcome(gain, margin), evidence)
+        said = inference.judge(gain, self.difference(better, worse, 0.90), self.delta)
+        if said == "equivalent":
+            evidence += f"; the 90 % CI lies within ±{self.delta:g}"
+        elif said == "undecided":
+            seeds = inference.runs_needed(gain.sd, self.delta)
+            evidence += f"; with this spread about {seeds} seeds would find a difference of {self.delta:g}"
+        return Verdict(claim, where, _OF_A_CLAIM[said], evidence)
 
     # --- the accuracy table, on the page and in the results file ------------------------------------------------------
 

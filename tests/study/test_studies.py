@@ -38,6 +38,11 @@ PRESETS = {
         "variants": ["Std", "Ort", "RR3"], "seeds": 2, "weight": 1e-5, "train_images": 2_000, "test_images": 1_000,
         "a.epochs": 2, "aa.epochs": 1, "ab.epochs": 1, "b.epochs": 2, "a.learning_rate": 1e-3,
     },
+    ("digits", "full"): {
+        "variants": ["Std", "Ort", "RR3", "StdC"], "seeds": 10, "weight": 1e-5, "train_images": None, "evaluations": 5,
+        "a.epochs": 5, "aa.epochs": 2, "ab.epochs": 2, "b.epochs": 7, "a.learning_rate": 1e-3, "ab.learning_rate": 5e-4,
+        "a.schedule": "cosine", "b.schedule": "cosine", "a.precision": "float32",
+    },
     ("cifar", "paper"): {
         "variants": ["Std", "RR13", "RR13s", "RR1", "Ort", "Dec13", "StdC"], "seeds": 5, "weight": 1e-7,
         "compute_match": 2.0, "architecture": "table-11", "width": 64, "a.epochs": 180, "aa.epochs": 180,

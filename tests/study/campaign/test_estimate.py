@@ -49,14 +49,14 @@ def test_every_item_of_the_list_has_commands_that_are_there(size, tmp_path: Path
     root = Path(__file__).parents[3]
     items = make_items(size, Place(tmp_path, tmp_path / "results", "hub", None, "card"))
     assert [i.name for i in items[:3]] == ["cost", "one-card", "cifar-strong"]
-    assert len({i.name for i in items}) == len({i.table for i in items}) == 7
+    assert len({i.name for i in items}) == len({i.table for i in items}) == 8
     for item in items:
         assert item.seconds(FAR, preset) > 0
         for command in item.commands:
             if command[0] == "python":
                 assert (root / command[1]).exists()
             elif command[1] == "study":
-                inputs = {"--data", "--simulations", "--captures", "--vgg", "--pictures", "--out"}
+                inputs = {"--tuned-on", "--data", "--simulations", "--captures", "--vgg", "--pictures", "--out"}
                 plain = [w for i, w in enumerate(command) if w not in inputs and command[i - 1] not in inputs]
                 preset(*plain[2:])  # else it raises
             else:

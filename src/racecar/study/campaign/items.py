@@ -105,26 +105,34 @@ def make_items(size: Size, place: Place) -> list[Item]:
         table: str,
         works: Sequence[Work],
         first: Sequence[Command] = (),
-        preset: str = "paper",
+        preset: str = "quick" if tiny else "paper",
         fixed: float = 40.0,
     ) -> Item:
         """Its command, then its page."""
         out = place.work / item
-        command = ("racecar", "study", name, "--preset", "quick" if tiny else preset, *options, *inputs)
-        report = ("racecar", "report", str(out), "--results", str(place.results))
+        command = ("racecar", "study", name, "--preset", preset, *options, *inputs)
+        stem = f"{table}-{preset}"
+        report = ("racecar", "report", str(out), "--results", str(place.results), "--name", stem)
         known = Study(name, command[3:], out)
         counted = () if tiny else tuple(dataclasses.replace(w, study=w.study or known) for w in works)
         return Item(
             item,
             decides,
             (*first, (*command, "--out", str(out)), report),
-            place.results / f"{table}-{'quick' if tiny else preset}.md",
+            place.results / f"{stem}.md",
             120 if tiny else fixed,
             counted,
             resumes=True,
         )
 
     few = ("--train_images", "200", "--test_images", "100", "--seeds", "1") if tiny else ()
+    whole = "--train_images null --test_images null --width 64 --a.epochs 16 --b.epochs 8"
+    sized = (*few, *("--width 8 --a.epochs 1 --b.epochs 1" if tiny else whole).split())
+    chosen = place.work / "coarse-strong-tuning"
+    tuning, judged = ("--variants", "Std", "Dec1", "RR1"), ("--variants", "Std", "StdC", "Dec1", "RR1")
+    choosing = ("--preset", "full", "--pair", "cifar10-halves", "--seeds", "1", *tuning, *sized)
+    coarse = ("--pair", "cifar10-animals", "--seeds", "10", *judged, "--phases", "A-tuned", "B", *sized)
+    assumed = ("--preset", "full", *coarse, "--tuned", '{"Dec1": 1, "RR1": 1}')  # what is chosen changes no work
     data = ("--data", place.data)
     # Compiling takes a CPU minutes, whatever the size; `make results` does it there.
     small = ("--size", "tiny", "--seconds", "0.05", "--cases", "Table 9 (digits)")
@@ -158,11 +166,28 @@ def make_items(size: Size, place: Place) -> list[Item]:
         study(
             "cifar-strong",
             "cifar",
-            "CIFAR at full strength, ten seeds: whether RR^7's features transfer better than Std's",
-            ("--recipe", "strong", "--variants", "Std", "RR7", "--phases", "A", "B", "AB", *(few or ("--seeds", "10"))),
+            "CIFAR at full strength, ten seeds: whether RR^7's features transfer better than Std's and StdC's",
+            (
+                *("--recipe", "strong", "--variants", "Std", "StdC", "RR7", *(few or ("--seeds", "10"))),
+                *("--phases", "A", "B", "AB", "AB-probe", "AB-10pct", "B-10pct"),
+            ),
             data,
             "cifar-strong",
             [Work(strong, (128, 3, 32, 32), 50_000 / 128 / 10)],
+        ),
+        study(
+            "coarse-strong",
+            "transfer",
+            "CIFAR-10's coarse labels at full strength, ten seeds, tuned so: RR^1 against Std, StdC and Dec^1",
+            coarse,
+            (*data, "--tuned-on", str(chosen)),
+            "transfer-cifar10-strong",
+            [
+                Work(strong, (128, 3, 32, 32), 50_000 / 128 / 10, Study("transfer", options, folder))
+                for options, folder in ((choosing, chosen), (assumed, place.work / "coarse-strong"))
+            ],
+            first=[("racecar", "study", "transfer", *choosing, *data, "--out", str(chosen))],
+            preset="full",
         ),
         study(
             "digits-paper",

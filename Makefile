@@ -153,6 +153,7 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 	$(BIN)/python benchmarks/reconstruct.py $(addprefix --data ,$(call unpacked,mnist)) --table results/reconstruct.md
 	$(BIN)/racecar study digits --preset small --variants Std Ort RR3 --seeds 5 --data $(DATA)
 	$(BIN)/racecar study digits --preset small --seeds 3 --data $(DATA)
+	$(BIN)/racecar study digits --preset full --variants Std StdC RR3 --seeds 5 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --variants Std RR13 RR13s --seeds 3 --data $(DATA)
 	$(BIN)/racecar study cifar --preset small --recipe strong --seeds 3 --data $(DATA)
 	$(BIN)/racecar data smoke --out .data/smoke
@@ -208,7 +209,8 @@ results: demo $(call unpacked,mnist cifar10 cifar100 scalarflow imagenet_twice f
 	$(BIN)/python benchmarks/vgg.py $(VGG) --trained runs/vgg-photographs --table results/vgg-speed.md
 	$(if $(UNPACK),$(BIN)/python benchmarks/images.py --work .data/links --seconds 5 --rounds 4 --table results/images.md \
 		--photographs ../shared/data/imagenet_sample/imagenet_sample_1000.npz)
-	$(BIN)/racecar report runs/digits-small runs/cifar-small runs/cifar-strong-small runs/smoke-small --results results
+	$(BIN)/racecar report runs/digits-small runs/digits-full runs/cifar-small --results results
+	$(BIN)/racecar report runs/cifar-strong-small runs/smoke-small --results results
 	$(BIN)/racecar study digits --preset small --seeds 5 --phases A B AB --out runs/variants-digits --data $(DATA) \
 		--variants Std RR3 RR3-every2 RR3-every4 RR3-every8 RR3-fraction0.25 RR3-fraction0.125 RR3-layerwise \
 		RR3-subset1 RR3-layerwise-subset1 RR3-every2-layerwise-subset1

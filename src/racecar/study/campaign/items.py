@@ -126,6 +126,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
         )
 
     few = ("--train_images", "200", "--test_images", "100", "--seeds", "1") if tiny else ()
+    full_strength = Work(strong, (128, 3, 32, 32), 50_000 / 128 / 10)
     whole = "--train_images null --test_images null --width 64 --a.epochs 16 --b.epochs 8"
     sized = (*few, *("--width 8 --a.epochs 1 --b.epochs 1" if tiny else whole).split())
     chosen = place.work / "coarse-strong-tuning"
@@ -173,7 +174,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
             ),
             data,
             "cifar-strong",
-            [Work(strong, (128, 3, 32, 32), 50_000 / 128 / 10)],
+            [full_strength],
         ),
         study(
             "coarse-strong",
@@ -183,7 +184,7 @@ def make_items(size: Size, place: Place) -> list[Item]:
             (*data, "--tuned-on", str(chosen)),
             "transfer-cifar10-strong",
             [
-                Work(strong, (128, 3, 32, 32), 50_000 / 128 / 10, Study("transfer", options, folder))
+                dataclasses.replace(full_strength, study=Study("transfer", options, folder))
                 for options, folder in ((choosing, chosen), (assumed, place.work / "coarse-strong"))
             ],
             first=[("racecar", "study", "transfer", *choosing, *data, "--out", str(chosen))],

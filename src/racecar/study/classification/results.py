@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean, median
 from types import ModuleType
 from typing import Any, ClassVar
@@ -56,8 +56,8 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
 
     digits: ClassVar[int] = 4
 
-    constants: ModuleType = field(kw_only=True)
-    measure: str = field(default="accuracy", kw_only=True)
+    constants: ModuleType
+    measure: str = "accuracy"
 
     @classmethod
     def load(cls, study: Study, experiment: Experiment, config: ClassificationConfig) -> ClassificationResults:
@@ -69,7 +69,7 @@ class ClassificationResults(AccuracyResults[ClassificationConfig]):
         if measure != "accuracy":
             metrics = {r: _measured(m, measure) for r, m in metrics.items()}
         theirs = constants.ACCURACY if experiment.comparable(config, metadata) else {}
-        return cls(config, metadata, runs, metrics, theirs, experiment.delta, constants=constants, measure=measure)
+        return cls(config, metadata, runs, metrics, theirs, constants, measure, delta=experiment.delta)
 
     @property
     def models(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from racecar.study.core.folder import Study
@@ -242,7 +242,7 @@ class AccuracyResults(Results[AnyConfig]):
     accuracy_columns: ClassVar[Sequence[str]] = ("model", "n", "mean ± sd", "95 % CI", "runs by seed", _PAPER)
 
     paper: Mapping[str, Sequence[float]]
-    delta: float = 0.0
+    delta: float = field(default=0.0, kw_only=True)
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -262,9 +262,9 @@ class AccuracyResults(Results[AnyConfig]):
         """n, mean, deviation and interval of the paper's runs of a model; None where it has none."""
         return clipped(summarise(self.paper[model])) if model in self.paper else None
 
-    def difference(self, a: str, b: str, level: float = 0.95) -> Summary:
+    def difference(self, a: str, b: str) -> Summary:
         """Accuracy of model ``a`` minus that of ``b``, paired by seed."""
-        return clipped(paired_difference(*self.paired(a, b, "accuracy"), level=level), -1.0)
+        return clipped(paired_difference(*self.paired(a, b, "accuracy")), -1.0)
 
     def gap(self, claim: str, where: str, better: str, worse: str, margin: float = 0.0) -> Verdict:
         """What the paired difference of accuracies says of a claim that one model is better than another.
@@ -287,7 +287,8 @@ class AccuracyResults(Results[AnyConfig]):
             evidence += f"; the claim allows −{margin:g}"
         if margin or not self.delta:
             return Verdict(claim, where, outcome(gain, margin), evidence)
-        said = inference.judge(gain, self.difference(better, worse, 0.90), self.delta)
+        narrow = clipped(inference.crossed_bootstrap(*self.paired(better, worse, "accuracy"), 0.90), -1.0)
+        said = inference.judge(gain, narrow, self.delta)
         if said == "equivalent":
             evidence += f"; the 90 % CI lies within ±{self.delta:g}"
         elif said == "undecided":

@@ -49,7 +49,7 @@ def clipped(summary: Summary, lowest: float = 0.0, highest: float = 1.0) -> Summ
     return replace(summary, low=max(summary.low, lowest), high=min(summary.high, highest))
 
 
-def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> Summary:
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> Summary:
     """Summary of a_i - b_i over the seeds both have, which share data order and split.
 
     Raises:
@@ -57,7 +57,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
     """
     if len(a) != len(b):
         raise ValueError(f"paired samples of different lengths, {len(a)} and {len(b)}")
-    return summarise([x - y for x, y in zip(a, b, strict=True)], level)
+    return summarise([x - y for x, y in zip(a, b, strict=True)])
 
 
 def paired_log_ratio(a: Sequence[float], b: Sequence[float]) -> Summary:
